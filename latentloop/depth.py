@@ -1,0 +1,142 @@
+"""Depth laws: how many thoughts a training step takes, and how many an answer takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from latentloop.errors import InputError
+
+__all__ = ["DepthLaw", "FixedDepth", "LogNormalPoisson", "UniformDepth"]
+
+
+@runtime_checkable
+class DepthLaw(Protocol):
+    """Draws the depth k of a training step; objectives ask `encoder.depth_law` for it once a step."""
+
+    @property
+    def inference_depth(self) -> int:
+        """The depth of an answer when none is asked for."""
+        ...
+
+    @property
+    def max_depth(self) -> int:
+        """The largest depth that `sample` can return."""
+        ...
+
+    def sample(self, generator: torch.Generator) -> int:
+        """Draw a depth of at least 1 from a CPU generator."""
+        ...
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class LogNormalPoisson:
+    """The paper's law (LARES eq. 6): xi ~ N(log k-bar - sigma^2/2, sigma^2), k = min(Poisson(exp xi) + 1, 3 k-bar).
+
+    Its mean before the cap is k-bar + 1, which is also the depth of an answer.
+
+    Args:
+        mean_depth: k-bar, a whole number of at least 1.
+        sigma: spread of the logarithm, at least 0.
+
+    Raises:
+        InputError: for a value outside these ranges.
+    """
+
+    mean_depth: int = 3
+    sigma: float = 0.5
+
+    def __post_init__(self) -> None:
+        _whole("mean_depth", self.mean_depth, 1)
+        if not (math.isfinite(self.sigma) and self.sigma >= 0):
+            raise InputError(f"sigma must be a finite number of at least 0, got {self.sigma!r}")
+
+    @property
+    def inference_depth(self) -> int:
+        """k-bar + 1."""
+        return self.mean_depth + 1
+
+    @property
+    def max_depth(self) -> int:
+        """The cap, 3 k-bar."""
+        return 3 * self.mean_depth
+
+    def sample(self, generator: torch.Generator) -> int:
+        """Draw k in 1..3 k-bar from a CPU generator."""
+        noise = torch.randn((), generator=generator, dtype=torch.float64)
+        rate = torch.exp(math.log(self.mean_depth) - self.sigma**2 / 2 + self.sigma * noise)
+        return min(int(torch.poisson(rate, generator=generator)) + 1, self.max_depth)
+
+
+@dataclass(frozen=True)
+class FixedDepth:
+    """Always the same depth, in training and for an answer (the paper's "w/o sampling").
+
+    Args:
+        depth: a whole number of at least 1.
+
+    Raises:
+        InputError: for another value.
+    """
+
+    depth: int
+
+    def __post_init__(self) -> None:
+        _whole("depth", self.depth, 1)
+
+    @property
+    def inference_depth(self) -> int:
+        """The fixed depth."""
+        return self.depth
+
+    @property
+    def max_depth(self) -> int:
+        """The fixed depth."""
+        return self.depth
+
+    def sample(self, generator: torch.Generator) -> int:  # noqa: ARG002 - the protocol's argument
+        """The fixed depth."""
+        return self.depth
+
+
+@dataclass(frozen=True)
+class UniformDepth:
+    """Every depth of low..high alike; an answer takes the middle one, rounded up.
+
+    Args:
+        low: smallest depth, at least 1.
+        high: largest depth, at least `low`.
+
+    Raises:
+        InputError: for values outside these ranges.
+    """
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        _whole("low", self.low, 1)
+        _whole("high", self.high, self.low)
+
+    @property
+    def inference_depth(self) -> int:
+        """The middle of the range, rounded up."""
+        return (self.low + self.high + 1) // 2
+
+    @property
+    def max_depth(self) -> int:
+        """The largest depth."""
+        return self.high
+
+    def sample(self, generator: torch.Generator) -> int:
+        """Draw k in low..high from a CPU generator."""
+        return int(torch.randint(self.low, self.high + 1, (), generator=generator))
