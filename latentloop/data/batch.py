@@ -1,0 +1,122 @@
+"""Batches: slices of a keyed order, the same on every process and from any starting point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from latentloop.data.positives import SameTarget
+from latentloop.data.sequences import Samples
+from latentloop.errors import InputError
+from latentloop.randomness import fold, generator
+
+__all__ = ["Batch", "batches", "num_batches"]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one step reads.
+
+    Args:
+        history: (B, L) int64, left-padded with 0.
+        target: (B,) int64, 1..N.
+        rows: (B,) int64 sample numbers.
+        key: the step's key; all randomness of the step folds from it.
+        same_target: (B, L) int64, the history of another sample with the same target, or None when not asked for.
+        total: rows of this step on all processes together (B where there is one).
+    """
+
+    history: Int64[Tensor, "B L"]
+    target: Int64[Tensor, " B"]
+    rows: Int64[Tensor, " B"]
+    key: int
+    same_target: Int64[Tensor, "B L"] | None = None
+    total: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        same = None if self.same_target is None else self.same_target.to(device)
+        return replace(self, history=self.history.to(device), target=self.target.to(device),
+                       rows=self.rows.to(device), same_target=same)
+
+
+def num_batches(num_samples: int, batch_size: int, *, world: int = 1) -> int:
+    """How many batches an epoch has; every process sees as many.
+
+    Args:
+        num_samples: samples in the epoch.
+        batch_size: rows of a batch on all processes together.
+        world: number of processes.
+    """
+    full, rest = divmod(num_samples, batch_size)
+    # A tail with fewer rows than processes would leave one with nothing to do: it joins the batch before it.
+    return full + (rest > 0 and (rest >= world or full == 0))
+
+
+def batches(
+    samples: Samples,
+    batch_size: int,
+    *,
+    key: int,
+    epoch: int,
+    shuffle: bool = True,
+    same_target: bool | SameTarget = False,
+    rank: int = 0,
+    world: int = 1,
+    start: int = 0,
+) -> Iterator[Batch]:
+    """One epoch of batches on the samples' device, each sample exactly once, the short last batch included.
+
+    The order comes from fold(key, "order", epoch) and step i's key from fold(key, "step", epoch, i): neither depends
+    on how many processes share the work or where an interrupted epoch continues.
+
+    Args:
+        samples: what to go through.
+        batch_size: rows of a batch on all processes together.
+        key: the run's key.
+        epoch: number of the epoch.
+        shuffle: whether to permute; otherwise samples come in their order.
+        same_target: whether to add a positive's history; pass a `SameTarget` to sort the samples once for all epochs.
+        rank: which of the processes this is; process r takes rows r, r + world, ... of each batch.
+        world: number of processes.
+        start: the first batch to hand out, for continuing within an epoch.
+
+    Raises:
+        InputError: a batch size below the number of processes, a rank out of range, fewer samples than processes.
+    """
+    if world < 1 or not 0 <= rank < world:
+        raise InputError(f"rank: {rank} of world {world}, expected 0 <= rank < world")
+    if batch_size < world:
+        raise InputError(f"batch_size: {batch_size}, expected at least 1 row for each of {world} process(es)")
+    if len(samples) < world:
+        raise InputError(f"samples: {len(samples)}, expected at least 1 for each of {world} process(es)")
+    if start < 0:
+        raise InputError(f"start: {start}, expected 0 or more")
+    return _batches(samples, batch_size, key, epoch, shuffle, same_target, rank, world, start)
+
+
+def _batches(
+    samples: Samples, batch_size: int, key: int, epoch: int, shuffle: bool,
+    same_target: bool | SameTarget, rank: int, world: int, start: int,
+) -> Iterator[Batch]:
+    positives = SameTarget(samples) if same_target is True else same_target or None
+    if shuffle:
+        order = torch.randperm(len(samples), generator=generator(fold(key, "order", epoch))).to(samples.device)
+    else:
+        order = torch.arange(len(samples), device=samples.device)
+    count = num_batches(len(samples), batch_size, world=world)
+    for number in range(start, count):
+        stop = len(samples) if number == count - 1 else (number + 1) * batch_size
+        index = order[number * batch_size + rank : stop : world]
+        rows, step = samples.rows[index], fold(key, "step", epoch, number)
+        same = None
+        if positives is not None:
+            same = samples.history(samples.locate(positives.draw(rows, fold(step, "same_target"))))
+        yield Batch(samples.history(index), samples.target(index), rows, step, same, stop - number * batch_size)

@@ -1,0 +1,177 @@
+"""The canonical table every source is read into: who took what, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from latentloop.errors import InputError, InputTypeError
+
+__all__ = ["Id", "Interactions"]
+
+Id = int | str
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Interactions sorted by user, then chronologically (rows of equal time keep the order of the source).
+
+    Ids are opaque and keep their type. They are numbered in sorted order (integers by value, strings by code point),
+    so the numbering does not depend on the order of the rows.
+
+    Args:
+        user: (n,) int64 user numbers 0..U-1.
+        item: (n,) int64 item numbers 1..N; 0 is left to padding.
+        timestamp: (n,) int64 or float64, or None where the source has none and its row order is the order in time.
+        user_ids: the original id of user 0..U-1.
+        item_ids: the original id of item 1..N, so item i is `item_ids[i - 1]`.
+
+    Raises:
+        InputError: arrays that disagree in length, numbers out of range, rows out of order.
+    """
+
+    user: Int64[Tensor, " n"]
+    item: Int64[Tensor, " n"]
+    timestamp: Int64[Tensor, " n"] | Float64[Tensor, " n"] | None
+    user_ids: Sequence[Id]
+    item_ids: Sequence[Id]
+
+    def __post_init__(self) -> None:
+        columns = {"user": self.user, "item": self.item}
+        if self.timestamp is not None:
+            columns["timestamp"] = self.timestamp
+        for name, column in columns.items():
+            if column.ndim != 1 or len(column) != len(self.user):
+                raise InputError(f"{name}: shape {tuple(column.shape)}, expected ({len(self.user)},) as user has")
+        _check_range("user", self.user, 0, len(self.user_ids) - 1)
+        _check_range("item", self.item, 1, len(self.item_ids))
+        same_user = self.user[1:] == self.user[:-1]
+        if bool((self.user[1:] < self.user[:-1]).any()):
+            raise InputError("user: rows are not sorted by user; build the table with Interactions.of")
+        if self.timestamp is not None and bool((same_user & ~(self.timestamp[1:] >= self.timestamp[:-1])).any()):
+            raise InputError("timestamp: a user's rows are not in chronological order; build with Interactions.of")
+
+    @property
+    def num_users(self) -> int:
+        """How many users there are."""
+        return len(self.user_ids)
+
+    @property
+    def num_items(self) -> int:
+        """How many items there are, padding not counted."""
+        return len(self.item_ids)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def __repr__(self) -> str:
+        return f"Interactions(users={self.num_users}, items={self.num_items}, actions={len(self)})"
+
+    @classmethod
+    def of(cls, users: Sequence[Id], items: Sequence[Id], timestamps: Sequence[float] | None = None) -> Interactions:
+        """Build the table from three parallel columns in any row order.
+
+        Args:
+            users: n user ids, all integers or all strings.
+            items: n item ids, all integers or all strings.
+            timestamps: n numbers, or None when the rows are in chronological order already.
+        """
+        if len(users) != len(items) or (timestamps is not None and len(timestamps) != len(users)):
+            raise InputError(f"users, items and timestamps differ in length: {len(users)}, {len(items)}"
+                             f"{'' if timestamps is None else f', {len(timestamps)}'}")
+        user_ids, user = _number("users", users)
+        item_ids, item = _number("items", items)
+        time = None if timestamps is None else np.asarray(timestamps)
+        return cls.from_numbers(user, item + 1, time, user_ids, item_ids)
+
+    @classmethod
+    def from_numbers(
+        cls,
+        user: np.ndarray,
+        item: np.ndarray,
+        timestamp: np.ndarray | None,
+        user_ids: Sequence[Id],
+        item_ids: Sequence[Id],
+    ) -> Interactions:
+        """Sort numbered rows, and drop exact duplicates (same user, item and time) where rows carry timestamps.
+
+        Args:
+            user: (n,) user numbers 0..U-1 in any order.
+            item: (n,) item numbers 1..N.
+            timestamp: (n,) integers or floats, or None.
+            user_ids: U original ids.
+            item_ids: N original ids.
+        """
+        user = np.ascontiguousarray(user, dtype=np.int64)
+        item = np.ascontiguousarray(item, dtype=np.int64)
+        if timestamp is not None:
+            kind = np.float64 if np.asarray(timestamp).dtype.kind == "f" else np.int64
+            timestamp = np.ascontiguousarray(timestamp, dtype=kind)
+            if kind is np.float64 and not np.isfinite(timestamp).all():
+                row = int(np.flatnonzero(~np.isfinite(timestamp))[0])
+                raise InputError(f"timestamp: row {row + 1} holds {timestamp[row]}, expected a finite number")
+        order = _chronological(user, timestamp)
+        user, item = user[order], item[order]
+        if timestamp is not None:
+            timestamp = timestamp[order]
+            keep = _first_of_duplicates(user, item, timestamp)
+            if keep is not None:
+                user, item, timestamp = user[keep], item[keep], timestamp[keep]
+        time = None if timestamp is None else torch.from_numpy(timestamp)
+        return cls(torch.from_numpy(user), torch.from_numpy(item), time, user_ids, item_ids)
+
+
+def _check_range(name: str, numbers: Tensor, low: int, high: int) -> None:
+    if len(numbers) and not (low <= int(numbers.min()) and int(numbers.max()) <= high):
+        raise InputError(f"{name}: numbers {int(numbers.min())}..{int(numbers.max())}, expected {low}..{high}")
+
+
+def _number(name: str, ids: Sequence[Id]) -> tuple[list[Id], np.ndarray]:
+    """Distinct ids in sorted order, and each row's place among them."""
+    kinds = {type(i) for i in ids}
+    if len(kinds) > 1 or not kinds <= {int, str}:
+        found = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise InputTypeError(f"{name}: ids of type {found}, expected all int or all str")
+    distinct = sorted(set(ids), key=lambda i: i)
+    place = {i: number for number, i in enumerate(distinct)}
+    return distinct, np.fromiter((place[i] for i in ids), dtype=np.int64, count=len(ids))
+
+
+def _chronological(user: np.ndarray, timestamp: np.ndarray | None) -> np.ndarray:
+    """The stable order by (user, time)."""
+    key = user
+    if timestamp is not None:
+        if timestamp.dtype.kind == "i" and len(user):
+            # One integer sort is several times faster than two; it needs (users x time span) to fit into 63 bits.
+            low, high = int(timestamp.min()), int(timestamp.max())
+            if (int(user.max()) + 1) * (high - low + 1) < 2**63:
+                key = user * (high - low + 1) + (timestamp - low)
+            else:
+                return np.lexsort((timestamp, user))
+        else:
+            return np.lexsort((timestamp, user))
+    if bool((key[1:] >= key[:-1]).all()):
+        return np.arange(len(key))
+    return np.argsort(key, kind="stable")
+
+
+def _first_of_duplicates(user: np.ndarray, item: np.ndarray, timestamp: np.ndarray) -> np.ndarray | None:
+    """Which sorted rows to keep, or None for all: only rows of one user at one time can be duplicates."""
+    tied = np.flatnonzero((user[1:] == user[:-1]) & (timestamp[1:] == timestamp[:-1])) + 1
+    if not len(tied):
+        return None
+    starts = np.ones(len(user), dtype=bool)
+    starts[tied] = False
+    moment = np.cumsum(starts)
+    rows = np.union1d(tied - 1, tied)
+    order = np.lexsort((item[rows], moment[rows]))
+    rows = rows[order]
+    repeated = (moment[rows[1:]] == moment[rows[:-1]]) & (item[rows[1:]] == item[rows[:-1]])
+    keep = np.ones(len(user), dtype=bool)
+    keep[rows[1:][repeated]] = False
+    return keep

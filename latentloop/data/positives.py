@@ -1,0 +1,48 @@
+"""Positives for the alignment of trajectories: another sample that leads to the same item."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int, Int64
+from torch import Tensor
+
+from latentloop.data.sequences import Samples
+from latentloop.randomness import keyed_uniform
+
+__all__ = ["SameTarget"]
+
+
+class SameTarget:
+    """Draws, for a sample, another of the same target; it only ever sees the samples it is built from.
+
+    Samples are sorted by target once; then a draw is one uniform number a row and no search through the group.
+
+    Args:
+        samples: the training part.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        index = torch.arange(len(samples), device=samples.device)
+        target = samples.target(index)
+        self._order = torch.argsort(target, stable=True)
+        sizes = torch.bincount(target, minlength=samples.num_items + 1)
+        starts = torch.cumsum(sizes, 0) - sizes
+        self._start, self._size = starts[target], sizes[target]
+        self._place = torch.empty_like(index)
+        self._place[self._order] = index
+        self._place -= self._start
+
+    def draw(self, rows: Int[Tensor, " B"], key: int) -> Int64[Tensor, " B"]:
+        """The number of another sample with the same target, uniformly; the sample's own where it is alone.
+
+        Args:
+            rows: (B,) sample numbers (`samples.rows`, not positions).
+            key: what the draw is for; the result depends on (key, row) and the samples only.
+        """
+        index = self.samples.locate(rows)
+        start, others, own = self._start[index], self._size[index] - 1, self._place[index]
+        chosen = (keyed_uniform(key, rows) * others).long().clamp_max_(others.clone().sub_(1).clamp_min_(0))
+        # skipping the sample itself keeps the others equally likely
+        chosen = torch.where(others > 0, chosen + (chosen >= own), own)
+        return self.samples.rows[self._order[start + chosen]]

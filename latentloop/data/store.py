@@ -1,0 +1,112 @@
+"""Prepared data as a folder that says what it holds and is checked against that when it is read again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from latentloop.data.card import DataCard
+from latentloop.data.interactions import Id, Interactions
+from latentloop.errors import InputError
+
+__all__ = ["load_saved_interactions", "save_interactions"]
+
+_VERSION = 1
+_CARD = "card.json"
+
+
+def save_interactions(interactions: Interactions, directory: str | Path, *, overwrite: bool = False) -> DataCard:
+    """Write a table as three Parquet files and `card.json`, and return the card.
+
+    Everything is written beside the target first and then renamed, so a killed run leaves nothing half-written.
+
+    Args:
+        interactions: the table to save.
+        directory: where to; it must not exist yet, but its parent may or may not.
+        overwrite: replace what is there, if that is prepared data too.
+
+    Raises:
+        InputError: the directory exists (without `overwrite`), or holds something else than prepared data.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    directory = Path(directory)
+    if directory.exists():
+        if not overwrite:
+            raise InputError(f"{directory}: exists already; choose another name or overwrite")
+        if not (directory / _CARD).is_file():
+            raise InputError(f"{directory}: exists and is not prepared data, so it is not overwritten; remove it first")
+    card = DataCard.of(interactions)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        rows = {"user": interactions.user.numpy(), "item": interactions.item.numpy()}
+        if interactions.timestamp is not None:
+            rows["timestamp"] = interactions.timestamp.numpy()
+        pq.write_table(pa.table(rows), draft / "interactions.parquet")
+        for name, ids in (("users", interactions.user_ids), ("items", interactions.item_ids)):
+            pq.write_table(pa.table({"id": pa.array(list(ids))}), draft / f"{name}.parquet")
+        text = json.dumps({"version": _VERSION, **asdict(card)}, indent=2)
+        (draft / _CARD).write_text(text + "\n", encoding="utf-8")
+        draft.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        if directory.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
+            os.replace(directory, old)
+            os.replace(draft, directory)
+            shutil.rmtree(old)
+        else:
+            os.replace(draft, directory)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return card
+
+
+def load_saved_interactions(directory: str | Path) -> Interactions:
+    """Read what `save_interactions` wrote, and check it against the hash in its card.
+
+    Args:
+        directory: the folder that holds `card.json`.
+
+    Raises:
+        InputError: no such folder, another version, or content that is damaged or does not match the card.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    directory = Path(directory)
+    if not (directory / _CARD).is_file():
+        raise InputError(f"{directory}: no {_CARD} in it, so this is no prepared data; make it with `latentloop prepare`")
+    try:
+        card = json.loads((directory / _CARD).read_text(encoding="utf-8"))
+        if not isinstance(card, dict) or not isinstance(card.get("hash"), str):
+            raise InputError(f"{directory / _CARD}: no hash in it; prepare the data again")
+        if card.get("version") != _VERSION:
+            raise InputError(f"{directory}: version {card.get('version')}, this release reads version {_VERSION}; "
+                             "prepare the data again")
+        table = pq.read_table(directory / "interactions.parquet")
+        columns = {name: torch.from_numpy(table.column(name).to_numpy().copy()) for name in table.column_names}
+        ids: list[list[Id]] = [pq.read_table(directory / f"{n}.parquet").column("id").to_pylist() for n in ("users", "items")]
+        loaded = Interactions(columns["user"], columns["item"], columns.get("timestamp"), ids[0], ids[1])
+        found = DataCard.of(loaded)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{directory}: prepared data is damaged ({reason}); prepare it again") from error
+    if found.hash != card["hash"]:
+        raise InputError(f"{directory}: content does not match the hash in {_CARD} ({found.hash[:12]} instead of "
+                         f"{card['hash'][:12]}); the data was changed or damaged, prepare it again")
+    return loaded
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
