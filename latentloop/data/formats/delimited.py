@@ -1,0 +1,108 @@
+"""CSV, TSV and RecBole's `.inter`: a line of column names, then a row a line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+
+from latentloop.data.formats.bytes import arrow_stream, damaged_gzip, find_undecodable, open_bytes
+from latentloop.data.formats.log import Log
+from latentloop.data.formats.names import Wanted
+from latentloop.errors import InputError
+
+__all__ = ["read_delimited"]
+
+_BLOCK = 1 << 24
+
+
+def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool = True) -> Log:
+    """Read the two or three columns that matter; the others are split off but never converted.
+
+    Args:
+        path: the file, gzipped or not.
+        wanted: column names given by the user.
+        delimiter: what separates fields.
+        quoted: whether fields may stand in double quotes (`.inter` files know no quotes).
+
+    Raises:
+        InputError: an empty file, a header without rows, unknown columns, a row that does not parse (with its line).
+    """
+    header = next(_records(path, delimiter, quoted), None)
+    if header is None:
+        raise InputError(f"{path}: the file is empty, expected a line of column names and rows")
+    columns = header[1]
+    places = wanted.find(columns, str(path))
+    user, item, time = places
+    labels = [str(place) for place in range(len(columns))]
+    text = pa.string()
+    kinds = {labels[user]: pa.dictionary(pa.int32(), text), labels[item]: pa.dictionary(pa.int32(), text)}
+    if time is not None:
+        kinds[labels[time]] = text
+    try:
+        with damaged_gzip(path):
+            table = pa.csv.read_csv(
+                arrow_stream(path),
+                # positions for names: the file's own may repeat
+                read_options=pa.csv.ReadOptions(block_size=_BLOCK, column_names=labels, skip_rows_after_names=1),
+                parse_options=pa.csv.ParseOptions(
+                    delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted
+                ),
+                convert_options=pa.csv.ConvertOptions(
+                    column_types=kinds, include_columns=list(kinds), strings_can_be_null=False
+                ),
+            )
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _explained(path, delimiter, quoted, len(columns), error) from error
+    if not len(table):
+        raise InputError(f"{path}: a header and no rows, expected at least one interaction")
+    names = (columns[user], columns[item], "" if time is None else columns[time])
+    return Log(
+        name=str(path),
+        user=table.column(labels[user]),
+        item=table.column(labels[item]),
+        timestamp=None if time is None else table.column(labels[time]),
+        names=names,
+        typed=False,
+        where=lambda row: f"line {_line_of(path, delimiter, quoted, row)}",
+    )
+
+
+def _records(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    """(first line number, fields) of every record that is not blank, the slow way: for the header and for errors."""
+    with damaged_gzip(path), open_bytes(path) as file:
+        lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        reader = csv.reader(
+            lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        )
+        csv.field_size_limit(1 << 30)
+        before = 0
+        for record in reader:
+            if record:
+                yield before + 1, record
+            before = reader.line_num
+
+
+def _line_of(path: Path, delimiter: str, quoted: bool, row: int) -> int:
+    for number, (line, _) in enumerate(_records(path, delimiter, quoted), start=-1):
+        if number == row:
+            return line
+    return row + 2
+
+
+def _explained(path: Path, delimiter: str, quoted: bool, width: int, error: Exception) -> InputError:
+    line = find_undecodable(path)
+    if line is not None:
+        return InputError(f"{path}: line {line}: bytes that are not UTF-8; convert the file to UTF-8")
+    try:
+        for line, record in _records(path, delimiter, quoted):
+            if len(record) != width:
+                return InputError(f"{path}: line {line}: {len(record)} fields, expected {width} as in the header; "
+                                  "mend or remove the line")
+    except csv.Error as reason:
+        return InputError(f"{path}: cannot be split into rows ({reason}); mend the file")
+    return InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})")

@@ -1,0 +1,155 @@
+"""From raw columns of any layout to the canonical table, with errors that say where in the source they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from latentloop.data.interactions import Id, Interactions
+from latentloop.errors import InputError
+
+__all__ = ["Log", "counted_rows"]
+
+# What pandas and others write where a value is missing.
+_MISSING = ["", "nan", "NaN"]
+
+
+def counted_rows(row: int) -> str:
+    """Where a row of a table without lines is."""
+    return f"row {row + 1} (counted from 1)"
+
+
+@dataclass(frozen=True)
+class Log:
+    """The columns of a source as they stand there.
+
+    Args:
+        name: what errors call the source.
+        user: arrow column of user ids.
+        item: arrow column of item ids.
+        timestamp: arrow column, or None.
+        names: what the source calls the three columns.
+        typed: whether the source itself knows numbers from text; otherwise ids that are all written as plain
+            integers ("12", not "012") become integers.
+        where: says where row r (from 0) is, for people.
+    """
+
+    name: str
+    user: pa.ChunkedArray
+    item: pa.ChunkedArray
+    timestamp: pa.ChunkedArray | None
+    names: tuple[str, str, str]
+    typed: bool
+    where: Callable[[int], str]
+
+    def interactions(self) -> Interactions:
+        """Number the ids in sorted order and sort the rows.
+
+        Raises:
+            InputError: a missing id, ids that are neither integers nor text, a timestamp that is no number.
+        """
+        user_ids, user = self._ids(self.user, self.names[0])
+        item_ids, item = self._ids(self.item, self.names[1])
+        time = None if self.timestamp is None else self._times(self.timestamp, self.names[2])
+        return Interactions.from_numbers(user, item + 1, time, user_ids, item_ids)
+
+    def _ids(self, column: pa.ChunkedArray, name: str) -> tuple[Sequence[Id], np.ndarray]:
+        if column.null_count:
+            self._missing(column.is_null(), name)
+        if pa.types.is_dictionary(column.type):
+            encoded = column.unify_dictionaries().combine_chunks()
+        else:
+            self._check_kind(column.type, name)
+            encoded = column.combine_chunks().dictionary_encode()
+        if isinstance(encoded, pa.ChunkedArray):  # combine_chunks keeps the wrapper when there is no chunk
+            encoded = encoded.chunk(0)
+        values, codes = encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+        self._check_kind(values.type, name)
+        used = np.bincount(codes, minlength=len(values)) > 0
+        values, codes = values.filter(pa.array(used)), (np.cumsum(used) - 1)[codes]
+        if pa.types.is_integer(values.type):
+            values = self._as_int64(values, codes, name)
+        else:
+            blank = pc.is_in(pc.utf8_trim_whitespace(values), value_set=pa.array(_MISSING[: 1 if self.typed else None],
+                                                                                 values.type))
+            if pc.any(blank).as_py():
+                self._missing(pa.array(blank.to_numpy(zero_copy_only=False)[codes]), name)
+            if not self.typed:
+                values = _integers_if_all(values)
+        order = pc.sort_indices(values).to_numpy()
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        return values.take(pa.array(order)).to_pylist(), place[codes]
+
+    def _check_kind(self, kind: pa.DataType, name: str) -> None:
+        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+                or pa.types.is_dictionary(kind)):
+            raise InputError(f"{self.name}: column {name!r} holds {kind}, expected ids that are integers or text; "
+                             "convert the column first")
+
+    def _as_int64(self, values: pa.Array, codes: np.ndarray, name: str) -> pa.Array:
+        try:
+            return values.cast(pa.int64())
+        except pa.ArrowInvalid:
+            large = values.to_numpy(zero_copy_only=False) > np.iinfo(np.int64).max
+            row = int(np.flatnonzero(large[codes])[0])
+            raise InputError(f"{self.name}: {self.where(row)}: {name!r} is beyond 64-bit integers; "
+                             "store ids as text") from None
+
+    def _missing(self, mask: Any, name: str) -> None:
+        row = int(np.flatnonzero(np.asarray(mask))[0])
+        raise InputError(f"{self.name}: {self.where(row)}: no value in column {name!r}; fill it in or drop the row")
+
+    def _times(self, column: pa.ChunkedArray, name: str) -> np.ndarray:
+        if column.null_count:
+            self._missing(column.is_null(), name)
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            column, kind = column.cast(kind.value_type), kind.value_type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            column = self._parsed(column, name)
+        elif pa.types.is_date(kind):
+            column = column.cast(pa.timestamp("ms")).cast(pa.int64())
+        elif pa.types.is_timestamp(kind):
+            column = column.cast(pa.int64())
+        elif pa.types.is_integer(kind):
+            column = column.cast(pa.int64())
+        elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+            column = column.cast(pa.float64())
+        else:
+            raise InputError(f"{self.name}: column {name!r} holds {kind}, expected timestamps as numbers")
+        times: np.ndarray = column.to_numpy()
+        if times.dtype.kind == "f" and not np.isfinite(times).all():
+            row = int(np.flatnonzero(~np.isfinite(times))[0])
+            raise InputError(f"{self.name}: {self.where(row)}: {name!r} is {times[row]}, expected a finite number")
+        return times
+
+    def _parsed(self, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+        """Text to integers, or to floats where any is no integer."""
+        column = pc.ascii_trim_whitespace(column)
+        for kind in (pa.int64(), pa.float64()):
+            try:
+                return column.cast(kind)
+            except pa.ArrowInvalid:
+                continue
+        for row, text in enumerate(column.to_pylist()):
+            try:
+                pa.scalar(text).cast(pa.float64())
+            except pa.ArrowInvalid:
+                raise InputError(f"{self.name}: {self.where(row)}: {name!r} is {text!r}, expected a number such as "
+                                 "seconds since 1970") from None
+        raise InputError(f"{self.name}: column {name!r} cannot be read as numbers")
+
+
+def _integers_if_all(values: pa.Array) -> pa.Array:
+    """Text ids as integers when each is exactly how its integer is written, so nothing is lost ("007" stays text)."""
+    try:
+        numbers = values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return values
+    return numbers if numbers.cast(values.type).equals(values) else values
