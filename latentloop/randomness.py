@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-__all__ = ["dropout_seed", "fold", "generator", "keyed_normal", "keyed_uniform"]
+__all__ = ["dropout_seed", "fold", "generator", "keyed_normal", "keyed_uniform", "row_keys"]
 
 # Constants of SplitMix64 (Steele, Lea, Flood 2014), as signed 64-bit integers because torch has no unsigned arithmetic.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -57,6 +57,16 @@ def _signed(key: int) -> int:
     return ((key + (1 << 63)) % (1 << 64)) - (1 << 63)
 
 
+def row_keys(key: int, rows: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """One 64-bit key a row, a function of (key, row) only.
+
+    Args:
+        key: what the draw is for, see `fold`.
+        rows: (n,) int64 row numbers, such as sample numbers.
+    """
+    return _mix(_mix(rows.long() * _GOLDEN + _signed(key)))
+
+
 def keyed_uniform(key: int, rows: Int[Tensor, " n"]) -> Float64[Tensor, " n"]:
     """Uniform numbers in [0, 1), one a row, that depend on (key, row) only.
 
@@ -64,27 +74,23 @@ def keyed_uniform(key: int, rows: Int[Tensor, " n"]) -> Float64[Tensor, " n"]:
         key: what the draw is for, see `fold`.
         rows: (n,) int64 row numbers.
     """
-    bits = _mix(_mix(rows.long() * _GOLDEN + _signed(key)))
-    return _shift(bits, 11).double() * 2.0**-53
+    return _shift(row_keys(key, rows), 11).double() * 2.0**-53
 
 
-def keyed_normal(
-    key: int, rows: Int[Tensor, " n"], slots: Int[Tensor, " n"], dim: int
-) -> Float[Tensor, "n dim"]:
-    """Standard normal vectors that depend on (key, row, slot) only, whatever else is drawn beside them.
+def keyed_normal(keys: Int[Tensor, " n"], slots: Int[Tensor, " n"], dim: int) -> Float[Tensor, "n dim"]:
+    """Standard normal vectors that depend on (row key, slot) only, whatever else is drawn beside them.
 
     Counter-based: SplitMix64 of the counters, then Box-Muller. Bit-exact on one kind of device; across kinds the
     logarithm and the cosine may differ in the last place.
 
     Args:
-        key: what the draw is for, see `fold`.
-        rows: (n,) int64 row numbers, such as sample numbers.
+        keys: (n,) int64 from `row_keys`.
         slots: (n,) int64 place within the row, such as the distance from the newest item.
         dim: length of each vector.
     """
-    streams = _mix(_mix(rows.long() * _GOLDEN + _signed(key)) + slots.long() * _GOLDEN)
+    streams = _mix(keys + slots.long() * _GOLDEN)
     pairs = (dim + 1) // 2
-    counters = torch.arange(1, pairs + 1, device=rows.device, dtype=torch.int64) * _GOLDEN
+    counters = torch.arange(1, pairs + 1, device=keys.device, dtype=torch.int64) * _GOLDEN
     bits = _mix(streams[:, None] + counters)
     # 32 bits each; the half keeps the radius' argument off 0, where the logarithm is infinite
     radius = (-2.0 * torch.log((_shift(bits, 32).float() + 0.5).mul_(2.0**-32).clamp_(max=1.0))).sqrt_()

@@ -1,0 +1,221 @@
+"""SASRec (Kang and McAuley, 2018): causal self-attention over the history.
+
+The block runs in two layouts with the same result: left-padded rows (B, L, d), and packed tokens (tokens, d), where
+everything but the attention scores touches real tokens only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from latentloop.backbones.layout import Layout
+from latentloop.errors import InputError
+
+__all__ = ["CausalAttention", "SASRec", "SASRecBlock", "SASRecLayer"]
+
+
+class CausalAttention(nn.Module):
+    """Multi-head attention in which a position sees itself and older positions.
+
+    Args:
+        dim: d, a multiple of `heads`.
+        heads: number of heads.
+        dropout: probability of dropping an attention weight.
+    """
+
+    def __init__(self, dim: int, *, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query_key_value = nn.Linear(dim, 3 * dim)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "*n d"], layout: Layout) -> Float[Tensor, "*n d"]:
+        """Attend from every position."""
+        projected = self.query_key_value(x)
+        read = [
+            self._attend(*group.rows_of(projected).chunk(3, dim=-1), group.mask).flatten(0, 1)
+            for group in layout.groups
+        ]
+        mixed: Tensor = self.output(layout.gather(read).view_as(x))
+        return mixed
+
+    def last(self, x: Float[Tensor, "*n d"], layout: Layout) -> Float[Tensor, "B d"]:
+        """Attend from the newest position only; equal to that row of `forward`."""
+        dim = x.shape[-1]
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        query = F.linear(layout.newest(x), weight[:dim], bias[:dim])[:, None]
+        key_value = F.linear(x, weight[dim:], bias[dim:])
+        read = [
+            self._attend(group.newest_of(query), *group.rows_of(key_value).chunk(2, dim=-1), group.last_mask)[:, 0]
+            for group in layout.groups
+        ]
+        mixed: Tensor = self.output(layout.gather_rows(read))
+        return mixed
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        query, key, value = (rearrange(t, "b l (h c) -> b h l c", h=self.heads) for t in (query, key, value))
+        dropout = self.dropout if self.training else 0.0
+        read = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
+        )
+        return rearrange(read, "b h l c -> b l (h c)")
+
+
+class SASRecLayer(nn.Module):
+    """Attention, then a two-layer feed-forward net, each with dropout, residual and layer norm.
+
+    Args:
+        dim: d.
+        heads: attention heads.
+        inner: width of the feed-forward net.
+        dropout: probability for weights, attention output and feed-forward output.
+        norm: "pre" normalises each sub-layer's input, "post" (as published) its sum with the residual.
+    """
+
+    def __init__(self, dim: int, *, heads: int, inner: int, dropout: float, norm: Literal["pre", "post"]) -> None:
+        super().__init__()
+        self.attention = CausalAttention(dim, heads=heads, dropout=dropout)
+        self.feed_forward = nn.Sequential(nn.Linear(dim, inner), nn.GELU(), nn.Linear(inner, dim))
+        self.attention_norm = nn.LayerNorm(dim)
+        self.feed_forward_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.pre_norm = norm == "pre"
+
+    def forward(self, x: Float[Tensor, "*n d"], layout: Layout) -> Float[Tensor, "*n d"]:
+        """Every position's output."""
+        attended = self.attention(self.attention_norm(x) if self.pre_norm else x, layout)
+        return self._finish(x, attended)
+
+    def last(self, x: Float[Tensor, "*n d"], layout: Layout) -> Float[Tensor, "B d"]:
+        """The newest position's output only."""
+        attended = self.attention.last(self.attention_norm(x) if self.pre_norm else x, layout)
+        return self._finish(layout.newest(x), attended)
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.dropout(attended)
+        if self.pre_norm:
+            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = self.attention_norm(x)
+        normed: Tensor = self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+        return normed
+
+
+class SASRecBlock(nn.Module):
+    """A stack of `SASRecLayer`s as a block.
+
+    Args:
+        dim: d.
+        layers: number of layers, at least 1.
+        heads: attention heads; divides `dim`.
+        inner: width of the feed-forward nets.
+        dropout: probability.
+        norm: "pre" or "post".
+
+    Raises:
+        InputError: for values out of range.
+    """
+
+    causal = True
+    pad_invariant = True
+    packed = True
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        layers: int = 2,
+        heads: int = 2,
+        inner: int = 256,
+        dropout: float = 0.5,
+        norm: Literal["pre", "post"] = "pre",
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise InputError(f"layers must be at least 1, got {layers}")
+        if heads < 1 or dim % heads:
+            raise InputError(f"heads must divide dim, got {heads} heads for dim {dim}")
+        if not 0 <= dropout < 1:
+            raise InputError(f"dropout must lie in [0, 1), got {dropout}")
+        if norm not in ("pre", "post"):
+            raise InputError(f"norm must be 'pre' or 'post', got {norm!r}")
+        self.layers = nn.ModuleList(
+            SASRecLayer(dim, heads=heads, inner=inner, dropout=dropout, norm=norm) for _ in range(layers)
+        )
+        self.output_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "*n d"],
+        *,
+        padding_mask: Bool[Tensor, "B L"] | None = None,
+        offsets: Int[Tensor, " B1"] | None = None,
+        max_length: int | None = None,
+    ) -> Float[Tensor, "*n d"]:
+        """Every position's output, in the layout of `x`."""
+        layout = self._layout(x, padding_mask, offsets, max_length)
+        for layer in self.layers:
+            x = layer(x, layout)
+        normed: Tensor = self.output_norm(x)
+        return normed
+
+    def last(
+        self,
+        x: Float[Tensor, "*n d"],
+        *,
+        padding_mask: Bool[Tensor, "B L"] | None = None,
+        offsets: Int[Tensor, " B1"] | None = None,
+        max_length: int | None = None,
+    ) -> Float[Tensor, "B d"]:
+        """The newest position's output only: the last layer asks no other query."""
+        layout = self._layout(x, padding_mask, offsets, max_length)
+        for layer in self.layers[:-1]:
+            x = layer(x, layout)
+        last: Any = self.layers[-1]
+        normed: Tensor = self.output_norm(last.last(x, layout))
+        return normed
+
+    @staticmethod
+    def _layout(x: Tensor, padding_mask: Tensor | None, offsets: Tensor | None, max_length: int | None) -> Layout:
+        if offsets is None:
+            return Layout.padded(x, padding_mask)
+        return Layout.packed(x, offsets, max_length, grouped=x.device.type == "cpu")
+
+
+@dataclass(frozen=True)
+class SASRec:
+    """SASRec's hyper-parameters, and the blocks they make.
+
+    Args:
+        pre_layers: layers of the pre-block.
+        core_layers: layers of the core-block.
+        heads: attention heads.
+        inner: width of the feed-forward nets.
+        dropout: probability, in blocks.
+        norm: "pre" or "post" layer norm.
+    """
+
+    pre_layers: int = 2
+    core_layers: int = 2
+    heads: int = 2
+    inner: int = 256
+    dropout: float = 0.5
+    norm: Literal["pre", "post"] = "pre"
+
+    def blocks(self, dim: int) -> tuple[SASRecBlock, SASRecBlock]:
+        """The pre-block and the core-block for latent size `dim`."""
+        return self._block(dim, self.pre_layers), self._block(dim, self.core_layers)
+
+    def base(self, dim: int) -> SASRecBlock:
+        """Pre- and core-layers stacked once, without a loop: the plain backbone with as many parameters."""
+        return self._block(dim, self.pre_layers + self.core_layers)
+
+    def _block(self, dim: int, layers: int) -> SASRecBlock:
+        return SASRecBlock(
+            dim, layers=layers, heads=self.heads, inner=self.inner, dropout=self.dropout, norm=self.norm
+        )

@@ -1,0 +1,75 @@
+"""The map between a catalog's original item ids and 1..N."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from latentloop.errors import InputError, InputTypeError
+
+__all__ = ["ItemId", "ItemIds"]
+
+ItemId = str | int
+
+
+class ItemIds:
+    """Original ids of items 1..N, and back.
+
+    Args:
+        ids: N ids, all different; strings or whole numbers.
+
+    Raises:
+        InputTypeError: for an id that is neither.
+        InputError: for an id that occurs twice.
+    """
+
+    def __init__(self, ids: Iterable[ItemId]) -> None:
+        if isinstance(ids, ItemIds):
+            self.ids: list[ItemId] = ids.ids
+            self._number: dict[ItemId, int] = ids._number
+            return
+        self.ids = [self._plain(i) for i in ids]
+        self._number = {original: number for number, original in enumerate(self.ids, start=1)}
+        if len(self._number) != len(self.ids):
+            seen: set[ItemId] = set()
+            twice = next(i for i in self.ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+            raise InputError(f"item_ids must all differ, {twice!r} occurs twice")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[ItemId]:
+        return iter(self.ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ItemIds) and self.ids == other.ids
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def original(self, number: int) -> ItemId:
+        """The original id of item `number`, 1..N."""
+        return self.ids[number - 1]
+
+    def number(self, original: ItemId) -> int | None:
+        """The number 1..N of an original id, None where it is unknown; "7" also finds 7, and 7 finds "7"."""
+        found = self._number.get(original)
+        if found is None:
+            other: ItemId | None
+            if isinstance(original, str):
+                other = int(original) if original.isascii() and original.lstrip("-").isdigit() else None
+            else:
+                other = str(original)
+            found = None if other is None else self._number.get(other)
+        return found
+
+    def numbers(self, originals: Sequence[ItemId]) -> tuple[list[int], list[ItemId]]:
+        """The numbers of the known ids, in order, and the unknown ids."""
+        pairs = [(self.number(original), original) for original in originals]
+        return [n for n, _ in pairs if n is not None], [original for n, original in pairs if n is None]
+
+    @staticmethod
+    def _plain(original: ItemId) -> ItemId:
+        item = getattr(original, "item", None)  # a NumPy scalar
+        plain = original if item is None else item()
+        if isinstance(plain, bool) or not isinstance(plain, str | int):
+            raise InputTypeError(f"item_ids must be strings or whole numbers, got {original!r}")
+        return plain

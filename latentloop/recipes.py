@@ -1,0 +1,126 @@
+"""Built-in backbones by name: from hyper-parameters to an encoder or a whole recommender, and back to plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+from torch import nn
+
+from latentloop.aggregate import Add, Concat, Gate, Mean
+from latentloop.backbones.sasrec import SASRec
+from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson, UniformDepth
+from latentloop.errors import InputError
+from latentloop.recommender import Recommender
+from latentloop.recurrence import Encoder, RecurrentDepth
+from latentloop.scoring import Scorer
+
+__all__ = ["BACKBONES", "Backbone", "build_encoder", "build_recommender", "describe"]
+
+
+class Backbone(Protocol):
+    """A backbone's hyper-parameters, a frozen dataclass that makes blocks."""
+
+    def blocks(self, dim: int) -> tuple[nn.Module, nn.Module]:
+        """Pre-block and core-block."""
+        ...
+
+    def base(self, dim: int) -> nn.Module:
+        """Both stacked once, without a loop."""
+        ...
+
+
+BACKBONES: dict[str, type[Any]] = {"sasrec": SASRec}
+_DEPTH_LAWS: dict[str, type[Any]] = {law.__name__: law for law in (LogNormalPoisson, FixedDepth, UniformDepth)}
+_AGGREGATES: dict[type[nn.Module], str] = {Add: "add", Mean: "mean", Concat: "concat", Gate: "gate"}
+
+
+def build_recommender(
+    backbone: Backbone,
+    num_items: int,
+    *,
+    dim: int = 64,
+    max_length: int = 20,
+    loop: bool = True,
+    aggregate: str = "add",
+    depth_law: DepthLaw | None = None,
+    state_std: float = 1.0,
+    dropout: float = 0.5,
+    scorer: str | Scorer = "dot",
+    inference_state: Any = "shared",
+    init_std: float = 0.02,
+    seed: int = 0,
+) -> Recommender:
+    """A recommender around a built-in backbone, with the loop or (`loop=False`, "Base") with its layers stacked once.
+
+    Args:
+        backbone: hyper-parameters, such as `SASRec()`.
+        num_items: N.
+        dim: d.
+        max_length: L.
+        loop: whether to think.
+        aggregate: f, by name.
+        depth_law: what training draws the depth from.
+        state_std: s1.
+        dropout: on the embedded history.
+        scorer: see `Recommender`.
+        inference_state: see `Recommender`.
+        init_std: see `Recommender`.
+        seed: of the saved draw of T_0.
+    """
+    encoder: nn.Module
+    if loop:
+        encoder = RecurrentDepth(*backbone.blocks(dim), aggregate, depth_law=depth_law, state_std=state_std)
+    else:
+        encoder = backbone.base(dim)
+    model = Recommender(
+        num_items,
+        encoder,
+        dim,
+        max_length,
+        dropout=dropout,
+        scorer=scorer,
+        inference_state=inference_state,
+        init_std=init_std,
+        seed=seed,
+    )
+    model.backbone = backbone
+    return model
+
+
+def describe(backbone: Any, encoder: Encoder) -> dict[str, Any] | None:
+    """A built-in backbone and its loop as plain values; None where a part is the user's own and JSON cannot name it."""
+    name = next((name for name, kind in BACKBONES.items() if type(backbone) is kind), None)
+    if name is None:
+        return None
+    settings = dataclasses.asdict(backbone)
+    if not isinstance(encoder, RecurrentDepth):
+        return {"name": name, "settings": settings, "loop": None}
+    law, aggregate = encoder.depth_law, _AGGREGATES.get(type(encoder.aggregate))
+    if type(law).__name__ not in _DEPTH_LAWS or aggregate is None:
+        return None
+    loop = {
+        "aggregate": aggregate,
+        "state_std": encoder.state_std,
+        "depth_law": {"name": type(law).__name__, **dataclasses.asdict(law)},  # type: ignore[call-overload]
+    }
+    return {"name": name, "settings": settings, "loop": loop}
+
+
+def build_encoder(description: dict[str, Any], dim: int) -> tuple[Backbone, nn.Module]:
+    """The inverse of `describe`: only the names listed here can be built.
+
+    Raises:
+        InputError: for an unknown backbone, or settings it does not have.
+    """
+    if description["name"] not in BACKBONES:
+        raise InputError(f"backbone must be one of {', '.join(BACKBONES)}, got {description['name']!r}")
+    backbone: Backbone = BACKBONES[description["name"]](**description["settings"])
+    loop = description["loop"]
+    if loop is None:
+        return backbone, backbone.base(dim)
+    law = dict(loop["depth_law"])
+    depth_law: DepthLaw = _DEPTH_LAWS[law.pop("name")](**law)
+    return backbone, RecurrentDepth(
+        *backbone.blocks(dim), loop["aggregate"], depth_law=depth_law, state_std=loop["state_std"]
+    )

@@ -1,0 +1,290 @@
+"""`Recommender`: item table, input stage, encoder and scorer; histories in, thoughts, scores and recommendations out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from latentloop.depth import DepthLaw
+from latentloop.errors import InputError, InputTypeError
+from latentloop.item_ids import ItemId, ItemIds
+from latentloop.packing import Packing
+from latentloop.pretrained import Pretrained
+from latentloop.randomness import fold, row_keys
+from latentloop.recurrence import Encoder, SinglePass, Thoughts, check_depth
+from latentloop.scoring import Scorer, build_scorer
+
+if TYPE_CHECKING:
+    from latentloop.data.interactions import Interactions
+    from latentloop.recommend import Recommendations
+
+__all__ = ["InferenceState", "Recommender"]
+
+InferenceState = Literal["shared", "fresh", "zero"]
+
+
+class Recommender(nn.Module, Pretrained):
+    """A sequential recommender around any encoder.
+
+    Args:
+        num_items: N, the number of items; their ids are 1..N and 0 is padding.
+        encoder: a `RecurrentDepth`, or any block, which then gives one thought ("Base").
+        dim: d.
+        max_length: L, the most recent items that are read.
+        dropout: probability on the embedded history.
+        scorer: "dot", "cosine" or an object with `queries` and `keys`.
+        inference_state: what T_0 is when none is given: "shared" is one saved draw for all rows, by distance from the
+            newest item; "fresh" draws anew at each call; "zero" is zeros.
+        init_std: standard deviation of the item and position tables at the start.
+        item_ids: original ids of items 1..N, for `recommend`.
+        seed: of the saved draw of T_0.
+
+    Raises:
+        InputError: for a value out of range.
+        InputTypeError: for an encoder or scorer of the wrong kind.
+    """
+
+    inference_noise: Tensor
+
+    def __init__(
+        self,
+        num_items: int,
+        encoder: nn.Module,
+        dim: int = 64,
+        max_length: int = 20,
+        *,
+        dropout: float = 0.5,
+        scorer: str | Scorer = "dot",
+        inference_state: InferenceState = "shared",
+        init_std: float = 0.02,
+        item_ids: Sequence[ItemId] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_items", num_items), ("dim", dim), ("max_length", max_length)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not 0 <= dropout < 1:
+            raise InputError(f"dropout must lie in [0, 1), got {dropout!r}")
+        if inference_state not in get_args(InferenceState):
+            raise InputError(f"inference_state must be 'shared', 'fresh' or 'zero', got {inference_state!r}")
+        if not isinstance(encoder, nn.Module):
+            raise InputTypeError(f"encoder must be a torch module, got {type(encoder).__name__}")
+        self.num_items, self.dim, self.max_length = num_items, dim, max_length
+        self.encoder: Encoder = encoder if isinstance(encoder, Encoder) else SinglePass(encoder)
+        self.encoder.bind(dim)
+        self.scorer = build_scorer(scorer)
+        self.inference_state: InferenceState = inference_state
+        self.init_std = init_std
+        self.item_table = nn.Embedding(num_items + 1, dim, padding_idx=0)
+        self.position_table = nn.Parameter(torch.empty(max_length, dim))
+        self.input_norm = nn.LayerNorm(dim)
+        self.input_dropout = nn.Dropout(dropout)
+        slots = torch.arange(max_length)
+        noise = self.encoder.draw_state(row_keys(fold(seed, "inference state"), torch.zeros_like(slots)), slots)
+        self.register_buffer("inference_noise", noise)
+        with torch.no_grad():
+            nn.init.normal_(self.item_table.weight, std=init_std)
+            self.item_table.weight[0] = 0
+            nn.init.normal_(self.position_table, std=init_std)
+        self.item_ids = item_ids if item_ids is None else ItemIds(item_ids)
+
+    @property
+    def item_ids(self) -> ItemIds | None:
+        """Original ids of items 1..N, or None where they were never given."""
+        return self._item_ids
+
+    @item_ids.setter
+    def item_ids(self, ids: ItemIds | None) -> None:
+        if ids is not None and len(ids) != self.num_items:
+            raise InputError(f"item_ids must hold {self.num_items} ids, one an item, got {len(ids)}")
+        self._item_ids = ids
+
+    @property
+    def depth_law(self) -> DepthLaw:
+        """What training draws the depth from."""
+        return self.encoder.depth_law
+
+    @property
+    def inference_depth(self) -> int:
+        """The depth of an answer when none is asked for: k-bar + 1, or 1 without a loop."""
+        return self.encoder.depth_law.inference_depth
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.position_table.device
+
+    def think(
+        self,
+        history: Int[Tensor, "B L"],
+        *,
+        depth: int | None = None,
+        state: Float[Tensor, "BG L d"] | None = None,
+        state_keys: Int[Tensor, " BG"] | None = None,
+        copies: int = 1,
+    ) -> Thoughts:
+        """Read histories and think: (k, B, d) thoughts of the newest position.
+
+        Where both blocks are packed, only real tokens are computed; the result is the same.
+
+        Args:
+            history: (B, L) item ids, left-padded with 0; of longer ones the newest `max_length` are read.
+            depth: k; None is the inference depth.
+            state: T_0, (B * copies, L, d); None is the inference state.
+            state_keys: instead of `state`, one key a row (see `randomness.row_keys`) from which T_0 is drawn.
+            copies: G start states a history: row b's thoughts are at b * G .. b * G + G - 1; H is computed once.
+
+        Raises:
+            InputError: for a depth below 1, an item id outside 0..N, or a state of the wrong shape.
+        """
+        depth = self.inference_depth if depth is None else check_depth(depth)
+        history = self._checked(history)
+        if state is not None and state.shape != (history.shape[0] * copies, history.shape[1], self.dim):
+            wanted = (history.shape[0] * copies, history.shape[1], self.dim)
+            raise InputError(f"state must be {wanted} (rows x copies, length, dim), got {tuple(state.shape)}")
+        if self.encoder.packed:
+            return self._think_packed(history, depth, state, state_keys, copies)
+        return self._think_padded(history, depth, state, state_keys, copies)
+
+    def encode(self, history: Int[Tensor, "B L"], *, depth: int | None = None) -> Float[Tensor, "B d"]:
+        """A vector for each user: the last thought, ready for an inner product with `keys()`."""
+        return self.queries(self.think(history, depth=depth).final)
+
+    def queries(self, thoughts: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """Thoughts as the scorer wants them: score(thought, item i) = queries(thought) . keys()[i - 1]."""
+        return self.scorer.queries(thoughts)
+
+    def keys(self) -> Float[Tensor, "N d"]:
+        """Items 1..N as the scorer wants them; the padding row is not among them."""
+        return self.scorer.keys(self.item_table.weight[1:])
+
+    def score(self, history: Int[Tensor, "B L"], *, depth: int | None = None) -> Float[Tensor, "B N"]:
+        """Scores of all items for a few histories: column i - 1 is item i. For many, use `recommend` or `evaluate`."""
+        return self.encode(history, depth=depth).float() @ self.keys().float().T
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[ItemId]] | Int[Tensor, "B L"] | None = None,
+        *,
+        users: Sequence[ItemId] | None = None,
+        data: Interactions | None = None,
+        k: int = 10,
+        depth: int | None = None,
+        exclude_history: bool = True,
+        allow: Sequence[ItemId] | None = None,
+        deny: Sequence[ItemId] | None = None,
+        strict: bool = False,
+        batch_size: int = 1024,
+    ) -> Recommendations:
+        """The k best items for each history or known user, in original ids.
+
+        Args:
+            histories: raw item ids of each user, oldest first, any lengths; or (B, L) internal ids, left-padded.
+            users: instead, original ids of users of `data`.
+            data: the interactions in which `users` are looked up.
+            k: how many, at most N; fewer come back where fewer candidates are left.
+            depth: thoughts before the answer; None is the inference depth.
+            exclude_history: leave out what the user already has.
+            allow: only these items.
+            deny: never these items.
+            strict: an unknown item is an error instead of a warning.
+            batch_size: histories at a time; memory does not grow with users x items.
+
+        Raises:
+            InputError: for k outside 1..N, an unknown user, no history or user at all, or (strict) an unknown item.
+        """
+        from latentloop.recommend import recommend  # noqa: PLC0415 - serving is not needed to train
+
+        return recommend(
+            self,
+            histories,
+            users=users,
+            data=data,
+            k=k,
+            depth=depth,
+            exclude_history=exclude_history,
+            allow=allow,
+            deny=deny,
+            strict=strict,
+            batch_size=batch_size,
+        )
+
+    def forward(self, history: Int[Tensor, "B L"], *, depth: int | None = None) -> Float[Tensor, "B d"]:
+        """The same as `encode`."""
+        return self.encode(history, depth=depth)
+
+    def _checked(self, history: Tensor) -> Tensor:
+        if history.ndim != 2 or history.shape[1] < 1 or history.dtype not in (torch.int64, torch.int32):
+            raise InputError(
+                f"history must be (B, L) whole numbers with L >= 1, got {tuple(history.shape)} {history.dtype}"
+            )
+        history = history[:, -self.max_length :].long()
+        # on an accelerator the look-up would cost a synchronisation, and the embedding checks ids there itself
+        if history.device.type == "cpu" and history.numel():
+            low, high = int(history.min()), int(history.max())
+            if low < 0 or high > self.num_items:
+                raise InputError(f"history must hold item ids 0..{self.num_items}, found {low if low < 0 else high}")
+        return history
+
+    def _embed(self, items: Tensor, slots: Tensor) -> Tensor:
+        placed = self.item_table(items) + self.position_table[self.max_length - 1 - slots]
+        embedded: Tensor = self.input_dropout(self.input_norm(placed))
+        return embedded
+
+    def _start(self, slots: Tensor, rows: Tensor, state_keys: Tensor | None) -> Tensor:
+        """T_0 for each (row, distance from the newest)."""
+        if state_keys is not None:
+            return self.encoder.draw_state(state_keys[rows], slots)
+        if self.inference_state == "fresh":
+            key = int(torch.randint(1 << 62, ()))
+            return self.encoder.draw_state(row_keys(key, rows), slots)
+        noise = self.inference_noise[slots]
+        return torch.zeros_like(noise) if self.inference_state == "zero" else noise
+
+    def _think_packed(
+        self, history: Tensor, depth: int, state: Tensor | None, state_keys: Tensor | None, copies: int
+    ) -> Thoughts:
+        packing = Packing.of(history)
+        context = {"offsets": packing.offsets, "max_length": packing.max_length}
+        hidden = self.encoder.pre(self._embed(packing.items, packing.slots), **context)
+        if copies > 1:
+            packing, source = packing.repeat(copies)
+            hidden = hidden[source]
+            context["offsets"] = packing.offsets
+        if state is None:
+            start = self._start(packing.slots, packing.rows, state_keys)
+        else:
+            start = state[packing.rows, history.shape[1] - 1 - packing.slots]
+        return self.encoder.thoughts(hidden, state=start.to(hidden.dtype), depth=depth, **context)
+
+    def _think_padded(
+        self, history: Tensor, depth: int, state: Tensor | None, state_keys: Tensor | None, copies: int
+    ) -> Thoughts:
+        if self.encoder.fixed_length and history.shape[1] < self.max_length:
+            missing = self.max_length - history.shape[1]
+            history = nn.functional.pad(history, (missing, 0))
+            state = state if state is None else nn.functional.pad(state, (0, 0, missing, 0))
+        length = history.shape[1]
+        slots = torch.arange(length - 1, -1, -1, device=history.device).expand(history.shape)
+        context = self._padded_context(history)
+        hidden = self.encoder.pre(self._embed(history, slots), **context)
+        if copies > 1:
+            hidden = hidden.repeat_interleave(copies, 0)
+            history = history.repeat_interleave(copies, 0)
+            context = self._padded_context(history)
+            slots = slots[:1].expand(history.shape)
+        if state is None:
+            rows = torch.arange(history.shape[0], device=history.device)[:, None].expand(history.shape)
+            state = self._start(slots.flatten(), rows.flatten(), state_keys).unflatten(0, history.shape)
+        return self.encoder.thoughts(hidden, state=state.to(hidden.dtype), depth=depth, **context)
+
+    @staticmethod
+    def _padded_context(history: Tensor) -> dict[str, Any]:
+        padding_mask = history == 0
+        padding_mask[:, -1] = False  # a row without items still gets an answer
+        return {"padding_mask": padding_mask, "lengths": (~padding_mask).sum(1), "history": history}

@@ -1,0 +1,149 @@
+"""A run on disk: its configuration, the line-by-line metrics, models, and the state from which it continues.
+
+    config.json      what was asked for
+    metrics.jsonl    one line an epoch and stage
+    data/            the prepared interactions, with their hash
+    spt/ rpt/ base/  each a loadable model
+    state/           what an interrupted stage continues from
+    report.md        the final table
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from latentloop.errors import InputError
+from latentloop.files import read_json, write_atomically, write_json
+
+__all__ = ["RunDirectory"]
+
+_OURS = ("config.json", "metrics.jsonl", "data", "spt", "rpt", "base", "state", "report.md")
+
+
+class RunDirectory:
+    """Paths and files of a run.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(
+        cls, path: str | Path, config: dict[str, Any], *, resume: bool = False, overwrite: bool = False
+    ) -> RunDirectory:
+        """Make a new run directory, or take up an existing one.
+
+        Args:
+            path: where.
+            config: what was asked for; a resumed run must have been asked for the same.
+            resume: continue what is there; an empty or missing directory starts over.
+            overwrite: remove the run that is there first.
+
+        Raises:
+            InputError: where something is there and neither is given, or it is not a run, or was configured otherwise.
+        """
+        run = cls(path)
+        if resume and overwrite:
+            raise InputError("give either --resume or --overwrite, not both")
+        if run.path.exists() and not run.path.is_dir():
+            raise InputError(f"{run.path} is a file: choose another --out")
+        there = run.path.is_dir() and any(run.path.iterdir())
+        if there and not (resume or overwrite):
+            raise InputError(f"{run.path} already exists: continue it with --resume, replace it with --overwrite")
+        if there and not run.config_path.is_file():
+            raise InputError(f"{run.path} is not empty and not a run of latentloop: choose another --out")
+        if there and resume:
+            run._check_same(config)
+            return run
+        if there:
+            run.clear()
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_json(run.config_path, config)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """An existing run.
+
+        Raises:
+            InputError: where there is none.
+        """
+        run = cls(path)
+        if not run.config_path.is_file():
+            raise InputError(f"{run.path} is not a run of latentloop: it has no config.json")
+        return run
+
+    @property
+    def config_path(self) -> Path:
+        """config.json."""
+        return self.path / "config.json"
+
+    @property
+    def data_path(self) -> Path:
+        """The prepared interactions."""
+        return self.path / "data"
+
+    @property
+    def report_path(self) -> Path:
+        """report.md."""
+        return self.path / "report.md"
+
+    def config(self) -> dict[str, Any]:
+        """What was asked for."""
+        config: dict[str, Any] = read_json(self.config_path)
+        return config
+
+    def model_path(self, stage: str) -> Path:
+        """The model directory of a stage."""
+        return self.path / stage
+
+    def state_path(self, stage: str) -> Path:
+        """What an interrupted stage continues from."""
+        return self.path / "state" / f"{stage}.safetensors"
+
+    def clear(self) -> None:
+        """Remove this run's own files; anything else in the directory stays."""
+        for name in _OURS:
+            place = self.path / name
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place)
+            else:
+                place.unlink(missing_ok=True)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl; a last line cut short by a crash is left out."""
+        path = self.path / "metrics.jsonl"
+        lines: list[dict[str, Any]] = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+        return lines
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def rewind(self, stage: str, epoch: int) -> None:
+        """Drop lines that a resumed stage will write again: those of `stage` after `epoch`."""
+        kept = [line for line in self.metrics() if line["stage"] != stage or line["epoch"] <= epoch]
+        with write_atomically(self.path / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def _check_same(self, config: dict[str, Any]) -> None:
+        before = self.config()
+        after = json.loads(json.dumps(config))
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                raise InputError(
+                    f"--resume: {name} was {before.get(name)!r} when {self.path} was started and is now "
+                    f"{after.get(name)!r}; repeat the original options or choose --overwrite"
+                )

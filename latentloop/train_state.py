@@ -1,0 +1,90 @@
+"""What a stage continues from: weights, optimizer and counters in one safetensors file, replaced as a whole.
+
+Random numbers need no saving: every draw is keyed by (seed, epoch, step), see `randomness`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from latentloop.errors import InputError
+from latentloop.files import write_atomically
+
+__all__ = ["Progress", "load_state", "save_state"]
+
+
+@dataclass
+class Progress:
+    """Counters of a stage.
+
+    Args:
+        epoch: epochs done.
+        step: optimizer steps done.
+        best_epoch: the epoch of the best validation value; 0 is before the first.
+        best: that value, None before the first validation.
+        finished: whether the stage is over.
+        history: one line an epoch, as in metrics.jsonl.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best: float | None = None
+    finished: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write everything to `path` at once."""
+    tensors = {f"model.{name}": tensor for name, tensor in _unique(model.state_dict()).items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as temporary:
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, str(temporary), metadata={"progress": json.dumps(asdict(progress))})
+
+
+def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+    """Put weights and optimizer back and return the counters; None where there is no such file.
+
+    Raises:
+        InputError: for a file that is damaged or of another model.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        lost = set(missing) & set(_unique(model.state_dict()))
+        if lost or unexpected:
+            raise InputError(f"{path} is of another model: {sorted(lost | set(unexpected))[0]} does not match")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "optimizer":
+                index, _, value = rest.partition(".")
+                state.setdefault(int(index), {})[value] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is damaged ({' '.join(str(error).split())[:120]}): start over with --overwrite") from None
+    return progress
+
+
+def _unique(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One name for each shared tensor: safetensors refuses aliases."""
+    seen: dict[int, str] = {}
+    return {n: t for n, t in tensors.items() if t.numel() == 0 or seen.setdefault(t.data_ptr(), n) == n}
