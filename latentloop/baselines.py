@@ -1,0 +1,144 @@
+"""What a model has to beat: chance and Popularity, as evaluations of the same shape and protocol.
+
+Neither holds rows x items: chance needs a count of candidates, Popularity a sorted list of counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from latentloop.data.sequences import Samples
+from latentloop.data.splits import Split
+from latentloop.errors import InputError
+from latentloop.evaluation import describe_protocol
+from latentloop.metrics import CUTOFFS, Ranks
+from latentloop.results import Evaluation
+
+__all__ = ["chance", "chance_ranks", "popularity", "popularity_ranks"]
+
+_ROWS = 4096  # samples whose whole past is gathered at a time
+
+
+def chance(
+    split: Split,
+    samples: Samples,
+    *,
+    name: str = "test",
+    exclude_history: bool = False,
+    cutoffs: Sequence[int] = CUTOFFS,
+    subgroups: bool = False,
+    data: str | None = None,
+) -> Evaluation:
+    """Expected metrics of a random order of the candidates: Recall@K = K / N.
+
+    Args:
+        split: where the samples come from.
+        samples: what to ask for, such as `split.test`.
+        name: the samples' name, for the protocol.
+        exclude_history: whether items of the user's past are no candidates.
+        cutoffs: the K of Recall@K and NDCG@K.
+        subgroups: whether to add metrics by quartile of history length and of the target's popularity.
+        data: hash of the data, for the protocol.
+
+    Raises:
+        InputError: for no samples.
+    """
+    ranks = chance_ranks(samples, exclude_history=exclude_history)
+    protocol = describe_protocol(
+        samples, exclude_history=exclude_history, split=name, stage="chance", rule=split.protocol, data=data
+    )
+    groups = split.item_counts if subgroups else None
+    return Evaluation.of(ranks, samples, cutoffs=cutoffs, protocol=protocol, item_counts=groups)
+
+
+def popularity(
+    split: Split,
+    samples: Samples,
+    *,
+    name: str = "test",
+    exclude_history: bool = False,
+    cutoffs: Sequence[int] = CUTOFFS,
+    subgroups: bool = False,
+    data: str | None = None,
+) -> Evaluation:
+    """Metrics of ranking by how often each item occurs in training, the same order for everyone, equal counts tied.
+
+    All interactions of the training part count, not only those that are a sample's target. The arguments are those
+    of `chance`.
+
+    Raises:
+        InputError: for no samples.
+    """
+    ranks = popularity_ranks(samples, split.item_counts, exclude_history=exclude_history)
+    protocol = describe_protocol(
+        samples, exclude_history=exclude_history, split=name, stage="Popularity", rule=split.protocol, data=data
+    )
+    groups = split.item_counts if subgroups else None
+    return Evaluation.of(ranks, samples, cutoffs=cutoffs, protocol=protocol, item_counts=groups)
+
+
+def chance_ranks(samples: Samples, *, exclude_history: bool = False) -> Ranks:
+    """Ranks of a scorer that gives every candidate the same score.
+
+    Args:
+        samples: S samples.
+        exclude_history: whether items of the user's past are no candidates; the target always is one.
+    """
+    samples = samples.to("cpu")
+    others = torch.full((len(samples),), samples.num_items - 1)
+    if exclude_history:
+        for index, row, _ in _excluded(samples):
+            others[index] -= torch.bincount(row, minlength=len(index))
+    return Ranks(torch.zeros_like(others), others)
+
+
+def popularity_ranks(
+    samples: Samples, item_counts: Int64[Tensor, " N_and_one"], *, exclude_history: bool = False
+) -> Ranks:
+    """Ranks of the targets in the order of `item_counts`, equal counts tied.
+
+    Naive equivalent: `greater = sum(counts[i] > counts[target] for i in candidates)`, ties alike with `==`.
+
+    Args:
+        samples: S samples.
+        item_counts: (N + 1,) occurrences in training; place 0 is padding and not a candidate.
+        exclude_history: whether items of the user's past are no candidates; the target always is one.
+
+    Raises:
+        InputError: for counts of another catalog.
+    """
+    samples, counts = samples.to("cpu"), item_counts.cpu()
+    if len(counts) != samples.num_items + 1:
+        raise InputError(
+            f"item_counts must have {samples.num_items + 1} places, padding and {samples.num_items} items, "
+            f"got {len(counts)}"
+        )
+    ordered = counts[1:].sort().values
+    target = counts[samples.target(torch.arange(len(samples)))]
+    above = torch.searchsorted(ordered, target, right=True)
+    greater, ties = len(ordered) - above, above - torch.searchsorted(ordered, target) - 1
+    if exclude_history:
+        for index, row, item in _excluded(samples):
+            count, wanted = counts[item], target[index][row]
+            greater[index] -= torch.bincount(row[count > wanted], minlength=len(index))
+            ties[index] -= torch.bincount(row[count == wanted], minlength=len(index))
+    return Ranks(greater, ties)
+
+
+def _excluded(samples: Samples) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Which items are no candidates, a few samples at a time: (index (B,), row of each (n,), item (n,)).
+
+    An item occurs once a row, however often the user had it, and the target never.
+    """
+    size = samples.num_items + 1
+    for index in torch.split(torch.arange(len(samples)), _ROWS):
+        items, offsets = samples.past(index)
+        rows = torch.repeat_interleave(torch.arange(len(index)), offsets.diff())
+        pairs = torch.unique(rows * size + items)
+        row, item = pairs // size, pairs % size
+        other = item != samples.target(index)[row]
+        yield index, row[other], item[other]

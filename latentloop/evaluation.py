@@ -1,0 +1,222 @@
+"""Full ranking: every sample's target against all items, at one depth or several from a single run."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from latentloop.data.sequences import Samples
+from latentloop.errors import InputError
+from latentloop.item_softmax import count_ranks
+from latentloop.metrics import CUTOFFS, Ranks, metric_names
+from latentloop.recurrence import Thoughts, check_depth
+from latentloop.results import Evaluation, Protocol, Subgroup
+
+__all__ = ["Evaluation", "Protocol", "Subgroup", "Thinker", "describe_protocol", "evaluate", "ranks"]
+
+
+@typing.runtime_checkable
+class Thinker(typing.Protocol):
+    """What is evaluated: `Recommender`, or anything that thinks and scores like it."""
+
+    @property
+    def num_items(self) -> int:
+        """N, the number of items."""
+        ...
+
+    @property
+    def inference_depth(self) -> int:
+        """The depth of an answer when none is asked for."""
+        ...
+
+    def think(self, history: Tensor, *, depth: int | None = None) -> Thoughts:
+        """(B, L) left-padded item ids -> thoughts with `steps` (k, B, d)."""
+        ...
+
+    def queries(self, thoughts: Tensor) -> Tensor:
+        """(*n, d) -> (*n, d); score(thought, item i) = queries(thought) . keys()[i - 1]."""
+        ...
+
+    def keys(self) -> Tensor:
+        """(N, d), one an item."""
+        ...
+
+
+def evaluate(
+    model: Thinker,
+    samples: Samples,
+    *,
+    depth: int | None = None,
+    depths: Sequence[int] | None = None,
+    exclude_history: bool = False,
+    cutoffs: Sequence[int] = CUTOFFS,
+    batch_size: int = 1024,
+    split: str = "test",
+    stage: str | None = None,
+    seeds: Sequence[int] | None = None,
+    subgroups: bool = False,
+    item_counts: Int64[Tensor, " N_and_one"] | None = None,
+    rule: str | None = None,
+    data: str | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Rank every sample's target among all N items and sum up, with the protocol beside the numbers.
+
+    Args:
+        model: what to evaluate; it runs on its own device, in eval mode, and gets its mode back.
+        samples: what to ask for; on any device.
+        depth: thoughts before the answer; None is the model's inference depth.
+        depths: further depths for the per-depth curve; all come from one run to the deepest.
+        exclude_history: whether items of the user's whole past are no candidates; the target always is one.
+        cutoffs: the K of Recall@K and NDCG@K.
+        batch_size: samples at a time.
+        split: the samples' name, for the protocol.
+        stage: what trained the model, for the protocol.
+        seeds: seeds of the training, for the protocol.
+        subgroups: whether to add metrics by quartile of history length and of the target's popularity.
+        item_counts: (N + 1,) how often each item occurs in training (`split.item_counts`), for `subgroups`.
+        rule: how the data was split, for the protocol.
+        data: hash of the data, for the protocol.
+        progress: whether to show a progress bar.
+
+    Raises:
+        InputError: for no samples, a depth the model cannot run at, a NaN score, or a catalog unlike the model's.
+    """
+    metric_names(cutoffs)  # before the work, not after it
+    if subgroups and item_counts is None:
+        raise InputError("item_counts: needed for subgroups by popularity; pass split.item_counts")
+    depth = model.inference_depth if depth is None else depth
+    by_depth = ranks(
+        model,
+        samples,
+        depths=[depth, *(depths or ())],
+        exclude_history=exclude_history,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    protocol = describe_protocol(
+        samples,
+        exclude_history=exclude_history,
+        depth=depth,
+        split=split,
+        stage=stage,
+        seeds=seeds,
+        rule=rule,
+        data=data,
+    )
+    return Evaluation.of(
+        by_depth[depth],
+        samples,
+        cutoffs=cutoffs,
+        protocol=protocol,
+        depth_ranks=by_depth,
+        item_counts=item_counts if subgroups else None,
+    )
+
+
+def describe_protocol(
+    samples: Samples,
+    *,
+    exclude_history: bool,
+    depth: int | None = None,
+    split: str = "test",
+    stage: str | None = None,
+    seeds: Sequence[int] | None = None,
+    rule: str | None = None,
+    data: str | None = None,
+) -> Protocol:
+    """The protocol of a full ranking of `samples`; the arguments are those of `evaluate`."""
+    return Protocol(
+        split=split,
+        candidates=f"all {samples.num_items:,} items",
+        history="excluded" if exclude_history else "kept",
+        depth=depth,
+        stage=stage,
+        seeds=tuple(seeds or ()),
+        users=len(torch.unique(samples.user)),
+        samples=len(samples),
+        rule=rule,
+        data=data,
+    )
+
+
+def ranks(
+    model: Thinker,
+    samples: Samples,
+    *,
+    depths: Sequence[int],
+    exclude_history: bool = False,
+    batch_size: int = 1024,
+    progress: bool = False,
+) -> dict[int, Ranks]:
+    """Each sample's rank at each depth, in the samples' order, on the CPU.
+
+    One run to the deepest depth gives all of them, since the first j of k thoughts are those of a run of depth j.
+    Scores of a batch never exist at once beyond a chunk of `count_ranks`.
+
+    Args:
+        model: what to rank with.
+        samples: S samples.
+        depths: at least one.
+        exclude_history: whether items of the user's whole past are no candidates; the target always is one.
+        batch_size: samples at a time.
+        progress: whether to show a progress bar.
+
+    Raises:
+        InputError: see `evaluate`.
+    """
+    deepest = max((check_depth(depth) for depth in depths), default=0)
+    if not deepest:
+        raise InputError("depths: none given, expected at least one")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    if not len(samples):
+        raise InputError("samples: none, there is nothing to evaluate")
+    if model.num_items != samples.num_items:
+        raise InputError(f"samples: of a catalog of {samples.num_items} items, but the model knows {model.num_items}")
+    with _at_rest(model), torch.no_grad():
+        keys = model.keys()
+        samples = samples.to(keys.device)
+        every = torch.arange(len(samples), device=samples.device)
+        # rows of like length together: what pads to a batch's longest row then pads least
+        order = torch.argsort(samples.lengths(every), stable=True)
+        found = {depth: torch.empty(2, len(samples), dtype=torch.int64) for depth in depths}
+        for index in tqdm(torch.split(order, batch_size), desc="evaluate", unit="batch", disable=not progress, leave=False):
+            target, exclude = samples.target(index), samples.past(index) if exclude_history else None
+            steps = model.think(samples.history(index), depth=deepest).steps
+            for depth, place in found.items():
+                place[:, index.cpu()] = _count(model, steps[depth - 1], keys, target, exclude)
+    return {depth: Ranks(*place) for depth, place in sorted(found.items())}
+
+
+def _count(
+    model: Thinker,
+    thoughts: Float[Tensor, "B d"],
+    keys: Float[Tensor, "N d"],
+    target: Int64[Tensor, " B"],
+    exclude: tuple[Tensor, Tensor] | None,
+) -> Int64[Tensor, "2 B"]:
+    greater, ties = count_ranks(model.queries(thoughts), keys, target, exclude=exclude)
+    return torch.stack([greater, ties]).cpu()
+
+
+@contextmanager
+def _at_rest(model: Thinker) -> Iterator[None]:
+    """Eval mode inside; afterwards each submodule has the mode it had, so that what the user froze stays frozen."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(modes[model])
+        for module, mode in modes.items():
+            module.training = mode
