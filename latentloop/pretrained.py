@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
     from latentloop.recommender import Recommender
 
-__all__ = ["HUB_PREFIX", "Pretrained", "fingerprint"]
+__all__ = ["HUB_PREFIX", "WEIGHTS", "Pretrained", "fingerprint", "load_weights"]
 
 HUB_PREFIX = "hf://"
+WEIGHTS = "model.safetensors"
 FORMAT = 1
 
 _SCORERS: dict[str, type[Any]] = {scorer.__name__: scorer for scorer in (Dot, Cosine)}
@@ -55,7 +56,7 @@ class Pretrained(ModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         model: Recommender = self  # type: ignore[assignment]
         save_directory.mkdir(parents=True, exist_ok=True)
-        with write_atomically(save_directory / "model.safetensors") as path:
+        with write_atomically(save_directory / WEIGHTS) as path:
             save_model(model, str(path))
         if model.item_ids is not None:
             write_json(save_directory / "items.json", model.item_ids.ids)
@@ -79,15 +80,24 @@ class Pretrained(ModelHubMixin):
             raise InputError(f"no model directory at {folder}; a model on the hub is written {HUB_PREFIX}owner/name")
         config = read_json(folder / "config.json")
         model = _build(cls, config, encoder, folder)
-        weights = folder / "model.safetensors"
-        if not weights.is_file():
-            raise InputError(f"{weights} is missing: the directory is not a whole model")
-        try:
-            load_model(model, str(weights))  # type: ignore[arg-type]
-        except (SafetensorError, RuntimeError, OSError) as error:
-            raise InputError(f"{weights} cannot be read as this model's weights: {_one_line(error)}") from None
-        model.eval()  # type: ignore[attr-defined]
+        load_weights(model, folder)
+        model.eval()
         return model
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Load a model directory's weights into a model that is built already.
+
+    Raises:
+        InputError: for a file that is missing, damaged or of another model.
+    """
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise InputError(f"{weights} is missing: the directory is not a whole model")
+    try:
+        load_model(model, str(weights))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise InputError(f"{weights} cannot be read as this model's weights: {_one_line(error)}") from None
 
 
 def _config(model: Recommender) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """A run on disk: its configuration, the line-by-line metrics, models, and the state from which it continues.
 
-    config.json      what was asked for
-    metrics.jsonl    one line an epoch and stage
-    data/            the prepared interactions, with their hash
-    spt/ rpt/ base/  each a loadable model
-    state/           what an interrupted stage continues from
-    report.md        the final table
+config.json      what was asked for
+metrics.jsonl    one line an epoch and stage
+data/            the prepared interactions, with their hash
+spt/ rpt/ base/  each a loadable model
+state/           what an interrupted stage continues from
+report.md        the final table
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from latentloop.files import read_json, write_atomically, write_json
 
 __all__ = ["RunDirectory"]
 
-_OURS = ("config.json", "metrics.jsonl", "data", "spt", "rpt", "base", "state", "report.md")
+_OURS = ("config.json", "metrics.jsonl", "data", "spt", "rpt", "base", "state", "report.md", "validation.png")
 
 
 class RunDirectory:
@@ -48,6 +48,19 @@ class RunDirectory:
         Raises:
             InputError: where something is there and neither is given, or it is not a run, or was configured otherwise.
         """
+        there = cls.check(path, config, resume=resume, overwrite=overwrite)
+        run = cls(path)
+        if there and resume:
+            return run
+        if there:
+            run.clear()
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_json(run.config_path, config)
+        return run
+
+    @classmethod
+    def check(cls, path: str | Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
+        """Refuse what `create` would refuse, before any work is done; returns whether something is there."""
         run = cls(path)
         if resume and overwrite:
             raise InputError("give either --resume or --overwrite, not both")
@@ -60,12 +73,7 @@ class RunDirectory:
             raise InputError(f"{run.path} is not empty and not a run of latentloop: choose another --out")
         if there and resume:
             run._check_same(config)
-            return run
-        if there:
-            run.clear()
-        run.path.mkdir(parents=True, exist_ok=True)
-        write_json(run.config_path, config)
-        return run
+        return there
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
@@ -126,6 +134,13 @@ class RunDirectory:
             except ValueError:
                 break
         return lines
+
+    def best_stage(self) -> str:
+        """The stage whose model won on validation: post-training, unless pre-training was better."""
+        best: dict[str, float] = {}
+        for line in self.metrics():
+            best[line["stage"]] = max(best.get(line["stage"], 0.0), line["ndcg@10"])
+        return "rpt" if "rpt" in best and best["rpt"] >= best.get("spt", 0.0) else "spt"
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""

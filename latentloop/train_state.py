@@ -64,7 +64,7 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     try:
         with safe_open(str(path), framework="pt") as file:
             progress = Progress(**json.loads(file.metadata()["progress"]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
         weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
         missing, unexpected = model.load_state_dict(weights, strict=False)
         lost = set(missing) & set(_unique(model.state_dict()))
@@ -80,7 +80,9 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is damaged ({' '.join(str(error).split())[:120]}): start over with --overwrite") from None
+        raise InputError(
+            f"{path} is damaged ({' '.join(str(error).split())[:120]}): start over with --overwrite"
+        ) from None
     return progress
 
 

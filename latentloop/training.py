@@ -20,6 +20,7 @@ from latentloop.data.positives import SameTarget
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
 from latentloop.objectives.views import encode_views
+from latentloop.pretrained import WEIGHTS, load_weights
 from latentloop.randomness import dropout_seed, fold
 from latentloop.run_directory import RunDirectory
 from latentloop.train_state import Progress, load_state, save_state
@@ -93,8 +94,8 @@ def make_accelerator(*, device: str | None = None, precision: Precision = "fp32"
     Raises:
         InputError: for a device that is not there, or an unknown precision.
     """
-    from accelerate import Accelerator  # noqa: PLC0415 - the core does without it
-    from accelerate.state import AcceleratorState, PartialState  # noqa: PLC0415
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
 
     if precision not in ("fp32", "bf16"):
         raise InputError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
@@ -285,12 +286,10 @@ def _stop_if_not_finite(
 def _restore_best(
     model: Recommender, best_weights: dict[str, Tensor] | None, run: RunDirectory | None, stage: str
 ) -> None:
-    if run is not None:
-        if (run.model_path(stage) / "config.json").is_file():
-            saved = type(model).from_pretrained(run.model_path(stage), encoder=copy.deepcopy(model.encoder))  # type: ignore[arg-type]
-            best_weights = saved.state_dict()
     if best_weights is not None:
         model.load_state_dict(best_weights)
+    elif run is not None and (run.model_path(stage) / WEIGHTS).is_file():
+        load_weights(model, run.model_path(stage))
     model.eval()
 
 

@@ -1,0 +1,1 @@
+"""What each command of `latentloop` does: a dataclass of its options with a `run`."""

@@ -1,0 +1,231 @@
+"""Options that commands share, grouped as `--help` shows them, and what they build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from latentloop.errors import InputError
+
+if TYPE_CHECKING:
+    from latentloop.data.interactions import Interactions
+    from latentloop.data.splits import Split
+    from latentloop.objectives import RPT
+    from latentloop.recommender import Recommender
+    from latentloop.training import Objective
+
+__all__ = ["DataOptions", "ModelOptions", "RPTOptions", "SPTOptions", "TrainingOptions"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which interactions are read, and how they are split."""
+
+    k_core: int = 5
+    """Drop users and items with fewer actions than this, again and again until none is left; 0 keeps all."""
+    user: str | None = None
+    """Column of user ids; recognised when not given."""
+    item: str | None = None
+    """Column of item ids; recognised when not given."""
+    timestamp: str | None = None
+    """Column of timestamps; recognised when not given."""
+    format: Literal["csv", "tsv", "inter", "parquet", "jsonl", "text"] | None = None
+    """The file's format, where its name does not say."""
+    split: Literal["leave-one-out", "global-time"] = "leave-one-out"
+    """Hold out each user's last two items, or everything after two moments in time."""
+    max_length: int = 20
+    """L: the most recent items that are read."""
+
+    def load(self, source: str) -> Interactions:
+        """Read, and filter to the k-core."""
+        from latentloop.data.kcore import k_core
+        from latentloop.data.readers import load_interactions
+
+        if self.k_core < 0:
+            raise InputError(f"--k-core must be at least 0, got {self.k_core}")
+        interactions = load_interactions(
+            source, user=self.user, item=self.item, timestamp=self.timestamp, format=self.format
+        )
+        return k_core(interactions, self.k_core) if self.k_core else interactions
+
+    def divide(self, interactions: Interactions) -> Split:
+        """Training, validation and test samples."""
+        from latentloop.data.splits import global_time, leave_one_out
+
+        rule = leave_one_out if self.split == "leave-one-out" else global_time
+        return rule(interactions, self.max_length)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model."""
+
+    backbone: Literal["sasrec"] = "sasrec"
+    """The encoder whose layers become pre-block and core-block."""
+    dim: int = 64
+    """d: size of item vectors and thoughts."""
+    pre_layers: int = 2
+    """Layers of the pre-block."""
+    core_layers: int = 2
+    """Layers of the core-block."""
+    heads: int = 2
+    """Attention heads."""
+    inner: int = 256
+    """Width of the feed-forward nets."""
+    dropout: float = 0.5
+    """Dropout probability, on the input and in the blocks."""
+    norm: Literal["pre", "post"] = "pre"
+    """Layer norm before each sub-layer, or after it."""
+    aggregate: Literal["add", "mean", "concat", "gate"] = "add"
+    """f: how a thought meets the history again."""
+    mean_depth: int = 3
+    """k-bar: training depths average k-bar + 1, which is also the depth of an answer."""
+    depth: Literal["log-normal-poisson", "fixed"] = "log-normal-poisson"
+    """The law of training depths."""
+    state_std: float = 1.0
+    """s1: standard deviation of the random start state."""
+    inference_state: Literal["shared", "fresh", "zero"] = "shared"
+    """The start state of an answer."""
+    scorer: Literal["dot", "cosine"] = "dot"
+    """How thoughts are compared with items."""
+
+    def build(self, num_items: int, max_length: int, *, seed: int, loop: bool = True) -> Recommender:
+        """A new recommender, its weights drawn from `seed`; without the loop it is Base."""
+        import torch
+
+        from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson
+        from latentloop.randomness import dropout_seed, fold
+        from latentloop.recipes import BACKBONES, build_recommender
+
+        law: DepthLaw = LogNormalPoisson(self.mean_depth)
+        if self.depth == "fixed":
+            law = FixedDepth(self.mean_depth + 1)
+        backbone = BACKBONES[self.backbone](
+            pre_layers=self.pre_layers,
+            core_layers=self.core_layers,
+            heads=self.heads,
+            inner=self.inner,
+            dropout=self.dropout,
+            norm=self.norm,
+        )
+        with dropout_seed(fold(seed, "weights"), torch.device("cpu")):
+            return build_recommender(
+                backbone,
+                num_items,
+                dim=self.dim,
+                max_length=max_length,
+                loop=loop,
+                aggregate=self.aggregate,
+                depth_law=law,
+                state_std=self.state_std,
+                dropout=self.dropout,
+                scorer=self.scorer,
+                inference_state=self.inference_state,
+                seed=seed,
+            )
+
+
+@dataclass(frozen=True)
+class SPTOptions:
+    """Pre-training (SPT): next item + alpha x trajectory-level + gamma x step-level alignment."""
+
+    alpha: float = 0.1
+    """Weight of the trajectory-level alignment."""
+    gamma: float = 0.1
+    """Weight of the step-level alignment."""
+    temperature: float = 0.2
+    """tau of both alignments."""
+    similarity: Literal["cosine", "dot"] = "cosine"
+    """s of both alignments."""
+    positives: Literal["same_target", "self"] = "same_target"
+    """Another sample with the same target, or the same one again."""
+    keep_false_negatives: bool = False
+    """Leave rows with the same target among an anchor's negatives."""
+
+    def build(self) -> Objective:
+        """The objective."""
+        from latentloop.objectives import SPT
+
+        return SPT(
+            alpha=self.alpha,
+            gamma=self.gamma,
+            temperature=self.temperature,
+            similarity=self.similarity,
+            positives=self.positives,
+            mask_same_target=not self.keep_false_negatives,
+        )
+
+
+@dataclass(frozen=True)
+class RPTOptions:
+    """Post-training (RPT): group-relative policy optimisation over rollouts that differ in T_0."""
+
+    rollouts: int = 4
+    """G: rollouts of each sample."""
+    reward: Literal["recall", "ndcg"] = "recall"
+    """What a rollout earns."""
+    reward_cutoff: int = 10
+    """K of Recall@K or NDCG@K."""
+    policy: Literal["target", "hybrid", "top"] = "target"
+    """Which item's probability a step's policy is."""
+    ratio: Literal["joint", "step"] = "joint"
+    """One ratio for the whole rollout, or one a step."""
+    kl: Literal["full", "target"] = "full"
+    """Divergence from the pre-trained model over all items, or the k3 penalty on the target."""
+    kl_weight: float = 1.0
+    """beta."""
+    clip: float = 0.2
+    """eps; with one update per batch the ratio is 1 and the clip never acts."""
+    updates: int = 1
+    """Optimizer steps per batch of rollouts."""
+    rollout_dropout: bool = False
+    """Keep dropout on in rollouts."""
+    own_depth: bool = False
+    """Let every rollout draw its own depth."""
+    drop_kl_of_ties: bool = False
+    """Groups whose rewards tie pay no KL either."""
+    cut: int = 100
+    """Keep a training sample whose target is in the top `cut` ..."""
+    trials: int = 3
+    """... in at least one of so many inference trials."""
+
+    def build(self) -> RPT:
+        """The objective."""
+        from latentloop.objectives import RPT, NDCGReward, RecallReward
+
+        reward = RecallReward(self.reward_cutoff) if self.reward == "recall" else NDCGReward(self.reward_cutoff)
+        return RPT(
+            rollouts=self.rollouts,
+            reward=reward,
+            policy=self.policy,
+            ratio=self.ratio,
+            kl=self.kl,
+            kl_weight=self.kl_weight,
+            clip=self.clip,
+            updates=self.updates,
+            dropout=self.rollout_dropout,
+            own_depth=self.own_depth,
+            keep_kl=not self.drop_kl_of_ties,
+        )
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The budget of training."""
+
+    epochs: int = 200
+    """Pre-training epochs at most."""
+    rpt_epochs: int = 50
+    """Post-training epochs at most; 0 leaves post-training out."""
+    patience: int = 10
+    """Stop a stage after so many epochs without a better validation NDCG@10."""
+    batch_size: int = 1024
+    """Samples of a pre-training step."""
+    rpt_batch_size: int = 256
+    """Samples of a post-training step, each with its rollouts."""
+    learning_rate: float = 1e-3
+    """Of pre-training."""
+    rpt_learning_rate: float = 3e-4
+    """Of post-training."""
+    weight_decay: float = 0.0
+    """AdamW's, on the encoder's matrices."""

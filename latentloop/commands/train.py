@@ -1,0 +1,117 @@
+"""`latentloop train`: from a file of interactions to a trained, tested model in a run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from latentloop.commands.options import DataOptions, ModelOptions, RPTOptions, SPTOptions, TrainingOptions
+
+if TYPE_CHECKING:
+    from latentloop.data.interactions import Interactions
+    from latentloop.run_directory import RunDirectory
+    from latentloop.two_stage import TwoStage
+
+__all__ = ["Train"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train on interactions in two stages, test once, and keep everything in a run directory.
+
+    Writes config.json, metrics.jsonl (a line an epoch), data/ (what was trained on), spt/ and rpt/ (models to load
+    anywhere), state/ (to continue from) and report.md. Ctrl-C leaves a usable run; --resume continues it.
+    """
+
+    source: tyro.conf.Positional[str]
+    """A CSV, TSV, Parquet, JSON Lines, .inter or `user item item ...` text file, gzipped or not; a folder made by
+    `latentloop prepare`; or amazon-2023:<Category>."""
+    out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """The run directory to make."""
+    seed: int = 0
+    """Of everything random."""
+    with_base: bool = False
+    """Also train the plain backbone (pre and core layers stacked once, no loop) on the same budget."""
+    resume: bool = False
+    """Continue an interrupted run."""
+    overwrite: bool = False
+    """Replace a run that is there."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Where to train; the best there is when not given."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the blocks in bfloat16; scores stay float32."""
+    data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
+    model: tyro.conf.OmitArgPrefixes[ModelOptions] = field(default_factory=ModelOptions)
+    training: tyro.conf.OmitArgPrefixes[TrainingOptions] = field(default_factory=TrainingOptions)
+    spt: tyro.conf.OmitArgPrefixes[SPTOptions] = field(default_factory=SPTOptions)
+    rpt: tyro.conf.OmitArgPrefixes[RPTOptions] = field(default_factory=RPTOptions)
+
+    def run(self) -> None:
+        """Carry it out."""
+        from latentloop.run_directory import RunDirectory
+
+        RunDirectory.check(self.out, self.config(), resume=self.resume, overwrite=self.overwrite)
+        prepared = RunDirectory(self.out).data_path
+        # a run that is resumed needs its source no more
+        source = str(prepared) if self.resume and prepared.is_dir() else self.source
+        interactions = (
+            dataclasses.replace(self.data, k_core=0).load(source)
+            if source == str(prepared)
+            else (self.data.load(self.source))
+        )
+        run = RunDirectory.create(self.out, self.config(), resume=self.resume, overwrite=self.overwrite)
+        self.fit(interactions, run)
+
+    def fit(self, interactions: Interactions, run: RunDirectory) -> TwoStage:
+        """Train on interactions that are read already."""
+        from latentloop.data.card import DataCard
+        from latentloop.data.store import save_interactions
+        from latentloop.report import print_report, write_report
+        from latentloop.two_stage import two_stage
+
+        card = DataCard.of(interactions)
+        logger.info("data: %s", card.text())
+        split = self.data.divide(interactions)
+        logger.info(
+            "split: %s, %d training, %d validation, %d test samples",
+            split.protocol, len(split.train), len(split.validation), len(split.test),
+        )  # fmt: skip
+        model = self.model.build(interactions.num_items, self.data.max_length, seed=self.seed)
+        base = None
+        if self.with_base:
+            base = self.model.build(interactions.num_items, self.data.max_length, seed=self.seed, loop=False)
+        if not run.data_path.is_dir():
+            save_interactions(interactions, run.data_path)
+        if run.report_path.is_file():
+            logger.info("%s is done; nothing is left to train", run.path)
+        result = two_stage(
+            model,
+            split,
+            spt=self.spt.build(),
+            rpt=self.rpt.build(),
+            base=base,
+            **dataclasses.asdict(self.training),
+            cut=self.rpt.cut,
+            trials=self.rpt.trials,
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+            run=run,
+        )
+        write_report(result, run, card, seed=self.seed)
+        print_report(result)
+        return result
+
+    def config(self) -> dict[str, Any]:
+        """What was asked for, as plain values; how it is carried out (device, resume) is left out."""
+        config = dataclasses.asdict(self)
+        for name in ("out", "resume", "overwrite", "device"):
+            del config[name]
+        return config

@@ -1,0 +1,201 @@
+"""The recipe: self-supervised pre-training, selection of samples, reinforcement post-training, then test once."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from latentloop.baselines import chance, popularity
+from latentloop.data.interactions import Interactions
+from latentloop.data.splits import Split, leave_one_out
+from latentloop.errors import InputError, InputTypeError
+from latentloop.evaluation import evaluate
+from latentloop.item_ids import ItemIds
+from latentloop.objectives import RPT, SPT, NextItem, select
+from latentloop.randomness import fold
+from latentloop.results import Evaluation
+from latentloop.run_directory import RunDirectory
+from latentloop.training import Fitted, Objective, Precision, fit, make_accelerator
+
+if TYPE_CHECKING:
+    from latentloop.recommender import Recommender
+
+__all__ = ["Outcome", "TwoStage", "two_stage"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row of the final table.
+
+    Args:
+        validation: metrics on validation, with their protocol.
+        test: metrics on test, measured once.
+        fitted: how the stage went; None where nothing was trained.
+    """
+
+    validation: Evaluation
+    test: Evaluation
+    fitted: Fitted | None = None
+
+
+@dataclass(frozen=True)
+class TwoStage:
+    """What the recipe came to.
+
+    Args:
+        model: the model that won on validation: RPT's, or SPT's where post-training found nothing better.
+        outcomes: by name, in the table's order: "chance", "popularity", "base" (where asked for), "spt", "rpt".
+        train_samples: training samples before selection.
+        kept_samples: training samples that post-training saw.
+        split: what was trained and tested on.
+    """
+
+    model: Recommender
+    outcomes: Mapping[str, Outcome]
+    train_samples: int
+    kept_samples: int
+    split: Split
+
+    @property
+    def pretrained_won(self) -> bool:
+        """Whether no epoch of post-training beat the pre-trained model on validation."""
+        rpt = self.outcomes.get("rpt")
+        return rpt is None or rpt.fitted is None or rpt.fitted.best_epoch == 0
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Test metrics by row."""
+        return {name: dict(outcome.test.metrics) for name, outcome in self.outcomes.items()}
+
+
+@dataclass
+class _Recipe:
+    """What both stages share."""
+
+    split: Split
+    run: RunDirectory | None
+    seed: int
+    settings: dict[str, Any]
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def train(self, model: Recommender, objective: Objective, stage: str, samples: Any = None, **own: Any) -> None:
+        """One stage, then its two evaluations with the best weights."""
+        model.item_ids = ItemIds(self.split.item_ids)
+        fitted = fit(
+            model,
+            self.split.train if samples is None else samples,
+            self.split.validation,
+            objective,
+            stage=stage,
+            seed=self.seed,
+            run=self.run,
+            **(self.settings | own),
+        )
+        self.outcomes[stage] = Outcome(
+            self._evaluate(model, "validation", stage), self._evaluate(model, "test", stage), fitted
+        )
+
+    def _evaluate(self, model: Recommender, split: str, stage: str) -> Evaluation:
+        samples = self.split.validation if split == "validation" else self.split.test
+        return evaluate(model, samples, split=split, stage=stage, seeds=(self.seed,), rule=self.split.protocol)
+
+
+def two_stage(
+    model: Recommender,
+    data: Interactions | Split,
+    *,
+    spt: Objective | None = None,
+    rpt: RPT | None = None,
+    base: Recommender | None = None,
+    epochs: int = 200,
+    rpt_epochs: int = 50,
+    batch_size: int = 1024,
+    rpt_batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    rpt_learning_rate: float = 3e-4,
+    weight_decay: float = 0.0,
+    patience: int = 10,
+    cut: int = 100,
+    trials: int = 3,
+    seed: int = 0,
+    device: str | None = None,
+    precision: Precision = "fp32",
+    run: RunDirectory | None = None,
+    progress_bar: bool | None = None,
+) -> TwoStage:
+    """Pre-train, select, post-train, and test once with the best of each stage.
+
+    Args:
+        model: what to train, in place; it ends with the weights that won on validation.
+        data: interactions, split leave-one-out here, or a split.
+        spt: pre-training objective; None is `SPT()`.
+        rpt: post-training objective; None is `RPT()`.
+        base: a plain model to train beside it with the next-item loss alone, on the same budget.
+        epochs: pre-training epochs at most.
+        rpt_epochs: post-training epochs at most; 0 leaves post-training out.
+        batch_size: rows of a pre-training step.
+        rpt_batch_size: rows of a post-training step, each with its rollouts.
+        learning_rate: of pre-training.
+        rpt_learning_rate: of post-training.
+        weight_decay: of both, see `fit`.
+        patience: epochs without a better validation NDCG@10 before a stage stops.
+        cut: a training sample is kept for post-training where its target is in the top `cut` ...
+        trials: ... in at least one of so many independent inference trials.
+        seed: of everything random.
+        device: "cpu", "cuda" or None for the best.
+        precision: "fp32" or "bf16".
+        run: where to keep everything, see `RunDirectory`; None keeps it in memory.
+        progress_bar: None shows one on a terminal only.
+
+    Raises:
+        InputError: for data that does not fit the model, or a setting out of range.
+    """
+    if not isinstance(data, Interactions | Split):
+        raise InputTypeError(f"data must be Interactions (load_interactions) or a Split, got {type(data).__name__}")
+    split = leave_one_out(data, model.max_length) if isinstance(data, Interactions) else data
+    for name, given in (("model", model), ("base", base)):
+        if given is not None and given.num_items != split.num_items:
+            raise InputError(f"{name} knows {given.num_items} items, the data holds {split.num_items}")
+    settings = {
+        "patience": patience,
+        "weight_decay": weight_decay,
+        "accelerator": make_accelerator(device=device, precision=precision),
+        "progress_bar": progress_bar,
+    }
+    recipe = _Recipe(split, run, seed, settings)
+    for name, make in (("chance", chance), ("popularity", popularity)):
+        recipe.outcomes[name] = Outcome(
+            make(split, split.validation, name="validation"), make(split, split.test, name="test")
+        )
+    budget = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    if base is not None:
+        recipe.train(base, NextItem(), "base", **budget)
+    recipe.train(model, SPT() if spt is None else spt, "spt", **budget)
+    kept = len(split.train)
+    if rpt_epochs > 0:
+        samples = select(model, split.train, cut=cut, trials=trials, key=fold(seed, "selection"))
+        kept = len(samples)
+        logger.info("selection: %d of %d training samples have their target in the top %d", kept, len(split.train), cut)
+        if kept:
+            pretrained = copy.deepcopy(model.state_dict())
+            recipe.train(
+                model,
+                RPT() if rpt is None else rpt,
+                "rpt",
+                samples,
+                epochs=rpt_epochs,
+                batch_size=rpt_batch_size,
+                learning_rate=rpt_learning_rate,
+                validate_first=True,
+            )
+            if (
+                recipe.outcomes["rpt"].validation.metrics["ndcg@10"]
+                < recipe.outcomes["spt"].validation.metrics["ndcg@10"]
+            ):
+                model.load_state_dict(pretrained)
+    return TwoStage(model, recipe.outcomes, len(split.train), kept, split)
