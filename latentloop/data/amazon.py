@@ -32,8 +32,10 @@ def download(category: str) -> Path:
         InputError: no such category, or the hub cannot be reached.
     """
     if not re.fullmatch(r"\w+", category):
-        raise InputError(f"{AMAZON_PREFIX}{category}: no category of that name, expected one such as "
-                         f"{AMAZON_PREFIX}Musical_Instruments")
+        raise InputError(
+            f"{AMAZON_PREFIX}{category}: no category of that name, expected one such as "
+            f"{AMAZON_PREFIX}Musical_Instruments"
+        )
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -41,15 +43,21 @@ def download(category: str) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(repo_id=_REPOSITORY, filename=file, repo_type="dataset"))
     except LocalEntryNotFoundError as error:
-        raise InputError(f"{AMAZON_PREFIX}{category}: the hub cannot be reached and the file is not in its cache; "
-                         "check the connection, or pass the path of a downloaded file") from error
+        raise InputError(
+            f"{AMAZON_PREFIX}{category}: the hub cannot be reached and the file is not in its cache; "
+            "check the connection, or pass the path of a downloaded file"
+        ) from error
     except EntryNotFoundError as error:
-        raise InputError(f"{AMAZON_PREFIX}{category}: {_REPOSITORY} has no file {file}; check the category's "
-                         "spelling, for example Musical_Instruments") from error
+        raise InputError(
+            f"{AMAZON_PREFIX}{category}: {_REPOSITORY} has no file {file}; check the category's "
+            "spelling, for example Musical_Instruments"
+        ) from error
     except OSError as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{AMAZON_PREFIX}{category}: the download failed ({reason}); try again, or pass the path of "
-                         "a downloaded file") from error
+        raise InputError(
+            f"{AMAZON_PREFIX}{category}: the download failed ({reason}); try again, or pass the path of "
+            "a downloaded file"
+        ) from error
 
 
 def check_counts(category: str, interactions: Interactions) -> None:
@@ -64,5 +72,9 @@ def check_counts(category: str, interactions: Interactions) -> None:
     if expected is not None and found != expected:
         _log.warning(
             "%s%s: %d users, %d items, %d actions; expected %d, %d, %d, so results are not comparable with published "
-            "ones", AMAZON_PREFIX, category, *found, *expected,
+            "ones",
+            AMAZON_PREFIX,
+            category,
+            *found,
+            *expected,
         )

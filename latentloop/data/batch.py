@@ -43,8 +43,13 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
         same = None if self.same_target is None else self.same_target.to(device)
-        return replace(self, history=self.history.to(device), target=self.target.to(device),
-                       rows=self.rows.to(device), same_target=same)
+        return replace(
+            self,
+            history=self.history.to(device),
+            target=self.target.to(device),
+            rows=self.rows.to(device),
+            same_target=same,
+        )
 
 
 def num_batches(num_samples: int, batch_size: int, *, world: int = 1) -> int:
@@ -103,8 +108,15 @@ def batches(
 
 
 def _batches(
-    samples: Samples, batch_size: int, key: int, epoch: int, shuffle: bool,
-    same_target: bool | SameTarget, rank: int, world: int, start: int,
+    samples: Samples,
+    batch_size: int,
+    key: int,
+    epoch: int,
+    shuffle: bool,
+    same_target: bool | SameTarget,
+    rank: int,
+    world: int,
+    start: int,
 ) -> Iterator[Batch]:
     positives = SameTarget(samples) if same_target is True else same_target or None
     if shuffle:

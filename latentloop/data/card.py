@@ -53,8 +53,10 @@ class DataCard:
 
     def text(self) -> str:
         """The card as one line for people."""
-        return (f"{self.users:,} users, {self.items:,} items, {self.actions:,} actions, "
-                f"average length {self.average_length:.1f}, sparsity {self.sparsity:.2%}, hash {self.hash[:12]}")
+        return (
+            f"{self.users:,} users, {self.items:,} items, {self.actions:,} actions, "
+            f"average length {self.average_length:.1f}, sparsity {self.sparsity:.2%}, hash {self.hash[:12]}"
+        )
 
 
 def content_hash(interactions: Interactions) -> str:

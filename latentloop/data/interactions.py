@@ -73,7 +73,9 @@ class Interactions:
         return f"Interactions(users={self.num_users}, items={self.num_items}, actions={len(self)})"
 
     @classmethod
-    def of(cls, users: Sequence[Id], items: Sequence[Id], timestamps: Sequence[float] | None = None) -> Interactions:
+    def of(
+        cls, users: Sequence[Id], items: Sequence[Id], timestamps: Sequence[int | float] | None = None
+    ) -> Interactions:
         """Build the table from three parallel columns in any row order.
 
         Args:
@@ -82,8 +84,10 @@ class Interactions:
             timestamps: n numbers, or None when the rows are in chronological order already.
         """
         if len(users) != len(items) or (timestamps is not None and len(timestamps) != len(users)):
-            raise InputError(f"users, items and timestamps differ in length: {len(users)}, {len(items)}"
-                             f"{'' if timestamps is None else f', {len(timestamps)}'}")
+            raise InputError(
+                f"users, items and timestamps differ in length: {len(users)}, {len(items)}"
+                f"{'' if timestamps is None else f', {len(timestamps)}'}"
+            )
         user_ids, user = _number("users", users)
         item_ids, item = _number("items", items)
         time = None if timestamps is None else np.asarray(timestamps)

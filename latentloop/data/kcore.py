@@ -34,8 +34,10 @@ def k_core(interactions: Interactions, k: int) -> Interactions:
             break
         rows = rows[keep]
     if not len(rows):
-        raise InputError(f"k: no user is left after the {k}-core of {interactions.num_users} users and "
-                         f"{interactions.num_items} items; use a smaller k, or 1 to keep everything")
+        raise InputError(
+            f"k: no user is left after the {k}-core of {interactions.num_users} users and "
+            f"{interactions.num_items} items; use a smaller k, or 1 to keep everything"
+        )
     kept_users, kept_items = np.flatnonzero(users >= k), np.flatnonzero(items >= k)
     if len(kept_users) == interactions.num_users and len(kept_items) == interactions.num_items:
         return interactions
@@ -44,6 +46,6 @@ def k_core(interactions: Interactions, k: int) -> Interactions:
         np.searchsorted(kept_users, user[rows]),
         np.searchsorted(kept_items, item[rows]) + 1,
         None if time is None else time.numpy()[rows],
-        [interactions.user_ids[u] for u in kept_users],
-        [interactions.item_ids[i - 1] for i in kept_items],
+        [interactions.user_ids[u] for u in kept_users.tolist()],
+        [interactions.item_ids[i - 1] for i in kept_items.tolist()],
     )

@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "load_interactions"]
 
 _BY_SUFFIX = {
-    ".csv": "csv", ".tsv": "tsv", ".inter": "inter", ".parquet": "parquet", ".pq": "parquet",
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "text",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".inter": "inter",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".txt": "text",
 }
 FORMATS = ("csv", "tsv", "inter", "parquet", "jsonl", "text")
 

@@ -82,8 +82,10 @@ class Samples:
         if self.rows is None:
             object.__setattr__(self, "rows", torch.arange(len(self.user), device=self.user.device))
         if not len(self.user) == len(self.end) == len(self.rows):
-            raise InputError(f"samples: {len(self.user)} users, {len(self.end)} ends, {len(self.rows)} rows; "
-                             "expected as many of each")
+            raise InputError(
+                f"samples: {len(self.user)} users, {len(self.end)} ends, {len(self.rows)} rows; "
+                "expected as many of each"
+            )
         if bool((self.end <= self._start(self.user)).any()) or bool((self.end > self._stop(self.user)).any()):
             raise InputError("end: a sample's history is empty or leaves its user's sequence")
 

@@ -106,9 +106,7 @@ def leave_one_out(interactions: Interactions, max_length: int = 20) -> Split:
     )
 
 
-def global_time(
-    interactions: Interactions, max_length: int = 20, validation: float = 0.1, test: float = 0.1
-) -> Split:
+def global_time(interactions: Interactions, max_length: int = 20, validation: float = 0.1, test: float = 0.1) -> Split:
     """One moment ends training for all users, a second one validation; nothing learned lies after what is asked.
 
     The moments are chosen so that about `validation` and `test` of all rows fall after them; rows of the same time
@@ -143,10 +141,13 @@ def global_time(
     for name, part in parts.items():
         samples[name] = _prefixes(sequences, interactions.user, place, part, max_length)
         if not len(samples[name]):
-            raise InputError(f"interactions: the {name} part has no sample; the times are too alike or the share of "
-                             f"rows too small (validation={validation}, test={test})")
-    return Split(samples["training"], samples["validation"], samples["test"], interactions, parts["training"],
-                 "global-time")
+            raise InputError(
+                f"interactions: the {name} part has no sample; the times are too alike or the share of "
+                f"rows too small (validation={validation}, test={test})"
+            )
+    return Split(
+        samples["training"], samples["validation"], samples["test"], interactions, parts["training"], "global-time"
+    )
 
 
 def _prefixes(sequences: Sequences, user: Tensor, place: Tensor, part: Tensor, max_length: int) -> Samples:

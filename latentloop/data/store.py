@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from latentloop.data.card import DataCard
+from latentloop.data.card import DataCard, content_hash
 from latentloop.data.interactions import Id, Interactions
 from latentloop.errors import InputError
 
@@ -58,11 +58,11 @@ def save_interactions(interactions: Interactions, directory: str | Path, *, over
         draft.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         if directory.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
-            os.replace(directory, old)
-            os.replace(draft, directory)
+            directory.replace(old)
+            draft.replace(directory)
             shutil.rmtree(old)
         else:
-            os.replace(draft, directory)
+            draft.replace(directory)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return card
@@ -82,28 +82,36 @@ def load_saved_interactions(directory: str | Path) -> Interactions:
 
     directory = Path(directory)
     if not (directory / _CARD).is_file():
-        raise InputError(f"{directory}: no {_CARD} in it, so this is no prepared data; make it with `latentloop prepare`")
+        raise InputError(f"{directory}: no {_CARD} in it, so it is no prepared data; make it with `latentloop prepare`")
+    version, expected = _stamp(directory / _CARD)
+    if version != _VERSION:
+        raise InputError(f"{directory}: version {version}, this release reads version {_VERSION}; prepare it again")
     try:
-        card = json.loads((directory / _CARD).read_text(encoding="utf-8"))
-        if not isinstance(card, dict) or not isinstance(card.get("hash"), str):
-            raise InputError(f"{directory / _CARD}: no hash in it; prepare the data again")
-        if card.get("version") != _VERSION:
-            raise InputError(f"{directory}: version {card.get('version')}, this release reads version {_VERSION}; "
-                             "prepare the data again")
         table = pq.read_table(directory / "interactions.parquet")
         columns = {name: torch.from_numpy(table.column(name).to_numpy().copy()) for name in table.column_names}
-        ids: list[list[Id]] = [pq.read_table(directory / f"{n}.parquet").column("id").to_pylist() for n in ("users", "items")]
+        ids: list[list[Id]] = [
+            pq.read_table(directory / f"{name}.parquet").column("id").to_pylist() for name in ("users", "items")
+        ]
         loaded = Interactions(columns["user"], columns["item"], columns.get("timestamp"), ids[0], ids[1])
-        found = DataCard.of(loaded)
-    except InputError:
-        raise
+        found = content_hash(loaded)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{directory}: prepared data is damaged ({reason}); prepare it again") from error
-    if found.hash != card["hash"]:
-        raise InputError(f"{directory}: content does not match the hash in {_CARD} ({found.hash[:12]} instead of "
-                         f"{card['hash'][:12]}); the data was changed or damaged, prepare it again")
+    if found != expected:
+        raise InputError(
+            f"{directory}: content does not match the hash in {_CARD} ({found[:12]} instead of "
+            f"{expected[:12]}); the data was changed or damaged, prepare it again"
+        )
     return loaded
+
+
+def _stamp(path: Path) -> tuple[int, str]:
+    """Version and hash that the card states."""
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        return int(card["version"]), str(card["hash"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged, it states no version and hash; prepare the data again") from error
 
 
 def _umask() -> int:

@@ -55,7 +55,9 @@ def synthetic_log(
     if num_users < 1:
         raise InputError(f"num_users: {num_users}, expected at least 1")
     if not 1 <= num_categories <= num_items // _RELATIONS:
-        raise InputError(f"num_categories: {num_categories}, expected 1..{num_items // _RELATIONS} for {num_items} items")
+        raise InputError(
+            f"num_categories: {num_categories}, expected 1..{num_items // _RELATIONS} for {num_items} items"
+        )
     if not average_length > _SHORTEST:
         raise InputError(f"average_length: {average_length}, expected more than {_SHORTEST}, the shortest history")
     users = torch.arange(num_users)

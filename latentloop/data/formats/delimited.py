@@ -36,6 +36,8 @@ def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool =
     if header is None:
         raise InputError(f"{path}: the file is empty, expected a line of column names and rows")
     columns = header[1]
+    if any("\udc80" <= character <= "\udcff" for character in "".join(columns)):
+        raise _not_utf8(path, header[0])
     places = wanted.find(columns, str(path))
     user, item, time = places
     labels = [str(place) for place in range(len(columns))]
@@ -76,9 +78,7 @@ def _records(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, li
     """(first line number, fields) of every record that is not blank, the slow way: for the header and for errors."""
     with damaged_gzip(path), open_bytes(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(
-            lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-        )
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
         csv.field_size_limit(1 << 30)
         before = 0
         for record in reader:
@@ -97,12 +97,18 @@ def _line_of(path: Path, delimiter: str, quoted: bool, row: int) -> int:
 def _explained(path: Path, delimiter: str, quoted: bool, width: int, error: Exception) -> InputError:
     line = find_undecodable(path)
     if line is not None:
-        return InputError(f"{path}: line {line}: bytes that are not UTF-8; convert the file to UTF-8")
+        return _not_utf8(path, line)
     try:
         for line, record in _records(path, delimiter, quoted):
             if len(record) != width:
-                return InputError(f"{path}: line {line}: {len(record)} fields, expected {width} as in the header; "
-                                  "mend or remove the line")
+                return InputError(
+                    f"{path}: line {line}: {len(record)} fields, expected {width} as in the header; "
+                    "mend or remove the line"
+                )
     except csv.Error as reason:
         return InputError(f"{path}: cannot be split into rows ({reason}); mend the file")
     return InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})")
+
+
+def _not_utf8(path: Path, line: int) -> InputError:
+    return InputError(f"{path}: line {line}: bytes that are not UTF-8; convert the file to UTF-8")

@@ -36,7 +36,7 @@ def read_jsonl(path: Path, wanted: Wanted) -> Log:
         raise InputError(f"{path}: the file is empty, expected one JSON object a line")
     columns = list(first[1])
     names = [columns[place] for place in wanted.find(columns, str(path)) if place is not None]
-    kinds = {name: _kind(path, first[0], name, first[1][name], number=name == names[2:]) for name in names}
+    kinds = {name: _kind(path, first[0], name, first[1][name]) for name in names}
     time = names[2] if len(names) == 3 else None
     table = None
     if time is not None and kinds[time] == pa.int64():
@@ -72,7 +72,7 @@ def _read(path: Path, kinds: dict[str, pa.DataType]) -> pa.Table | None:
         return None
 
 
-def _kind(path: Path, line: int, name: str, value: Any, *, number: bool) -> pa.DataType:
+def _kind(path: Path, line: int, name: str, value: Any) -> pa.DataType:
     if isinstance(value, str):
         return pa.string()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -90,7 +90,7 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError:
-                raise InputError(f"{path}: line {number}: bytes that are not UTF-8; convert the file to UTF-8") from None
+                raise InputError(f"{path}: line {number}: bytes that are not UTF-8; convert the file") from None
             except ValueError as error:
                 raise InputError(f"{path}: line {number}: no valid JSON ({error}); mend or remove the line") from None
             if not isinstance(value, dict):
@@ -117,8 +117,10 @@ def _explained(path: Path, names: list[str], first: dict[str, Any]) -> InputErro
             if found is None:
                 return InputError(f"{path}: line {line}: no value for {name!r}; fill it in or drop the line")
             if not same or not whole or isinstance(found, (dict, list)):
-                return InputError(f"{path}: line {line}: {name!r} is {found!r}, expected the type of the first line "
-                                  f"({type(expected).__name__})")
+                return InputError(
+                    f"{path}: line {line}: {name!r} is {found!r}, expected the type of the first line "
+                    f"({type(expected).__name__})"
+                )
             if isinstance(found, int) and found not in _INT64:
                 return InputError(f"{path}: line {line}: {name!r} is beyond 64-bit integers; store ids as text")
     return InputError(f"{path}: cannot be read as JSON Lines; check that every line is one object with {names}")

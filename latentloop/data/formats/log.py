@@ -75,8 +75,9 @@ class Log:
         if pa.types.is_integer(values.type):
             values = self._as_int64(values, codes, name)
         else:
-            blank = pc.is_in(pc.utf8_trim_whitespace(values), value_set=pa.array(_MISSING[: 1 if self.typed else None],
-                                                                                 values.type))
+            blank = pc.is_in(
+                pc.utf8_trim_whitespace(values), value_set=pa.array(_MISSING[: 1 if self.typed else None], values.type)
+            )
             if pc.any(blank).as_py():
                 self._missing(pa.array(blank.to_numpy(zero_copy_only=False)[codes]), name)
             if not self.typed:
@@ -87,10 +88,16 @@ class Log:
         return values.take(pa.array(order)).to_pylist(), place[codes]
 
     def _check_kind(self, kind: pa.DataType, name: str) -> None:
-        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-                or pa.types.is_dictionary(kind)):
-            raise InputError(f"{self.name}: column {name!r} holds {kind}, expected ids that are integers or text; "
-                             "convert the column first")
+        if not (
+            pa.types.is_integer(kind)
+            or pa.types.is_string(kind)
+            or pa.types.is_large_string(kind)
+            or pa.types.is_dictionary(kind)
+        ):
+            raise InputError(
+                f"{self.name}: column {name!r} holds {kind}, expected ids that are integers or text; "
+                "convert the column first"
+            )
 
     def _as_int64(self, values: pa.Array, codes: np.ndarray, name: str) -> pa.Array:
         try:
@@ -98,8 +105,9 @@ class Log:
         except pa.ArrowInvalid:
             large = values.to_numpy(zero_copy_only=False) > np.iinfo(np.int64).max
             row = int(np.flatnonzero(large[codes])[0])
-            raise InputError(f"{self.name}: {self.where(row)}: {name!r} is beyond 64-bit integers; "
-                             "store ids as text") from None
+            raise InputError(
+                f"{self.name}: {self.where(row)}: {name!r} is beyond 64-bit integers; store ids as text"
+            ) from None
 
     def _missing(self, mask: Any, name: str) -> None:
         row = int(np.flatnonzero(np.asarray(mask))[0])
@@ -115,9 +123,7 @@ class Log:
             column = self._parsed(column, name)
         elif pa.types.is_date(kind):
             column = column.cast(pa.timestamp("ms")).cast(pa.int64())
-        elif pa.types.is_timestamp(kind):
-            column = column.cast(pa.int64())
-        elif pa.types.is_integer(kind):
+        elif pa.types.is_timestamp(kind) or pa.types.is_integer(kind):
             column = column.cast(pa.int64())
         elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
             column = column.cast(pa.float64())
@@ -141,8 +147,10 @@ class Log:
             try:
                 pa.scalar(text).cast(pa.float64())
             except pa.ArrowInvalid:
-                raise InputError(f"{self.name}: {self.where(row)}: {name!r} is {text!r}, expected a number such as "
-                                 "seconds since 1970") from None
+                raise InputError(
+                    f"{self.name}: {self.where(row)}: {name!r} is {text!r}, expected a number such as "
+                    "seconds since 1970"
+                ) from None
         raise InputError(f"{self.name}: column {name!r} cannot be read as numbers")
 
 

@@ -10,12 +10,50 @@ from latentloop.errors import InputError
 __all__ = ["Wanted"]
 
 _KNOWN = {
-    "user": ("user_id", "user", "userid", "uid", "reviewerid", "reviewer_id", "customer_id", "customerid",
-             "visitor_id", "visitorid", "session_id", "sessionid"),
-    "item": ("item_id", "item", "itemid", "iid", "parent_asin", "asin", "movie_id", "movieid", "product_id",
-             "productid", "track_id", "song_id", "artist_id", "artistid", "book_id", "business_id", "article_id"),
-    "timestamp": ("timestamp", "time", "ts", "unixreviewtime", "unix_review_time", "unix_time", "unix_timestamp",
-                  "event_time", "timestamps"),
+    "user": (
+        "user_id",
+        "user",
+        "userid",
+        "uid",
+        "reviewerid",
+        "reviewer_id",
+        "customer_id",
+        "customerid",
+        "visitor_id",
+        "visitorid",
+        "session_id",
+        "sessionid",
+    ),
+    "item": (
+        "item_id",
+        "item",
+        "itemid",
+        "iid",
+        "parent_asin",
+        "asin",
+        "movie_id",
+        "movieid",
+        "product_id",
+        "productid",
+        "track_id",
+        "song_id",
+        "artist_id",
+        "artistid",
+        "book_id",
+        "business_id",
+        "article_id",
+    ),
+    "timestamp": (
+        "timestamp",
+        "time",
+        "ts",
+        "unixreviewtime",
+        "unix_review_time",
+        "unix_time",
+        "unix_timestamp",
+        "event_time",
+        "timestamps",
+    ),
 }
 
 
@@ -47,11 +85,14 @@ class Wanted:
         time = self._one(columns, "timestamp", self.timestamp, name)
         if user is None or item is None:
             what, option = ("user", "user=") if user is None else ("item", "item=")
-            raise InputError(f"{name}: no column recognised as the {what}; name it with {option}; "
-                             f"columns found: {_listed(columns)}")
+            raise InputError(
+                f"{name}: no column recognised as the {what}; name it with {option}; columns found: {_listed(columns)}"
+            )
         if len({user, item, time}) < 3:
-            raise InputError(f"{name}: one column is named for two things ({columns[user]!r}, {columns[item]!r}); "
-                             f"columns found: {_listed(columns)}")
+            raise InputError(
+                f"{name}: one column is named for two things ({columns[user]!r}, {columns[item]!r}); "
+                f"columns found: {_listed(columns)}"
+            )
         return user, item, time
 
     @property
@@ -75,8 +116,10 @@ class Wanted:
         if len(found) > 1:
             twice = len({columns[i] for i in found}) < len(found)
             advice = "rename one of them" if twice else f"say which with {what}="
-            raise InputError(f"{name}: {len(found)} columns could be the {what} ({_listed([columns[i] for i in found])}); "
-                             f"{advice}; columns found: {_listed(columns)}")
+            raise InputError(
+                f"{name}: {len(found)} columns could be the {what} "
+                f"({_listed([columns[i] for i in found])}); {advice}; columns found: {_listed(columns)}"
+            )
         return found[0] if found else None
 
 

@@ -38,8 +38,10 @@ def read_parquet(path: Path, wanted: Wanted) -> Log:
             source.seek(0)
         table = pq.ParquetFile(source, read_dictionary=text).read(columns=names)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); the file is damaged or "
-                         "of another format (format=)") from error
+        raise InputError(
+            f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); the file is damaged or "
+            "of another format (format=)"
+        ) from error
     if not len(table):
         raise InputError(f"{path}: no rows, expected at least one interaction")
     time = names[2] if len(names) == 3 else None

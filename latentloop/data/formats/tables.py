@@ -37,8 +37,10 @@ def read_table(source: Any, wanted: Wanted) -> Log:
         return _arrow(source.select_columns(names).with_format("arrow")[:], "Dataset", wanted)
     if isinstance(source, pa.Table):
         return _arrow(source, "Table", wanted)
-    raise InputTypeError(f"source: {type(source).__name__}, expected a path, `amazon-2023:<Category>`, a pandas "
-                         "DataFrame, a datasets.Dataset or a pyarrow.Table")
+    raise InputTypeError(
+        f"source: {type(source).__name__}, expected a path, `amazon-2023:<Category>`, a pandas "
+        "DataFrame, a datasets.Dataset or a pyarrow.Table"
+    )
 
 
 def _frame(frame: Any, wanted: Wanted) -> Log:
@@ -54,12 +56,14 @@ def _frame(frame: Any, wanted: Wanted) -> Log:
         try:
             array = pa.array(frame.iloc[:, place], from_pandas=True)
         except (pa.ArrowException, OverflowError) as error:
-            raise InputError(f"DataFrame: column {columns[place]!r} mixes types or holds no plain values "
-                             f"({str(error).splitlines()[0]}); convert it to one type first") from error
+            raise InputError(
+                f"DataFrame: column {columns[place]!r} mixes types or holds no plain values "
+                f"({str(error).splitlines()[0]}); convert it to one type first"
+            ) from error
         arrays.append(array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array]))
     user, item, time = arrays
-    names = tuple("" if place is None else columns[place] for place in places)
-    return Log("DataFrame", user, item, time, names, True, counted_rows)
+    names = ["" if place is None else columns[place] for place in places]
+    return Log("DataFrame", user, item, time, (names[0], names[1], names[2]), True, counted_rows)
 
 
 def _arrow(table: pa.Table, name: str, wanted: Wanted) -> Log:
@@ -67,5 +71,12 @@ def _arrow(table: pa.Table, name: str, wanted: Wanted) -> Log:
     if not len(table):
         raise InputError(f"{name}: no rows, expected at least one interaction")
     names = (table.column_names[user], table.column_names[item], "" if time is None else table.column_names[time])
-    return Log(name, table.column(user), table.column(item), None if time is None else table.column(time), names,
-               True, counted_rows)
+    return Log(
+        name,
+        table.column(user),
+        table.column(item),
+        None if time is None else table.column(time),
+        names,
+        True,
+        counted_rows,
+    )

@@ -35,8 +35,9 @@ def read_user_lines(path: Path, wanted: Wanted) -> Log:
     try:
         lines = content.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError:
-        raise InputError(f"{path}: line {find_undecodable(path)}: bytes that are not UTF-8; convert the file to "
-                         "UTF-8") from None
+        raise InputError(
+            f"{path}: line {find_undecodable(path)}: bytes that are not UTF-8; convert the file to UTF-8"
+        ) from None
     trimmed = pc.ascii_trim_whitespace(pa.array(lines, pa.large_string()))
     numbers = np.flatnonzero(pc.not_equal(trimmed, "").to_numpy(zero_copy_only=False))
     if not len(numbers):
@@ -48,8 +49,10 @@ def read_user_lines(path: Path, wanted: Wanted) -> Log:
     alone = numbers[counts == 0]
     if len(alone):
         line = lines[alone[0]].strip()[:60]
-        raise InputError(f"{path}: line {alone[0] + 1}: {line!r} is a user without items; remove the line, or pass "
-                         "format= if this is no `user item item ...` file")
+        raise InputError(
+            f"{path}: line {alone[0] + 1}: {line!r} is a user without items; remove the line, or pass "
+            "format= if this is no `user item item ...` file"
+        )
     words = tokens.values
     row = np.repeat(np.arange(len(numbers)), counts)
     is_item = np.ones(len(words), dtype=bool)
@@ -73,5 +76,7 @@ def _refuse_table(path: Path, line: str, number: int) -> None:
             Wanted().find(columns, str(path))
         except InputError:
             continue
-        raise InputError(f"{path}: line {number}: {line.strip()[:60]!r} looks like column names, not "
-                         f"`user item item ...`; pass format={kind!r}")
+        raise InputError(
+            f"{path}: line {number}: {line.strip()[:60]!r} looks like column names, not "
+            f"`user item item ...`; pass format={kind!r}"
+        )

@@ -1,0 +1,112 @@
+"""`amazon-2023:<Category>` reads the hub's file, and nothing else ever asks the hub."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from latentloop.data import amazon, load_interactions
+from latentloop.errors import InputError
+
+CONTENT = "user_id,parent_asin,rating,timestamp\nAEB,B01,5.0,1500000002000\nAEA,B02,1.0,1500000003000\nAEB,B02,4.0,1500000001000\n"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+    """What was asked of the hub; it answers with a small file of the same layout."""
+    calls: list[dict[str, Any]] = []
+    (tmp_path / "local.csv").write_text(CONTENT)
+
+    def fake(**request: Any) -> str:
+        calls.append(request)
+        return str(tmp_path / "local.csv")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fake)
+    return calls
+
+
+def test_a_category_is_read_from_the_hubs_file(asked: list[dict[str, Any]], caplog: pytest.LogCaptureFixture) -> None:
+    table = load_interactions("amazon-2023:Gift_Cards")
+    assert asked == [
+        {
+            "repo_id": "McAuley-Lab/Amazon-Reviews-2023",
+            "filename": "benchmark/5core/rating_only/Gift_Cards.csv",
+            "repo_type": "dataset",
+        }
+    ]
+    assert (list(table.user_ids), list(table.item_ids)) == (["AEA", "AEB"], ["B01", "B02"])
+    assert table.user.tolist() == [0, 1, 1] and table.item.tolist() == [2, 2, 1]
+    assert not caplog.records  # nothing is known about this category's counts
+
+
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize(
+    ("category", "counts"),
+    [
+        ("Musical_Instruments", "57439, 24587, 511836"),
+        ("Industrial_and_Scientific", "50985, 25848, 412947"),
+        ("Video_Games", "94762, 25612, 814586"),
+        ("Baby_Products", "150777, 36013, 1241083"),
+    ],
+)
+def test_published_counts_are_checked(category: str, counts: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        load_interactions(f"amazon-2023:{category}")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"amazon-2023:{category}: 2 users, 2 items, 3 actions; expected {counts}, so results are not comparable with "
+        "published ones"
+    ]
+
+
+@pytest.mark.usefixtures("asked")
+def test_matching_counts_are_silent(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(amazon, "_EXPECTED", {"Video_Games": (2, 2, 3)})
+    load_interactions("amazon-2023:Video_Games")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "amazon-2023",
+        "amazon2023:Video_Games",
+        "Video_Games",
+        "data/amazon-2023:Video_Games",
+        "McAuley-Lab/Amazon-Reviews-2023",
+        "hf://datasets/x",
+    ],
+)
+def test_a_mistyped_path_never_reaches_the_hub(asked: list[dict[str, Any]], source: str) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        load_interactions(source)
+    assert asked == []
+
+
+@pytest.mark.parametrize("category", ["", "../secrets", "Video Games", "a/b"])
+def test_what_cannot_be_a_category_is_refused_at_once(asked: list[dict[str, Any]], category: str) -> None:
+    with pytest.raises(InputError, match="no category of that name"):
+        load_interactions(f"amazon-2023:{category}")
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (EntryNotFoundError("404"), "has no file benchmark/5core/rating_only/Vidoe_Games.csv"),
+        (LocalEntryNotFoundError("offline"), "the hub cannot be reached"),
+        (ConnectionError("refused\nby the peer"), r"the download failed \(refused\)"),
+    ],
+)
+def test_a_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
+    def fail(**_: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(InputError, match=message) as caught:
+        load_interactions("amazon-2023:Vidoe_Games")
+    assert "\n" not in str(caught.value)

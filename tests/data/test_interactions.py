@@ -1,0 +1,108 @@
+"""The canonical table equals a plain sort, whatever order the rows come in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentloop.data import DataCard, Interactions
+from latentloop.errors import InputError, InputTypeError
+
+USERS = st.sampled_from(["u9", "u10", "Ü", "a", "b"])
+ITEMS = st.integers(-3, 6)
+TIMES = st.integers(-5, 5) | st.integers(-(2**62), 2**62)
+ROWS = st.lists(st.tuples(USERS, ITEMS, TIMES), min_size=1, max_size=40)
+
+
+def naive(rows: list[tuple[str, int, int]], *, timed: bool) -> list[tuple[str, int, int]]:
+    """Sort stably by user (and time); drop what was seen before where rows carry times."""
+    if not timed:
+        return sorted(rows, key=lambda row: row[0])
+    return list(dict.fromkeys(sorted(rows, key=lambda row: (row[0], row[2]))))
+
+
+def content(table: Interactions) -> list[tuple[object, object]]:
+    """Original ids of every row."""
+    return [
+        (table.user_ids[u], table.item_ids[i - 1])
+        for u, i in zip(table.user.tolist(), table.item.tolist(), strict=True)
+    ]
+
+
+@given(rows=ROWS, floating=st.booleans())
+def test_timed_rows_are_sorted_stably_and_exact_duplicates_dropped(
+    rows: list[tuple[str, int, int]], floating: bool
+) -> None:
+    if floating:
+        rows = [(u, i, t % 7) for u, i, t in rows]
+    expected = naive(rows, timed=True)
+    users, items, times = zip(*rows, strict=True)
+    table = Interactions.of(users, items, [t + 0.5 for t in times] if floating else times)
+    assert content(table) == [(u, i) for u, i, _ in expected]
+    assert table.timestamp is not None
+    assert table.timestamp.tolist() == [t + 0.5 if floating else t for _, _, t in expected]
+    assert list(table.user_ids) == sorted(set(users))
+    assert list(table.item_ids) == sorted(set(items))
+    assert (table.num_users, table.num_items, len(table)) == (len(set(users)), len(set(items)), len(expected))
+
+
+@given(rows=ROWS)
+def test_rows_without_time_keep_their_order_and_their_repeats(rows: list[tuple[str, int, int]]) -> None:
+    users, items, _ = zip(*rows, strict=True)
+    table = Interactions.of(users, items)
+    assert content(table) == [(u, i) for u, i, _ in naive(rows, timed=False)]
+    assert table.timestamp is None
+
+
+@given(rows=ROWS, seed=st.randoms(use_true_random=False))
+def test_the_numbering_does_not_depend_on_the_order_of_rows(rows: list[tuple[str, int, int]], seed: object) -> None:
+    rows = [(u, i, n) for n, (u, i, _) in enumerate(rows)]  # distinct times: no ties to keep in order
+    shuffled = list(rows)
+    seed.shuffle(shuffled)  # type: ignore[attr-defined]
+    one, two = (Interactions.of(*zip(*r, strict=True)) for r in (rows, shuffled))
+    assert DataCard.of(one) == DataCard.of(two)
+    assert torch.equal(one.item, two.item)
+
+
+def test_repeats_at_one_time_are_kept_apart_from_duplicates() -> None:
+    # a, b, a at one time: the second a is an exact duplicate though not the neighbour of the first
+    table = Interactions.of(["u", "u", "u", "v", "u"], ["a", "b", "a", "a", "a"], [1, 1, 1, 1, 2])
+    assert content(table) == [("u", "a"), ("u", "b"), ("u", "a"), ("v", "a")]
+
+
+def test_what_cannot_be_a_table_is_refused() -> None:
+    with pytest.raises(InputTypeError, match="all int or all str"):
+        Interactions.of(["u", 1], ["a", "b"])
+    with pytest.raises(InputError, match="differ in length: 2, 1"):
+        Interactions.of(["u", "v"], ["a"])
+    with pytest.raises(InputError, match="row 2 holds nan"):
+        Interactions.of(["u", "v"], ["a", "b"], [0.5, float("nan")])
+    good = Interactions.of([1, 1, 2], [7, 8, 7], [1, 2, 3])
+    with pytest.raises(InputError, match="not sorted by user"):
+        dataclasses.replace(good, user=torch.tensor([1, 0, 0]))
+    with pytest.raises(InputError, match="chronological"):
+        dataclasses.replace(good, timestamp=torch.tensor([2, 1, 3]))
+    with pytest.raises(InputError, match=r"item: numbers 0\.\.1, expected 1\.\.2"):
+        dataclasses.replace(good, item=torch.tensor([1, 0, 1]))
+
+
+def test_the_card_counts_and_its_hash_sees_every_part() -> None:
+    table = Interactions.of([1, 1, 2], [7, 8, 7], [1, 2, 3])
+    card = DataCard.of(table)
+    assert (card.users, card.items, card.actions, card.average_length, card.sparsity) == (2, 2, 3, 1.5, 0.25)
+    assert card.text().startswith("2 users, 2 items, 3 actions, average length 1.5, sparsity 25.00%, hash ")
+    others = [
+        Interactions.of([1, 1, 2], [7, 8, 8], [1, 2, 3]),
+        Interactions.of([1, 1, 2], [7, 8, 7], [1, 2, 4]),
+        Interactions.of([1, 1, 2], [7, 9, 7], [1, 2, 3]),
+        Interactions.of([1, 1, 3], [7, 8, 7], [1, 2, 3]),
+        Interactions.of([1, 1, 2], ["7", "8", "7"], [1, 2, 3]),
+        Interactions.of([1, 1, 2], [7, 8, 7], [1.0, 2.0, 3.0]),
+        Interactions.of([1, 1, 2], [7, 8, 7]),
+    ]
+    assert len({card.hash, *(DataCard.of(other).hash for other in others)}) == 1 + len(others)
+    assert DataCard.of(Interactions.of([2, 1, 1], [7, 7, 8], [3, 1, 2])).hash == card.hash

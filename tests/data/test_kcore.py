@@ -1,0 +1,62 @@
+"""The k-core equals the naive loop's fix point."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentloop.data import Interactions, k_core
+from latentloop.errors import InputError
+
+ROWS = st.lists(
+    st.tuples(st.sampled_from("uvwxyz"), st.sampled_from("abcde"), st.integers(0, 9)), min_size=1, max_size=60
+)
+
+
+def naive(rows: list[tuple[str, str, int]], k: int) -> list[tuple[str, str, int]]:
+    while True:
+        users, items = Counter(u for u, _, _ in rows), Counter(i for _, i, _ in rows)
+        kept = [row for row in rows if users[row[0]] >= k and items[row[1]] >= k]
+        if kept == rows:
+            return rows
+        rows = kept
+
+
+def spelled(table: Interactions) -> list[tuple[object, object, object]]:
+    assert table.timestamp is not None
+    return [
+        (table.user_ids[u], table.item_ids[i - 1], t)
+        for u, i, t in zip(table.user.tolist(), table.item.tolist(), table.timestamp.tolist(), strict=True)
+    ]
+
+
+@given(rows=ROWS, k=st.integers(1, 5))
+def test_the_fix_point_equals_the_loop(rows: list[tuple[str, str, int]], k: int) -> None:
+    table = Interactions.of(*zip(*rows, strict=True))
+    expected = naive(spelled(table), k)
+    if not expected:
+        with pytest.raises(InputError, match=f"no user is left after the {k}-core"):
+            k_core(table, k)
+        return
+    filtered = k_core(table, k)
+    assert spelled(filtered) == expected
+    assert list(filtered.user_ids) == sorted({u for u, _, _ in expected})
+    assert list(filtered.item_ids) == sorted({i for _, i, _ in expected})
+    assert spelled(k_core(filtered, k)) == expected
+
+
+def test_without_times_the_order_stays() -> None:
+    table = Interactions.of([1, 2, 1, 2, 1, 3], [5, 7, 7, 5, 5, 9])
+    filtered = k_core(table, 2)
+    assert filtered.timestamp is None
+    assert filtered.user.tolist() == [0, 0, 0, 1, 1]
+    assert filtered.item.tolist() == [1, 2, 1, 2, 1]
+    assert (list(filtered.user_ids), list(filtered.item_ids)) == ([1, 2], [5, 7])
+
+
+def test_k_below_one_is_refused() -> None:
+    with pytest.raises(InputError, match="k: 0, expected 1 or more"):
+        k_core(Interactions.of([1], [1]), 0)

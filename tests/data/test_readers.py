@@ -1,0 +1,358 @@
+"""Any table comes back from every format, and every mistake gets one line that says where."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentloop.data import Interactions, load_interactions
+from latentloop.errors import InputError, InputTypeError
+
+Row = tuple[Any, Any, Any]
+
+# Printable ids that are no number, with everything a quoted field may hold.
+WORDS = (
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=6)
+    .filter(lambda text: bool(text.strip()) and text not in ("nan", "NaN"))
+    .map(lambda text: "x" + text)
+)
+# For formats without quotes: no whitespace of any kind.
+PLAIN = st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), min_size=1, max_size=6).map(
+    lambda t: "x" + t
+)
+NUMBERS = st.integers(-(2**63), 2**63 - 1)
+TIMES = st.integers(-(2**62), 2**62)
+
+
+def tables(words: st.SearchStrategy[str], times: st.SearchStrategy[Any] = TIMES) -> st.SearchStrategy[list[Row]]:
+    """Rows with few distinct ids, all of one type a column."""
+
+    def of_pools(pools: tuple[list[Any], list[Any]]) -> st.SearchStrategy[list[Row]]:
+        users, items = pools
+        return st.lists(st.tuples(st.sampled_from(users), st.sampled_from(items), times), min_size=1, max_size=25)
+
+    pool = st.lists(words, min_size=1, max_size=5) | st.lists(NUMBERS, min_size=1, max_size=5)
+    return st.tuples(pool, pool).flatmap(of_pools)
+
+
+def write(path: Path, content: bytes, packed: bool) -> Path:
+    path = path.with_name(path.name + ".gz") if packed else path
+    path.write_bytes(gzip.compress(content) if packed else content)
+    return path
+
+
+def delimited(
+    rows: list[Row],
+    timed: bool,
+    delimiter: str,
+    header: tuple[str, ...] = ("user_id", "rating", "parent_asin", "timestamp"),
+) -> bytes:
+    import io
+
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter=delimiter)
+    writer.writerow(header[: 4 if timed else 3])
+    writer.writerows([(u, 5.0, i, t)[: 4 if timed else 3] for u, i, t in rows])
+    return out.getvalue().encode()
+
+
+def jsonl(rows: list[Row], timed: bool) -> bytes:
+    lines = [{"user": u, "text": {"a": [1]}, "item": i, **({"ts": t} if timed else {})} for u, i, t in rows]
+    return "\n".join(json.dumps(line, ensure_ascii=n % 2 == 0) for n, line in enumerate(lines)).encode()
+
+
+def frame(rows: list[Row], timed: bool) -> pd.DataFrame:
+    data = {"uid": [u for u, _, _ in rows], "item_id": [i for _, i, _ in rows], "note": ["n"] * len(rows)}
+    return pd.DataFrame({**data, **({"time": [t for *_, t in rows]} if timed else {})}, index=[7] * len(rows))
+
+
+def check(found: Interactions, rows: list[Row], timed: bool) -> None:
+    """Against a plain sort of the rows."""
+    expected = sorted(rows, key=lambda row: (row[0], row[2] if timed else 0))
+    if timed:
+        expected = list(dict.fromkeys(expected))
+        assert found.timestamp is not None
+        assert found.timestamp.tolist() == [t for *_, t in expected]
+    else:
+        assert found.timestamp is None
+    spelled = [
+        (found.user_ids[u], found.item_ids[i - 1])
+        for u, i in zip(found.user.tolist(), found.item.tolist(), strict=True)
+    ]
+    assert spelled == [(u, i) for u, i, _ in expected]
+    assert {type(i) for i in found.user_ids} == {type(rows[0][0])}
+    assert {type(i) for i in found.item_ids} == {type(rows[0][1])}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("formats")
+
+
+@given(rows=tables(WORDS), timed=st.booleans(), packed=st.booleans())
+def test_quoted_tables_round_trip(folder: Path, rows: list[Row], timed: bool, packed: bool) -> None:
+    check(load_interactions(write(folder / "log.csv", delimited(rows, timed, ","), packed)), rows, timed)
+    check(load_interactions(str(write(folder / "log.tsv", delimited(rows, timed, "\t"), packed))), rows, timed)
+
+
+@given(rows=tables(PLAIN), timed=st.booleans(), packed=st.booleans())
+def test_inter_round_trips(folder: Path, rows: list[Row], timed: bool, packed: bool) -> None:
+    header = ["user_id:token", "item_id:token", *(["timestamp:float"] if timed else [])]
+    lines = ["\t".join(header), *("\t".join(map(str, row[: len(header)])) for row in rows)]
+    path = write(folder / "log.inter", "\n".join(lines).encode(), packed)
+    check(load_interactions(path), rows, timed)
+    check(load_interactions(path, user="user_id", item="item_id:token"), rows, timed)
+
+
+@given(rows=tables(PLAIN), packed=st.booleans(), joined=st.booleans(), crlf=st.booleans())
+def test_user_lines_round_trip(folder: Path, rows: list[Row], packed: bool, joined: bool, crlf: bool) -> None:
+    lines: dict[Any, list[str]] = {}
+    if joined:
+        for user, item, _ in rows:
+            lines.setdefault(user, []).append(str(item))
+    text = [f"{u} {' '.join(items)}" for u, items in lines.items()] if joined else [f"{u}\t {i} " for u, i, _ in rows]
+    end = "\r\n" if crlf else "\n"
+    check(load_interactions(write(folder / "log.txt", (end.join(text) + end + end).encode(), packed)), rows, False)
+
+
+@given(rows=tables(WORDS), timed=st.booleans(), packed=st.booleans())
+def test_typed_sources_round_trip(folder: Path, rows: list[Row], timed: bool, packed: bool) -> None:
+    table = pa.table({c: frame(rows, timed)[c].to_list() for c in frame(rows, timed).columns})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    check(load_interactions(write(folder / "log.parquet", sink.getvalue().to_pybytes(), packed)), rows, timed)
+    check(load_interactions(write(folder / "log.jsonl", jsonl(rows, timed), packed)), rows, timed)
+    check(load_interactions(frame(rows, timed)), rows, timed)
+    check(load_interactions(frame(rows, timed).astype({"uid": "category"})), rows, timed)
+    check(load_interactions(table), rows, timed)
+
+
+@given(rows=tables(WORDS), timed=st.booleans(), data=st.data())
+def test_a_dataset_keeps_the_order_it_was_given(rows: list[Row], timed: bool, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(len(rows))))
+    columns = {c: frame(rows, timed)[c].to_list() for c in frame(rows, timed).columns}
+    check(load_interactions(datasets.Dataset.from_dict(columns).select(order)), [rows[n] for n in order], timed)
+
+
+@given(rows=tables(WORDS, st.integers(-100, 100).map(lambda n: n / 8)), packed=st.booleans())
+def test_fractional_times_round_trip(folder: Path, rows: list[Row], packed: bool) -> None:
+    check(load_interactions(write(folder / "f.csv", delimited(rows, True, ","), packed)), rows, True)
+    check(load_interactions(write(folder / "f.jsonl", jsonl(rows, True), packed)), rows, True)
+    check(load_interactions(frame(rows, True)), rows, True)
+
+
+def test_whole_times_may_turn_fractional_far_into_the_file(tmp_path: Path) -> None:
+    rows: list[Row] = [("u", n, float(n)) for n in range(50)] + [("u", 50, 60.5)]
+    text = delimited(rows, True, ",").replace(b".0\r", b"\r")
+    (tmp_path / "a.csv").write_bytes(text)
+    (tmp_path / "a.jsonl").write_bytes(jsonl(rows, True).replace(b".0}", b"}"))
+    for name in ("a.csv", "a.jsonl"):
+        table = load_interactions(tmp_path / name)
+        assert table.timestamp is not None and table.timestamp.tolist() == [t for *_, t in rows]
+
+
+def test_ids_that_integers_would_change_stay_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user,item\n1,007\n2,8\n")
+    table = load_interactions(tmp_path / "a.csv")
+    assert (list(table.user_ids), list(table.item_ids)) == ([1, 2], ["007", "8"])
+    assert list(load_interactions(pd.DataFrame({"user": ["1", "2"], "item": [1, 2]})).user_ids) == ["1", "2"]
+
+
+def test_a_byte_order_mark_and_blank_lines_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\ufeffuser,item\r\n\r\nu,1\r\n\r\nv,2\r\n", encoding="utf-8", newline="")
+    (tmp_path / "a.txt").write_text("\ufeff\nu 1 2\n\n", encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text('\n{"user": "u", "item": 1}\n\n{"user": "v", "item": 2}\n', encoding="utf-8")
+    assert [len(load_interactions(tmp_path / name)) for name in ("a.csv", "a.txt", "a.jsonl")] == [2, 2, 2]
+    assert list(load_interactions(tmp_path / "a.txt").user_ids) == ["u"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "user_id,item_id,timestamp",
+        "User,Item,Time",
+        "reviewerID,asin,unixReviewTime",
+        "uid,iid,ts",
+        "userId,movieId,timestamp",
+        "user_id, parent_asin , timestamp",
+    ],
+)
+def test_usual_names_are_recognised(tmp_path: Path, header: str) -> None:
+    (tmp_path / "a.csv").write_text(header + "\nu,a,3\nu,b,1\n")
+    table = load_interactions(tmp_path / "a.csv")
+    assert table.item.tolist() == [2, 1] and table.timestamp is not None
+
+
+def test_names_can_be_given(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("who,what,user,when\nu,a,no,3\nu,b,no,1\n")
+    table = load_interactions(tmp_path / "a.csv", user="who", item="what", timestamp="when")
+    assert (list(table.user_ids), table.item.tolist()) == (["u"], [2, 1])
+    assert load_interactions(tmp_path / "a.csv", user="who", item="what").timestamp is None
+
+
+def test_the_format_can_be_given(tmp_path: Path) -> None:
+    (tmp_path / "log.dat").write_text("user\titem\nu\t1\n")
+    assert len(load_interactions(tmp_path / "log.dat", format="tsv")) == 1
+    with pytest.raises(InputError, match=r"log\.dat: the name does not tell the format"):
+        load_interactions(tmp_path / "log.dat")
+    with pytest.raises(InputError, match="format: 'xml', expected one of csv"):
+        load_interactions(tmp_path / "log.dat", format="xml")
+
+
+def test_dates_of_typed_sources_are_times() -> None:
+    days = pd.to_datetime(["2020-01-03", "2020-01-01"])
+    assert load_interactions(pd.DataFrame({"user": [1, 1], "item": [5, 6], "time": days})).item.tolist() == [2, 1]
+
+
+HEADER = b"user_id,item_id,timestamp\n"
+MISTAKES: list[tuple[str, bytes, str]] = [
+    ("a.csv", b"", "the file is empty"),
+    ("a.csv", b"\n\n", "the file is empty"),
+    ("a.csv", HEADER, "a header and no rows"),
+    ("a.csv", HEADER + b"u,1,1\nv,2\nw,3,3\n", "line 3: 2 fields, expected 3"),
+    ("a.csv", HEADER + b'u,1,1\n"v\n\nv",2,2\n\nw,3,3,9\n', "line 7: 4 fields, expected 3"),
+    ("a.csv", HEADER + b"u,1,1\nv,2,soon\n", "line 3: 'timestamp' is 'soon', expected a number"),
+    ("a.csv", HEADER + b"u,1,1\n\nv,2,\n", "line 4: 'timestamp' is '', expected a number"),
+    ("a.csv", HEADER + b"u,1,1\nv,2,nan\n", "line 3: 'timestamp' is nan, expected a finite number"),
+    ("a.csv", HEADER + b"u,1,1\nv,,2\n", "line 3: no value in column 'item_id'"),
+    ("a.csv", HEADER + b"u,1,1\nv,2,2\n  ,3,2\n", "line 4: no value in column 'user_id'"),
+    ("a.csv", HEADER + b"u,1,1\nNaN,3,2\n", "line 3: no value in column 'user_id'"),
+    ("a.csv", HEADER + b"u,1,1\nv\xff,3,2\n", "line 3: bytes that are not UTF-8"),
+    ("a.csv", b"user\xff,item\nu,1\n", "line 1: bytes that are not UTF-8"),
+    (
+        "a.csv",
+        b"user,thing\nu,1\n",
+        "no column recognised as the item; name it with item=; columns found: 'user', 'thing'",
+    ),
+    ("a.csv", b"a,b\nu,1\n", "no column recognised as the user"),
+    (
+        "a.csv",
+        b"user,item,user_id\nu,1,2\n",
+        r"2 columns could be the user \('user', 'user_id'\); say which with user=",
+    ),
+    ("a.csv", b"user,item,item\nu,1,2\n", r"2 columns could be the item \('item', 'item'\); rename one of them"),
+    ("a.csv", b"user,item,time,ts\nu,1,2,3\n", "2 columns could be the timestamp"),
+    ("a.tsv", b"user,item\nu,1\n", "no column recognised as the user"),
+    ("a.inter", b"user_id:token\titem_id:token\nu\t1\nv\n", "line 3: 1 fields, expected 2"),
+    ("a.csv.gz", b"\x1f\x8b\x08\x00rubbish", "damaged or cut-off gzip file"),
+    ("a.csv.gz", gzip.compress(HEADER + b"u,1,1\n" * 9999)[:-40], "damaged or cut-off gzip file"),
+    ("a.txt.gz", gzip.compress(b"u 1 2\n" * 9999)[:-40], "damaged or cut-off gzip file"),
+    ("a.jsonl.gz", gzip.compress(b'{"user": 1, "item": 2}\n' * 9999)[:-40], "damaged or cut-off gzip file"),
+    ("a.jsonl", b"", "the file is empty"),
+    ("a.jsonl", b'{"user": 1, "item": 2}\n{"user": 1, "item": \n', "line 2: no valid JSON"),
+    (
+        "a.jsonl",
+        b'{"user": 1, "item": 2}\n\n{"user": "x", "item": 2}\n',
+        "line 3: 'user' is 'x', expected the type of the first line",
+    ),
+    ("a.jsonl", b'{"user": 1, "item": 2}\n{"user": 1, "item": 2.5}\n', r"line 2: 'item' is 2\.5"),
+    ("a.jsonl", b'{"user": 1, "item": 2}\n{"user": 1}\n', "line 2: no value in column 'item'"),
+    ("a.jsonl", b'{"user": 1, "item": "b"}\n{"user": 1, "item": ""}\n', "line 2: no value in column 'item'"),
+    ("a.jsonl", b'{"user": 1, "item": null}\n', "line 1: 'item' is null"),
+    ("a.jsonl", b'{"user": 1, "item": 2.0}\n', "column 'item' holds double"),
+    ("a.jsonl", b'{"user": 1, "item": 2, "ts": 3}\n{"user": 1, "item": 2, "ts": "x"}\n', "line 2: 'ts' is 'x'"),
+    ("a.jsonl", b'[{"user": 1, "item": 2}]\n', "line 1: a JSON list, expected one object a line"),
+    ("a.jsonl", b'{"user": 1, "item": 2}\n{"user": "\xff", "item": 2}\n', "line 2: bytes that are not UTF-8"),
+    ("a.jsonl", b'{"who": 1, "item": 2}\n', "no column recognised as the user.*columns found: 'who', 'item'"),
+    ("a.txt", b"", "the file is empty"),
+    ("a.txt", b" \n\n", "the file is empty"),
+    ("a.txt", b"1 2 3\n\n2\n3 4\n", "line 3: '2' is a user without items"),
+    ("a.txt", b"1 2 3\n2 \xff\n", "line 2: bytes that are not UTF-8"),
+    ("a.txt", b"user_id item_id timestamp\n1 2 3\n", "line 1: 'user_id item_id timestamp' looks like column names"),
+    ("a.txt", b"user_id,item_id\n1,2\n", "looks like column names, not `user item item ...`; pass format='csv'"),
+    ("a.parquet", b"", "the file is empty"),
+    ("a.parquet", b"PAR1 this is no parquet PAR1", "cannot be read as Parquet"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), MISTAKES, ids=[f"{n}-{m[:28]}" for n, _, m in MISTAKES])
+def test_mistakes_in_files_get_one_line_that_says_where(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_interactions(tmp_path / name)
+    assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
+
+
+def test_mistakes_in_tables_say_which_row() -> None:
+    def table(**columns: list[Any]) -> pd.DataFrame:
+        return pd.DataFrame(columns)
+
+    cases: list[tuple[pd.DataFrame, str]] = [
+        (table(user=[1, 2], item=["a", None]), r"row 2 \(counted from 1\): no value in column 'item'"),
+        (table(user=[1, None], item=["a", "b"]), r"row 2 \(counted from 1\): no value in column 'user'"),
+        (table(user=[1.0, 2.0], item=["a", "b"]), "column 'user' holds double, expected ids"),
+        (table(user=[True, False], item=["a", "b"]), "column 'user' holds bool, expected ids"),
+        (table(user=[1, "x"], item=["a", "b"]), "column 'user' mixes types"),
+        (table(user=[1, 2**63], item=["a", "b"]), "'user' is beyond 64-bit integers"),
+        (table(user=[1, 2], item=["a", "b"], time=[1.0, float("nan")]), "row 2 .*: no value in column 'time'"),
+        (table(user=[1, 2], item=["a", "b"], time=[1.0, float("inf")]), "row 2 .*: 'time' is inf"),
+        (table(user=[1, 2], item=["a", "b"], time=["1", "x"]), "row 2 .*: 'time' is 'x'"),
+        (table(user=[], item=[]), "no rows"),
+        (table(user=[1], thing=[2]), "columns found: 'user', 'thing'"),
+    ]
+    for source, message in cases:
+        with pytest.raises(InputError, match="DataFrame: .*" + message):
+            load_interactions(source)
+
+
+def test_wrong_arguments_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user,item,time\nu,1,2\n")
+    (tmp_path / "a.txt").write_text("u 1\n")
+    cases: list[tuple[Callable[[], object], str]] = [
+        (
+            lambda: load_interactions(tmp_path / "a.csv", user="who"),
+            "no column 'who' .*columns found: 'user', 'item', 'time'",
+        ),
+        (lambda: load_interactions(tmp_path / "a.csv", timestamp="when"), "no column 'when'"),
+        (lambda: load_interactions(tmp_path / "a.csv", user="item"), "one column is named for two things"),
+        (lambda: load_interactions(tmp_path / "a.txt", user="u"), "has no columns to name"),
+        (lambda: load_interactions(tmp_path / "missing.csv"), "missing.csv: no such file"),
+        (lambda: load_interactions("amazon2023:Video_Games"), "amazon2023:Video_Games: no such file"),
+    ]
+    for call, message in cases:
+        with pytest.raises(InputError, match=message):
+            call()
+    with pytest.raises(InputTypeError, match="source: list, expected a path"):
+        load_interactions([("u", 1)])
+    with pytest.raises(InputTypeError, match=r"choose one of \['test', 'train'\]"):
+        rows = datasets.Dataset.from_dict({"user": [1], "item": [2]})
+        load_interactions(datasets.DatasetDict({"train": rows, "test": rows}))
+
+
+def test_a_table_that_is_read_already_passes_through() -> None:
+    table = Interactions.of([1], [2])
+    assert load_interactions(table) is table
+
+
+def test_importing_the_package_imports_no_reader_library() -> None:
+    code = "import sys, latentloop.data; print(sorted({'datasets', 'pandas', 'pyarrow', 'huggingface_hub'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_large_files_are_read_in_blocks_without_losing_rows(tmp_path: Path) -> None:
+    # longer than one reading block, so that dictionaries of several blocks have to be joined
+    rows = 700_000
+    lines = [f"user-{n % 9973:05d},item-{n % 613:04d},{n}" for n in range(rows)]
+    (tmp_path / "a.csv").write_text("user,item,time\n" + "\n".join(lines) + "\n")
+    table = load_interactions(tmp_path / "a.csv")
+    assert (table.num_users, table.num_items, len(table)) == (9973, 613, rows)
+    assert table.timestamp is not None
+    assert torch.equal(table.item - 1, table.timestamp % 613) and torch.equal(table.user, table.timestamp % 9973)

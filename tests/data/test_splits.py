@@ -1,0 +1,115 @@
+"""No split leaks: every user is checked by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentloop.data import Interactions, SameTarget, Samples, global_time, leave_one_out
+from latentloop.errors import InputError
+
+HISTORIES = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=9), min_size=2, max_size=7)
+TIMED = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 6), st.integers(0, 30)), min_size=12, max_size=60)
+
+
+def table_of(histories: list[list[int]]) -> Interactions:
+    return Interactions.of(
+        [u for u, h in enumerate(histories) for _ in h],
+        [i for h in histories for i in h],
+        [10 * place for h in histories for place in range(len(h))],
+    )
+
+
+def spelled(samples: Samples, table: Interactions) -> list[tuple[int, tuple[object, ...], object]]:
+    """(user, whole past, target) of every sample, in original ids."""
+    index = torch.arange(len(samples))
+    flat, offsets = samples.past(index)
+    ids = [table.item_ids[i - 1] for i in flat.tolist()]
+    pasts = [tuple(ids[a:b]) for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+    targets = [table.item_ids[i - 1] for i in samples.target(index).tolist()]
+    return list(zip(samples.user.tolist(), pasts, targets, strict=True))
+
+
+@given(histories=HISTORIES)
+def test_leave_one_out_equals_the_loop(histories: list[list[int]]) -> None:
+    table = table_of(histories)
+    train, validation, test, seen = [], [], [], Counter()
+    for u, h in enumerate(histories):
+        n = len(h)
+        if n >= 3:
+            train += [(u, tuple(h[:p]), h[p]) for p in range(1, n - 2)]
+            validation.append((u, tuple(h[: n - 2]), h[n - 2]))
+            test.append((u, tuple(h[: n - 1]), h[n - 1]))
+            seen.update(h[: n - 2])
+        elif n == 2:
+            train.append((u, (h[0],), h[1]))
+            seen.update(h)
+    if not test:
+        with pytest.raises(InputError, match="has 3 items"):
+            leave_one_out(table)
+        return
+    split = leave_one_out(table, max_length=4)
+    assert spelled(split.train, table) == train
+    assert spelled(split.validation, table) == validation
+    assert spelled(split.test, table) == test
+    assert split.item_counts.tolist() == [0, *(seen[i] for i in table.item_ids)]
+    assert not set(split.train.end.tolist()) & set(split.validation.end.tolist() + split.test.end.tolist())
+    latest = split.latest.history(torch.arange(table.num_users))
+    assert [[table.item_ids[i - 1] for i in row if i] for row in latest.tolist()] == [h[-4:] for h in histories]
+    assert (split.num_users, split.num_items, split.max_length) == (len(histories), table.num_items, 4)
+    assert (list(split.user_ids), list(split.item_ids)) == (list(table.user_ids), list(table.item_ids))
+
+
+@given(histories=HISTORIES.filter(lambda hs: any(len(h) >= 4 for h in hs)), key=st.integers(0, 2**32))
+def test_positives_come_from_the_training_part_only(histories: list[list[int]], key: int) -> None:
+    table = table_of(histories)
+    split = leave_one_out(table)
+    rows = split.train.rows
+    drawn = SameTarget(split.train).draw(rows, key)
+    asked = set(zip(split.validation.user.tolist(), split.validation.end.tolist(), strict=True))
+    asked |= set(zip(split.test.user.tolist(), split.test.end.tolist(), strict=True))
+    place = split.train.locate(drawn)
+    pairs = set(zip(split.train.user[place].tolist(), split.train.end[place].tolist(), strict=True))
+    assert not pairs & asked
+    # nor does a positive's history reach what its user is asked for
+    for user, end in pairs:
+        length = len(histories[user])
+        assert end - int(split.train.sequences.offsets[user]) < (length - 2 if length >= 3 else length)
+
+
+@given(rows=TIMED, validation=st.floats(0.05, 0.4), test=st.floats(0.05, 0.4), whole=st.booleans())
+def test_global_time_never_learns_from_what_comes_later(
+    rows: list[tuple[int, int, int]], validation: float, test: float, whole: bool
+) -> None:
+    users, items, times = zip(*rows, strict=True)
+    table = Interactions.of(users, items, times if whole else [t / 4 for t in times])
+    assert table.timestamp is not None
+    time = table.timestamp.tolist()
+    try:
+        split = global_time(table, 5, validation, test)
+    except InputError as error:
+        assert "part has no sample" in str(error)
+        return
+    parts = [[time[end] for end in part.end.tolist()] for part in (split.train, split.validation, split.test)]
+    assert max(parts[0]) < min(parts[1]) and max(parts[1]) < min(parts[2])
+    ends = [end for part in (split.train, split.validation, split.test) for end in part.end.tolist()]
+    first = {u: table.user.tolist().index(u) for u in set(table.user.tolist())}
+    assert sorted(ends) == [n for n, u in enumerate(table.user.tolist()) if n != first[u]]  # each row once
+    learned = [t for t, kept in zip(time, split.training.tolist(), strict=True) if kept]
+    assert max(learned) < min(parts[1])
+    assert int(split.item_counts.sum()) == len(learned)
+    # about the asked share of rows lies after each moment: rows of one time go to the later part together
+    assert sum(t >= min(parts[2]) for t in time) <= len(time) * test + 1 + max(Counter(time).values())
+
+
+def test_global_time_refuses_what_has_no_time_or_no_part() -> None:
+    with pytest.raises(InputError, match="no timestamps"):
+        global_time(Interactions.of([1, 1, 1], [1, 2, 3]))
+    with pytest.raises(InputError, match="sum to less than 1"):
+        global_time(table_of([[1, 2, 3], [1, 2]]), validation=0.5, test=0.5)
+    with pytest.raises(InputError, match="training part has no sample"):
+        global_time(Interactions.of([1, 1, 1], [1, 2, 3], [5, 5, 5]))
