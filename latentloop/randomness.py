@@ -108,5 +108,9 @@ def dropout_seed(key: int, device: torch.device) -> Iterator[None]:
     """
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(key)
+        # not torch.manual_seed: it would also reseed accelerators whose state is not given back
+        torch.default_generator.manual_seed(key)
+        for forked in cuda:
+            with torch.cuda.device(forked):
+                torch.cuda.manual_seed(key)
         yield

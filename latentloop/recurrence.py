@@ -109,10 +109,18 @@ def _newest(x: Float[Tensor, "*n d"], offsets: Int[Tensor, " B1"] | None = None)
     return x[:, -1] if offsets is None else x[offsets[1:] - 1]
 
 
-def _read_newest(block: nn.Module, x: Tensor, **context: Any) -> Float[Tensor, "B d"]:
+def _same_shape(name: str, output: Tensor, wanted: Tensor) -> Tensor:
+    if output.shape != wanted.shape:
+        raise InputError(f"{name} must return {tuple(wanted.shape)} like its input, got {tuple(output.shape)}")
+    return output
+
+
+def _read_newest(name: str, block: nn.Module, x: Tensor, **context: Any) -> Float[Tensor, "B d"]:
     """The block's output at the newest position; a block's optional `last` computes only that."""
     last: Callable[..., Tensor] | None = getattr(block, "last", None)
-    return _newest(block(x, **context), context.get("offsets")) if last is None else last(x, **context)
+    if last is not None:
+        return last(x, **context)
+    return _newest(_same_shape(name, block(x, **context), x), context.get("offsets"))
 
 
 class RecurrentDepth(nn.Module):
@@ -197,14 +205,14 @@ class RecurrentDepth(nn.Module):
     def pre(self, x: Float[Tensor, "*n d"], **context: Any) -> Float[Tensor, "*n d"]:
         """H = pre_block(x)."""
         self._bound()
-        return self._same_shape("pre_block", self.pre_block(x, **context), x)
+        return _same_shape("pre_block", self.pre_block(x, **context), x)
 
     def step(
         self, state: Float[Tensor, "*n d"], hidden: Float[Tensor, "*n d"], **context: Any
     ) -> Float[Tensor, "*n d"]:
         """One thought at every position: core_block(LN(f(state, hidden)))."""
         mixed = self._mix(state, hidden)
-        return self._same_shape("core_block", self.core_block(mixed, **context), hidden)
+        return _same_shape("core_block", self.core_block(mixed, **context), hidden)
 
     def unroll(
         self,
@@ -241,7 +249,7 @@ class RecurrentDepth(nn.Module):
                 state = unrolled
                 read.append(_newest(state, context.get("offsets")))
         check_depth(depth)
-        read.append(_read_newest(self.core_block, self._mix(state, hidden), **context))
+        read.append(_read_newest("core_block", self.core_block, self._mix(state, hidden), **context))
         return Thoughts(torch.stack(read))
 
     def forward(
@@ -291,12 +299,6 @@ class RecurrentDepth(nn.Module):
             raise InputError("this encoder does not know its dim yet: pass dim= or give it to a Recommender")
         return self.dim
 
-    @staticmethod
-    def _same_shape(name: str, output: Tensor, wanted: Tensor) -> Tensor:
-        if output.shape != wanted.shape:
-            raise InputError(f"{name} must return {tuple(wanted.shape)} like its input, got {tuple(output.shape)}")
-        return output
-
 
 class SinglePass(nn.Module):
     """A bare block as an encoder: one pass, one thought, no T_0, no aggregate, no extra LN ("Base").
@@ -342,4 +344,4 @@ class SinglePass(nn.Module):
         """
         if depth != 1:
             raise InputError(f"depth must be 1 for an encoder without a loop, got {depth!r}: wrap it in RecurrentDepth")
-        return Thoughts(_read_newest(self.block, hidden, **context)[None])
+        return Thoughts(_read_newest("encoder", self.block, hidden, **context)[None])

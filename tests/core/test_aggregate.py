@@ -1,0 +1,89 @@
+"""Aggregates against their formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from torch import Tensor, nn
+
+from latentloop.aggregate import Add, Aggregate, Concat, Gate, Mean, build_aggregate
+from latentloop.errors import InputTypeError
+from latentloop.recurrence import RecurrentDepth
+from tests.core.worlds import DIM, encoder, ragged, recommender, seeds, unchecked
+
+
+def pair(seed: int, dim: int = DIM) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(seed)
+    return torch.randn(3, 4, dim), torch.randn(3, 4, dim)
+
+
+@given(seed=seeds)
+def test_the_standard_aggregates_are_their_formulas(seed: int) -> None:
+    state, hidden = pair(seed)
+    t, h = state.numpy(), hidden.numpy()
+    concat, gate = Concat(), Gate()
+    for module in (concat, gate):
+        module.bind(DIM)
+    with torch.no_grad():
+        linear = np.concatenate([t, h], -1) @ concat.linear.weight.numpy().T + concat.linear.bias.numpy()
+        open_ = np.concatenate([t, h], -1) @ gate.linear.weight.numpy().T + gate.linear.bias.numpy()
+        g = 1 / (1 + np.exp(-open_))
+        for module, wanted in ((Add(), t + h), (Mean(), (t + h) / 2), (concat, linear), (gate, g * t + (1 - g) * h)):
+            np.testing.assert_allclose(module(state, hidden).numpy(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@given(seed=seeds)
+def test_add_and_mean_agree_after_the_layer_norm(seed: int) -> None:
+    """Up to the norm's epsilon, which weighs four times as much beside the mean's variance."""
+    history = ragged(seed)
+    added, mean = (recommender(seed, aggregate=name).think(history, depth=3).steps for name in ("add", "mean"))
+    torch.testing.assert_close(added, mean, rtol=1e-3, atol=1e-3)
+    assert not torch.equal(added, mean)
+
+
+class Scaled(nn.Module):
+    """A user's module with a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, state: Tensor, hidden: Tensor) -> Tensor:
+        return self.scale * state + hidden
+
+
+def test_a_users_callable_and_module_are_used_and_trained() -> None:
+    state, hidden = pair(0)
+    plain = encoder(4, aggregate=lambda t, h: 0.5 * t + h).eval()
+    module = encoder(4, aggregate=Scaled()).eval()
+    wanted = plain.step(state, hidden)
+    torch.testing.assert_close(module.step(state, hidden), wanted)
+    assert not torch.allclose(encoder(4).eval().step(state, hidden), wanted)
+    assert "aggregate.scale" in dict(module.named_parameters())
+    module.step(state, hidden).pow(3).sum().backward()
+    assert float(module.aggregate.scale.grad.abs()) > 0
+
+
+def test_bind_reaches_an_aggregate_that_asks_for_the_dim() -> None:
+    class Bound(nn.Module):
+        dim = 0
+
+        def bind(self, dim: int) -> None:
+            self.dim = dim
+
+        def forward(self, state: Tensor, hidden: Tensor) -> Tensor:
+            return state + hidden
+
+    bound = Bound()
+    loop = RecurrentDepth(nn.Identity(), nn.Identity(), bound)
+    assert bound.dim == 0
+    loop.bind(7)
+    assert bound.dim == 7
+
+
+@pytest.mark.parametrize("aggregate", ["plus", 3, None])
+def test_what_is_no_aggregate_is_refused(aggregate: Aggregate) -> None:
+    with unchecked(), pytest.raises(InputTypeError, match="aggregate must be one of"):
+        build_aggregate(aggregate)

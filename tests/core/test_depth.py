@@ -1,0 +1,84 @@
+"""Depth laws: support, mean, and the same key for the same depth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson, UniformDepth
+from latentloop.errors import InputError
+from latentloop.randomness import fold, generator
+from tests.core.worlds import seeds
+
+LAWS = st.one_of(
+    st.builds(LogNormalPoisson, st.integers(1, 8), st.floats(0, 3)),
+    st.builds(FixedDepth, st.integers(1, 20)),
+    st.integers(1, 9).flatmap(lambda low: st.builds(UniformDepth, st.just(low), st.integers(low, low + 9))),
+)
+
+
+@given(law=LAWS, seed=seeds)
+def test_every_law_draws_whole_depths_within_its_bounds(law: DepthLaw, seed: int) -> None:
+    draws = [law.sample(generator(fold(seed, step))) for step in range(50)]
+    assert all(type(k) is int and 1 <= k <= law.max_depth for k in draws)
+    assert draws == [law.sample(generator(fold(seed, step))) for step in range(50)]
+    assert 1 <= law.inference_depth <= law.max_depth
+
+
+@pytest.mark.parametrize("mean_depth", [1, 3, 6])
+@pytest.mark.parametrize("sigma", [0.0, 0.5, 1.0])
+def test_log_normal_poisson_has_the_papers_distribution(mean_depth: int, sigma: float) -> None:
+    law, n = LogNormalPoisson(mean_depth, sigma), 4000
+    stream = generator(11)
+    ours = np.bincount([law.sample(stream) for _ in range(n)], minlength=3 * mean_depth + 1) / n
+    # closed form: Poisson probabilities averaged over the log-normal rate on a fine grid of quantiles' densities
+    z = np.linspace(-8, 8, 4001)
+    weight = np.exp(-(z**2) / 2)
+    rate = np.exp(math.log(mean_depth) - sigma**2 / 2 + sigma * z)
+    counts = np.arange(3 * mean_depth - 1)
+    factorials = np.array([math.factorial(c) for c in counts], dtype=np.float64)
+    pmf = (np.exp(-rate)[:, None] * rate[:, None] ** counts / factorials * weight[:, None]).sum(0) / weight.sum()
+    wanted = np.concatenate([[0.0], pmf, [1 - pmf.sum()]])
+    assert len(ours) == 3 * mean_depth + 1
+    assert np.abs(ours - wanted).max() < 4.5 * math.sqrt(0.25 / n)
+    capped_mean = (wanted * np.arange(len(wanted))).sum()
+    spread = math.sqrt((wanted * np.arange(len(wanted)) ** 2).sum() - capped_mean**2)
+    assert abs((ours * np.arange(len(ours))).sum() - capped_mean) < 4.5 * spread / math.sqrt(n)
+
+
+@pytest.mark.parametrize("mean_depth", [1, 3, 6])
+def test_the_mean_before_the_cap_is_the_inference_depth(
+    mean_depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LogNormalPoisson, "max_depth", 10**9)
+    law, stream, n = LogNormalPoisson(mean_depth), generator(5), 6000
+    mean = sum(law.sample(stream) for _ in range(n)) / n
+    variance = mean_depth + mean_depth**2 * (math.exp(0.25) - 1)  # of a Poisson with a log-normal rate
+    assert abs(mean - law.inference_depth) < 4.5 * math.sqrt(variance / n)
+    assert law.inference_depth == mean_depth + 1
+
+
+@given(low=st.integers(1, 6), extra=st.integers(0, 4), seed=seeds)
+def test_uniform_depth_reaches_both_ends(low: int, extra: int, seed: int) -> None:
+    law, stream = UniformDepth(low, low + extra), generator(seed)
+    assert {law.sample(stream) for _ in range(200)} == set(range(low, low + extra + 1))
+    assert law.inference_depth == math.ceil((low + low + extra) / 2)
+
+
+@pytest.mark.parametrize("value", [0, -1, True])
+def test_depths_below_one_are_refused(value: int) -> None:
+    for build in (LogNormalPoisson, FixedDepth, lambda v: UniformDepth(v, 4)):
+        with pytest.raises(InputError, match="whole number of at least 1"):
+            build(value)
+
+
+def test_other_values_out_of_range_are_refused() -> None:
+    with pytest.raises(InputError, match="high"):
+        UniformDepth(4, 3)
+    for sigma in (-0.1, math.nan, math.inf):
+        with pytest.raises(InputError, match="sigma"):
+            LogNormalPoisson(3, sigma)

@@ -1,0 +1,211 @@
+"""The loop: depths are prefixes of each other, and every shortcut equals the long way."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from latentloop.depth import FixedDepth
+from latentloop.errors import InputError, InputTypeError
+from latentloop.packing import Packing
+from latentloop.recurrence import Encoder, RecurrentDepth, Thoughts, distance_from_newest
+from tests.core.worlds import DIM, depths, encoder, ragged, seeds, unchecked
+
+LAYOUTS = st.booleans()
+
+
+def hidden_and_state(seed: int, packed: bool) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Random H and T_0 of uneven rows in either layout, with the blocks' context."""
+    history = ragged(seed)
+    history[:, -1].clamp_(min=1)
+    torch.manual_seed(seed + 1)
+    if packed:
+        packing = Packing.of(history)
+        context: dict[str, Any] = {"offsets": packing.offsets, "max_length": packing.max_length}
+        shape: tuple[int, ...] = (packing.items.shape[0], DIM)
+    else:
+        context, shape = {"padding_mask": history == 0}, (*history.shape, DIM)
+    return torch.randn(shape), torch.randn(shape), context
+
+
+def newest(x: Tensor, context: dict[str, Any]) -> Tensor:
+    offsets = context.get("offsets")
+    return x[:, -1] if offsets is None else torch.stack([x[int(end) - 1] for end in offsets[1:]])
+
+
+@given(seed=seeds, packed=LAYOUTS, depth=depths, more=depths)
+def test_a_shallow_run_is_the_start_of_a_deep_one(seed: int, packed: bool, depth: int, more: int) -> None:
+    loop = encoder(seed).eval()
+    hidden, state, context = hidden_and_state(seed, packed)
+    deep = list(loop.unroll(hidden, state=state, depth=depth + more, **context))
+    shallow = list(loop.unroll(hidden, state=state, depth=depth, **context))
+    then = list(loop.unroll(hidden, state=shallow[-1], depth=more, **context))
+    assert len(deep) == depth + more
+    for one, other in zip(deep, shallow + then, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@given(seed=seeds, packed=LAYOUTS, depth=depths, aggregate=st.sampled_from(["add", "mean", "concat", "gate"]))
+def test_each_step_is_the_papers_equation(seed: int, packed: bool, depth: int, aggregate: str) -> None:
+    loop = encoder(seed, aggregate=aggregate).eval()
+    hidden, state, context = hidden_and_state(seed, packed)
+    for unrolled in loop.unroll(hidden, state=state, depth=depth, **context):
+        mixed = loop.aggregate(state, hidden)
+        centred = mixed - mixed.mean(-1, keepdim=True)
+        normed = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+        state = loop.core_block(normed, **context)  # the layer norm starts with weight 1 and bias 0
+        torch.testing.assert_close(unrolled, state)
+
+
+@given(seed=seeds, packed=LAYOUTS, depth=depths)
+def test_thoughts_are_the_newest_positions_of_unroll(seed: int, packed: bool, depth: int) -> None:
+    loop = encoder(seed).eval()
+    hidden, state, context = hidden_and_state(seed, packed)
+    thoughts = loop.thoughts(hidden, state=state, depth=depth, **context)
+    wanted = [newest(t, context) for t in loop.unroll(hidden, state=state, depth=depth, **context)]
+    assert thoughts.depth == thoughts.steps.shape[0] == depth
+    torch.testing.assert_close(thoughts.steps, torch.stack(wanted))
+    assert torch.equal(thoughts.final, thoughts.steps[depth - 1])
+    torch.testing.assert_close(thoughts.rows(1, 3).steps, thoughts.steps[:, 1:3])
+
+
+@given(seed=seeds, packed=LAYOUTS, depth=depths)
+def test_forward_is_pre_and_unroll(seed: int, packed: bool, depth: int) -> None:
+    loop = encoder(seed).eval()
+    x, state, context = hidden_and_state(seed, packed)
+    *_, wanted = loop.unroll(loop.pre(x, **context), state=state, depth=depth, **context)
+    torch.testing.assert_close(loop(x, state=state, depth=depth, **context), wanted)
+
+
+@given(seed=seeds)
+def test_forward_without_a_state_gives_rows_the_same_noise_by_distance(seed: int) -> None:
+    loop = encoder(seed).eval()
+    history = ragged(seed)
+    packing = Packing.of(history)
+    torch.manual_seed(seed)
+    x = torch.randn(*history.shape, DIM)
+    padding_mask = history == 0
+    padding_mask[:, -1] = False
+    padded = loop(x, padding_mask=padding_mask)
+    columns = history.shape[1] - 1 - packing.slots
+    packed = loop(x[packing.rows, columns], offsets=packing.offsets)
+    torch.testing.assert_close(padded[packing.rows, columns], packed, rtol=1e-4, atol=1e-5)
+
+
+def gradients(loop: nn.Module, loss: Tensor, *inputs: Tensor) -> list[Tensor]:
+    wanted = [p for p in loop.parameters() if p.requires_grad]
+    found = torch.autograd.grad(loss, [*wanted, *inputs], allow_unused=True)
+    return [torch.zeros(()) if g is None else g for g in found]
+
+
+@given(seed=seeds, packed=LAYOUTS, depth=depths, training=st.booleans())
+def test_checkpointed_gradients_are_the_plain_ones(seed: int, packed: bool, depth: int, training: bool) -> None:
+    found = []
+    for checkpointed in (False, True):
+        loop = encoder(seed, checkpoint_steps=checkpointed).train(training)
+        x, state, context = hidden_and_state(seed, packed)
+        x.requires_grad_()
+        torch.manual_seed(seed)  # the same dropout masks
+        thoughts = loop.thoughts(loop.pre(x, **context), state=state, depth=depth, **context)
+        found.append(gradients(loop, (thoughts.steps**3).sum(), x))
+    for plain, recomputed in zip(*found, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+    assert all(float(g.abs().sum()) > 0 for g in found[0][-1:])
+
+
+@given(depth=depths, low=st.integers(1, 30))
+def test_parameters_do_not_depend_on_the_depth(depth: int, low: int) -> None:
+    counts = {sum(p.numel() for p in encoder(0, depth_law=FixedDepth(d)).parameters()) for d in (1, depth, low)}
+    assert len(counts) == 1
+
+
+def test_one_module_may_serve_as_both_blocks() -> None:
+    loop = encoder(3)
+    shared = RecurrentDepth(loop.core_block, loop.core_block, dim=DIM)
+    own = sum(p.numel() for p in loop.core_block.parameters())
+    assert sum(p.numel() for p in shared.parameters()) == own + 2 * DIM
+
+
+def test_unroll_is_lazy() -> None:
+    calls: list[int] = []
+
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(1)
+            return x
+
+    loop = RecurrentDepth(nn.Identity(), Counting(), dim=3)
+    steps = loop.unroll(torch.ones(2, 4, 3), state=torch.zeros(2, 4, 3), depth=5)
+    assert not calls
+    next(steps)
+    assert len(calls) == 1
+
+
+@given(seed=seeds)
+def test_distance_from_newest_counts_back_from_each_rows_end(seed: int) -> None:
+    history = ragged(seed)
+    packing = Packing.of(history)
+    x = torch.zeros(*history.shape, 2)
+    slots = distance_from_newest(x)
+    assert slots.tolist() == [list(range(history.shape[1] - 1, -1, -1))] * len(history)
+    assert torch.equal(distance_from_newest(x[packing.rows, 0], packing.offsets), packing.slots)
+
+
+@pytest.mark.parametrize("depth", [0, -1, True])
+def test_depths_below_one_are_refused(depth: int) -> None:
+    loop = encoder(0)
+    hidden, state, context = hidden_and_state(0, packed=False)
+    for run in (loop.unroll, loop.thoughts):
+        with pytest.raises(InputError, match="depth must be a whole number of at least 1"):
+            run(hidden, state=state, depth=depth, **context)
+
+
+class Wider(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x], dim=-1)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_block_that_changes_the_shape_is_named(depth: int) -> None:
+    x = torch.ones(2, 3, 4)
+    with pytest.raises(InputError, match=r"pre_block.*\(2, 3, 4\).*\(2, 3, 8\)"):
+        RecurrentDepth(Wider(), nn.Identity(), dim=4).pre(x)
+    with pytest.raises(InputError, match=r"core_block.*\(2, 3, 4\).*\(2, 3, 8\)"):
+        RecurrentDepth(nn.Identity(), Wider(), dim=4).thoughts(x, state=x, depth=depth)
+
+
+def test_user_mistakes_at_construction() -> None:
+    block = nn.Identity()
+    with pytest.raises(InputTypeError, match="aggregate must be one of 'add'"):
+        RecurrentDepth(block, block, "sum")
+    with pytest.raises(InputError, match="state_std"):
+        RecurrentDepth(block, block, state_std=-1.0)
+    with pytest.raises(InputError, match="dim must be"):
+        RecurrentDepth(block, block, dim=0)
+    with pytest.raises(InputError, match="dim is 4 .* cannot become 5"):
+        RecurrentDepth(block, block, dim=4).bind(5)
+    with pytest.raises(InputError, match="does not know its dim"):
+        RecurrentDepth(block, block)(torch.ones(2, 3, 4))
+    x = torch.ones(2, 3, 4)
+    with unchecked(), pytest.raises(InputError, match="state must be shaped like hidden"):
+        RecurrentDepth(block, block, dim=4).unroll(x, state=x[:1], depth=2)
+
+
+def test_state_std_scales_the_start_state() -> None:
+    keys, slots = torch.arange(5), torch.arange(5)
+    plain, wide = encoder(0), encoder(0, state_std=3.0)
+    torch.testing.assert_close(wide.draw_state(keys, slots), 3 * plain.draw_state(keys, slots))
+    assert float(encoder(0, state_std=0.0).draw_state(keys, slots).abs().sum()) == 0
+
+
+def test_contracts_and_copies() -> None:
+    loop = encoder(1)
+    assert isinstance(loop, Encoder)
+    assert isinstance(copy.deepcopy(loop), Encoder)
+    assert Thoughts(torch.zeros(2, 3, 4)).depth == 2
