@@ -1,0 +1,60 @@
+# Everything sets itself up in .venv; set PYTHON to choose the interpreter it is made from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# One thread per worker: the workers share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup dev demo test lint types fast slow clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: $(VENV)/.installed ## install latentloop in .venv
+
+dev: $(VENV)/.installed-dev ## the same, with what tests and checks need
+
+demo: setup ## both training stages on synthetic data, then recommendations
+	$(BIN)/latentloop demo
+
+test: lint types ## lint, types, tests (editable and wheel install)
+	$(PYTEST) -n 2 --junit-xml build/pytest.xml
+
+lint: dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy reads the package as it installs: only there is backbones/ latentloop.backbones.
+types: dev ## mypy --strict on the built wheel
+	rm -rf build
+	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . >/dev/null
+	$(PIP) install --quiet --no-deps --no-index --target build/site build/wheel/*.whl
+	cd build && MYPYPATH=site ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p latentloop
+
+fast: dev ## tests only, up to the first failure
+	$(PYTEST) -n 2 -x
+
+slow: dev ## the tests that take minutes
+	$(PYTEST) -m slow
+
+clean: ## remove everything that make made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "latentloop needs Python 3.10 or newer; choose one with: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.created
+	$(PIP) install --constraint constraints.txt pip setuptools
+	$(PIP) install --constraint constraints.txt --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/.installed
+	$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,96 @@
+"""Latent reasoning with recurrent depth for sequential recommendation.
+
+Public names load on first use, so that `from latentloop import RecurrentDepth` needs torch, einops and jaxtyping only.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentloop.adapt import adapt
+    from latentloop.data import global_time, k_core, leave_one_out, load_interactions
+    from latentloop.depth import FixedDepth, LogNormalPoisson, UniformDepth
+    from latentloop.errors import InputError, InputTypeError
+    from latentloop.evaluation import evaluate
+    from latentloop.objectives import RPT, SPT, NextItem, StepAlignment, TrajectoryAlignment
+    from latentloop.recommender import Recommender
+    from latentloop.recurrence import RecurrentDepth, Thoughts
+    from latentloop.training import fit
+    from latentloop.two_stage import two_stage
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RPT",
+    "SPT",
+    "FixedDepth",
+    "InputError",
+    "InputTypeError",
+    "LogNormalPoisson",
+    "NextItem",
+    "Recommender",
+    "RecurrentDepth",
+    "StepAlignment",
+    "Thoughts",
+    "TrajectoryAlignment",
+    "UniformDepth",
+    "__version__",
+    "adapt",
+    "evaluate",
+    "fit",
+    "global_time",
+    "k_core",
+    "leave_one_out",
+    "load_interactions",
+    "two_stage",
+]
+
+_HOME = {
+    "RPT": "objectives",
+    "SPT": "objectives",
+    "FixedDepth": "depth",
+    "InputError": "errors",
+    "InputTypeError": "errors",
+    "LogNormalPoisson": "depth",
+    "NextItem": "objectives",
+    "Recommender": "recommender",
+    "RecurrentDepth": "recurrence",
+    "StepAlignment": "objectives",
+    "Thoughts": "recurrence",
+    "TrajectoryAlignment": "objectives",
+    "UniformDepth": "depth",
+    "adapt": "adapt",
+    "evaluate": "evaluation",
+    "fit": "training",
+    "global_time": "data",
+    "k_core": "data",
+    "leave_one_out": "data",
+    "load_interactions": "data",
+    "two_stage": "two_stage",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        # Importing latentloop.adapt makes Python bind that module here, where `adapt` is the function of that name.
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
