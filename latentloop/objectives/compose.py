@@ -1,0 +1,186 @@
+"""Sums of weighted parts: `NextItem() + 0.2 * TrajectoryAlignment() + 0.1 * StepAlignment()`.
+
+A part is anything called as `part(views, batch) -> (loss, terms)`. It may name the views it reads in `views` (else the
+anchor), and it may have `start(model)`, `prepare(model, batch)` and `updates`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from latentloop.data.batch import Batch
+from latentloop.errors import InputError, InputTypeError
+from latentloop.objectives.views import Views
+from latentloop.recommender import Recommender
+
+__all__ = ["Composable", "Objective", "Sum", "Weighted", "views_of"]
+
+Terms = dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """What `fit` trains with; a plain function of this signature is one too."""
+
+    def __call__(self, views: Any, batch: Any, /) -> tuple[Tensor, Terms]:
+        """The loss to differentiate, and detached 0-d terms for the logs."""
+        ...
+
+
+def views_of(part: Objective) -> tuple[str, ...]:
+    """The views a part reads: its `views`, or the anchor where it names none."""
+    views: tuple[str, ...] = getattr(part, "views", ("anchor",))
+    return views
+
+
+class Composable:
+    """Gives a part `+` and `*`; nothing depends on a part having it, `Sum` and `Weighted` take any callable."""
+
+    def __mul__(self, weight: float) -> Weighted:
+        """This part, `weight` times."""
+        return Weighted(self, weight)  # type: ignore[arg-type]  # parts are callable, this mix-in alone is not
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Objective) -> Sum:
+        """This part and another."""
+        return Sum([self, other])  # type: ignore[list-item]  # as above
+
+    def __radd__(self, other: Objective) -> Sum:
+        """Another part and this one."""
+        return Sum([other, self])  # type: ignore[list-item]  # as above
+
+
+class Weighted(Composable):
+    """A part times a number; its terms are logged unweighted.
+
+    Args:
+        part: any objective.
+        weight: a finite number.
+
+    Raises:
+        InputTypeError: for a part that cannot be called or a weight that is no number.
+        InputError: for a weight that is not finite.
+    """
+
+    def __init__(self, part: Objective, weight: float) -> None:
+        if not callable(part):
+            raise InputTypeError(f"part must be callable as part(views, batch), got {part!r}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise InputTypeError(f"weight must be a number, got {weight!r}")
+        if not math.isfinite(weight):
+            raise InputError(f"weight must be finite, got {weight!r}")
+        self.part, self.weight = part, float(weight)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The part's own."""
+        return views_of(self.part)
+
+    @property
+    def updates(self) -> int:
+        """The part's own."""
+        return int(getattr(self.part, "updates", 1))
+
+    def start(self, model: Recommender) -> None:
+        """Pass on to the part."""
+        _start(self.part, model)
+
+    def prepare(self, model: Recommender, batch: Batch) -> Batch:
+        """Pass on to the part; without a `prepare` of its own the batch stays as it is."""
+        prepare = getattr(self.part, "prepare", None)
+        prepared: Batch = batch if prepare is None else prepare(model, batch)
+        return prepared
+
+    def __call__(self, views: Views, batch: Batch) -> tuple[Tensor, Terms]:
+        """Weight times the part's loss, and its terms."""
+        loss, terms = self.part(views, batch)
+        return loss * self.weight, terms
+
+    def __repr__(self) -> str:
+        return f"{self.weight:g} * {self.part!r}"
+
+
+class Sum(Composable):
+    """Parts added up; sums inside are flattened, and the union of the parts' views is encoded once.
+
+    Args:
+        parts: any objectives, at least one; at most one of them may have a `prepare`.
+
+    Raises:
+        InputTypeError: for a part that cannot be called.
+        InputError: for no part, or more than one that prepares.
+    """
+
+    def __init__(self, parts: Iterable[Objective]) -> None:
+        self.parts: tuple[Objective, ...] = tuple(
+            inner for part in parts for inner in (part.parts if isinstance(part, Sum) else (part,))
+        )
+        if not self.parts:
+            raise InputError("a sum needs at least one part, got none")
+        for part in self.parts:
+            if not callable(part):
+                raise InputTypeError(f"part must be callable as part(views, batch), got {part!r}")
+        preparing = [part for part in self.parts if _prepares(part)]
+        if len(preparing) > 1:
+            raise InputError(f"only one part of a sum may prepare rollouts, got {len(preparing)}: {preparing!r}")
+        self._preparing = preparing[0] if preparing else None
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The union of the parts' views, in order of first mention."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in views_of(part)))
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps for each prepared batch."""
+        return int(getattr(self._preparing, "updates", 1))
+
+    def start(self, model: Recommender) -> None:
+        """Pass on to every part that has a `start`."""
+        for part in self.parts:
+            _start(part, model)
+
+    def prepare(self, model: Recommender, batch: Batch) -> Batch:
+        """Pass on to the part that prepares; without one the batch stays as it is."""
+        prepare = getattr(self._preparing, "prepare", None)
+        prepared: Batch = batch if prepare is None else prepare(model, batch)
+        return prepared
+
+    def __call__(self, views: Views, batch: Batch) -> tuple[Tensor, Terms]:
+        """The sum of the losses and all terms; a name taken twice gets a number."""
+        total, terms = self.parts[0](views, batch)
+        terms = dict(terms)
+        for part in self.parts[1:]:
+            loss, own = part(views, batch)
+            total = total + loss
+            for name, value in own.items():
+                terms[_free_name(name, terms)] = value
+        return total, terms
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.parts))
+
+
+def _prepares(part: Objective) -> bool:
+    if isinstance(part, Weighted):
+        return _prepares(part.part)
+    if isinstance(part, Sum):
+        return part._preparing is not None
+    return hasattr(part, "prepare")
+
+
+def _start(part: Objective, model: Recommender) -> None:
+    start = getattr(part, "start", None)
+    if start is not None:
+        start(model)
+
+
+def _free_name(name: str, taken: Terms) -> str:
+    number, free = 2, name
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    return free

@@ -1,0 +1,343 @@
+"""Reinforcement post-training: group-relative policy optimisation over start states (LARES eq. 11-12, section 2.4).
+
+For each history, G rollouts that differ in T_0. Each step's thought t is a policy pi(v | t) = softmax(t E^T)[v]; the
+rank of the target by the last thought is the reward; rewards are standardised within the group.
+
+Shapes: B rows, G rollouts a row, R = rows that are differentiated x G (row b's rollouts adjacent), k depth.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from latentloop.data.batch import Batch
+from latentloop.dropout import dropout_off, switch_dropout_off
+from latentloop.errors import InputError, InputTypeError
+from latentloop.item_softmax import count_ranks, log_prob, log_prob_and_kl, top1
+from latentloop.objectives.advantages import advantages
+from latentloop.objectives.checks import above_zero, at_least, one_of
+from latentloop.objectives.compose import Composable, Terms
+from latentloop.objectives.policy import (
+    KL,
+    Policy,
+    Ratio,
+    clipped,
+    mean_over_steps,
+    ratios,
+    surrogate,
+    target_kl,
+)
+from latentloop.objectives.rewards import RecallReward, Reward
+from latentloop.objectives.views import Views
+from latentloop.randomness import dropout_seed, fold, generator, row_keys
+from latentloop.recommender import Recommender
+
+__all__ = ["RPT", "Prepared"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prepared(Batch):
+    """A batch and what its rollouts fixed, all without gradient.
+
+    Args:
+        groups: (M,) rows of the batch that the loss has to think through again.
+        state_keys: (R,) from which each rollout's T_0 is drawn.
+        depth: steps of the deepest rollout.
+        live: (k, R) steps that count; all of them unless each rollout has its own depth.
+        choice: (k, R) the item whose probability is the policy's.
+        advantage: (R,) float32.
+        pays_kl: (R,) whether a rollout is held to the reference.
+        old: (k, R) log pi_old of the choice; None where the only update is the first, at which pi_old is pi.
+        ref_queries: (k, R, d) the reference's thoughts, for the full divergence.
+        ref_keys: (N, d) the reference's items, for the full divergence.
+        ref_log_prob: (k, R) log pi_ref of the target, for the divergence on the target.
+        dropout_key: seeds dropout in every pass over these rollouts; None keeps it off.
+        rewards: (B, G) float64.
+    """
+
+    groups: Int[Tensor, " M"]
+    state_keys: Int[Tensor, " R"]
+    depth: int
+    live: Bool[Tensor, "k R"]
+    choice: Int[Tensor, "k R"]
+    advantage: Float[Tensor, " R"]
+    pays_kl: Bool[Tensor, " R"]
+    old: Float[Tensor, "k R"] | None
+    ref_queries: Float[Tensor, "k R d"] | None
+    ref_keys: Float[Tensor, "N d"] | None
+    ref_log_prob: Float[Tensor, "k R"] | None
+    dropout_key: int | None
+    rewards: Float[Tensor, "B G"]
+
+
+class RPT(Composable):
+    """loss = -mean_i [min(P A_i, clip(P, 1 - eps, 1 + eps) A_i) - beta KL_i] over all rollouts i of the batch.
+
+    `start(model)` freezes the reference, `prepare(model, batch)` makes the rollouts, and calling the objective on the
+    prepared batch gives the loss, `updates` times. At the first update P is 1, so with `updates=1` the clip is inert.
+
+    Args:
+        rollouts: G, start states for each history.
+        reward: any callable of (greater, ties); `RecallReward(10)` where None.
+        policy: whose probability is raised or lowered at each step. "target": the target; "hybrid": the target where
+            A > 0, else the highest-scored other item; "top": the highest-scored item.
+        ratio: P of the rollout's joint probability, or one a step and the mean of the clipped terms.
+        kl: "full" is the mean over steps of sum_v pi log(pi / pi_ref); "target" a penalty on the target alone, see
+            `policy.target_kl`.
+        kl_weight: beta; 0 needs no reference.
+        clip: eps; the paper gives none.
+        updates: optimizer steps for each prepared batch.
+        keep_kl: whether groups whose rewards tie still pay KL. Without it such groups are not thought through again.
+        dropout: rollouts also differ in dropout, which every update then replays; else dropout is off in RPT.
+        own_depth: each of the G rollouts draws its own depth.
+
+    Raises:
+        InputError: for a value out of range.
+        InputTypeError: for a reward that cannot be called.
+    """
+
+    views: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        *,
+        rollouts: int = 4,
+        reward: Reward | None = None,
+        policy: Policy = "target",
+        ratio: Ratio = "joint",
+        kl: KL = "full",
+        kl_weight: float = 1.0,
+        clip: float = 0.2,
+        updates: int = 1,
+        keep_kl: bool = True,
+        dropout: bool = False,
+        own_depth: bool = False,
+    ) -> None:
+        self.rollouts = at_least("rollouts", rollouts, 1)
+        if reward is not None and not callable(reward):
+            raise InputTypeError(f"reward must be a callable of (greater, ties), got {reward!r}")
+        self.reward: Reward = RecallReward(10) if reward is None else reward
+        one_of("policy", policy, get_args(Policy))
+        one_of("ratio", ratio, get_args(Ratio))
+        one_of("kl", kl, get_args(KL))
+        self.policy: Policy = policy
+        self.ratio: Ratio = ratio
+        self.kl: KL = kl
+        if not (math.isfinite(kl_weight) and kl_weight >= 0):
+            raise InputError(f"kl_weight must be a finite number of at least 0, got {kl_weight!r}")
+        self.kl_weight = float(kl_weight)
+        self.clip = above_zero("clip", clip)
+        self.updates = at_least("updates", updates, 1)
+        self.keep_kl, self.dropout, self.own_depth = bool(keep_kl), bool(dropout), bool(own_depth)
+        self.reference: Recommender | None = None
+
+    def start(self, model: Recommender) -> None:
+        """Freeze a copy of `model` as the reference; it is held here, outside any `state_dict`.
+
+        Raises:
+            InputError: for an encoder without T_0 while dropout is off: all its rollouts would be the same.
+        """
+        if not self.dropout and not _has_state(model):
+            raise InputError(
+                "RPT needs rollouts that differ, but this encoder has no start state: pass dropout=True or wrap it "
+                "in RecurrentDepth"
+            )
+        self.reference = None
+        if self.kl_weight > 0:
+            self.reference = copy.deepcopy(model).train().requires_grad_(False)
+            # not eval(): the policy's own kernels, so that the divergence is exactly 0 where the weights are the same
+            switch_dropout_off(self.reference)
+
+    @torch.no_grad()
+    def prepare(self, model: Recommender, batch: Batch) -> Prepared:
+        """Roll out, rank, and fix everything that the updates hold constant.
+
+        Raises:
+            InputError: before `start`, or for a reward that is not finite or of another shape.
+        """
+        if self.kl_weight > 0 and self.reference is None:
+            raise InputError("RPT has no reference yet: call start(model) before prepare")
+        depths = self._depths(model, batch.key)
+        keys = torch.stack([row_keys(fold(batch.key, "rollout", g), batch.rows) for g in range(self.rollouts)], 1)
+        dropout_key = fold(batch.key, "rollout dropout", int(batch.rows[0])) if self.dropout else None
+        steps = self._think(model, batch.history, max(depths), keys.flatten(), dropout_key)
+        rewards = self._rewards(model, steps, batch.target, depths)
+        advantage = advantages(rewards)
+        tied = rewards.amax(1) == rewards.amin(1)
+        groups = self._groups(tied)
+        rows = (groups[:, None] * self.rollouts + torch.arange(self.rollouts, device=groups.device)).flatten()
+        live = torch.arange(1, max(depths) + 1)[:, None] <= torch.tensor(depths)
+        live = live.to(batch.target.device).repeat(1, len(groups))
+        target = _for_rollouts(batch.target[groups], self.rollouts).expand(max(depths), -1)
+        queries, items = model.queries(steps[:, rows]), model.keys()
+        chosen = self._choices(queries, items, target, advantage.flatten()[rows])
+        prepared = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+        prepared |= {
+            "groups": groups,
+            "state_keys": keys.flatten()[rows],
+            "depth": max(depths),
+            "live": live,
+            "choice": chosen,
+            "advantage": advantage.flatten()[rows].float(),
+            "pays_kl": _for_rollouts(~tied[groups] | self.keep_kl, self.rollouts),
+            "old": None if self.updates == 1 else _by_step(log_prob, live, queries, items, chosen),
+            "dropout_key": dropout_key,
+            "rewards": rewards,
+        }
+        return Prepared(**prepared, **self._reference(model, prepared, target))
+
+    def __call__(self, views: Views, batch: Batch) -> tuple[Tensor, Terms]:
+        """The loss of one update on a prepared batch, and the terms.
+
+        Terms: `policy` and `kl` (the two means; `kl` only with a reference), `reward_mean`, `reward_std`,
+        `zero_variance` (share of groups whose rewards tie), `clip_share` (of the ratios with A != 0, those at which the
+        clip stops the gradient), `ratio_mean`.
+
+        Raises:
+            InputTypeError: for a batch that did not come from `prepare`.
+        """
+        if not isinstance(batch, Prepared):
+            raise InputTypeError("RPT needs the batch that prepare(model, batch) returned, got a plain one")
+        model, live = views.model, batch.live
+        history = batch.history[batch.groups]
+        steps = self._think(model, history, batch.depth, batch.state_keys, batch.dropout_key)
+        new, divergence = self._log_probs(batch, model.queries(steps), model.keys())
+        ratio = ratios(new, new.detach() if batch.old is None else batch.old, live, self.ratio)
+        count = batch.rewards.numel()
+        policy = surrogate(ratio, batch.advantage, live, self.clip).sum() / count
+        loss, terms = -policy, {"policy": -policy.detach()}
+        if divergence is not None:
+            kl = (mean_over_steps(divergence, live) * batch.pays_kl).sum() / count
+            loss, terms["kl"] = loss + self.kl_weight * kl, kl.detach()
+        with torch.no_grad():
+            steps_of = live if len(ratio) > 1 else live[:1]
+            moved = steps_of & (batch.advantage != 0)
+            stopped = clipped(ratio, batch.advantage, self.clip) & moved
+            terms |= {
+                "reward_mean": batch.rewards.mean().float(),
+                "reward_std": batch.rewards.std(correction=0).float(),
+                "zero_variance": (batch.rewards.amax(1) == batch.rewards.amin(1)).float().mean(),
+                "clip_share": stopped.sum() / moved.sum().clamp_min(1),
+                "ratio_mean": (ratio * steps_of).sum() / steps_of.sum(),
+            }
+        return loss, terms
+
+    def __repr__(self) -> str:
+        return f"RPT(rollouts={self.rollouts}, reward={self.reward!r}, policy={self.policy!r})"
+
+    def _depths(self, model: Recommender, key: int) -> list[int]:
+        if not self.own_depth:
+            return [model.depth_law.sample(generator(fold(key, "depth")))] * self.rollouts
+        return [model.depth_law.sample(generator(fold(key, "depth", g))) for g in range(self.rollouts)]
+
+    def _think(
+        self, model: Recommender, history: Tensor, depth: int, keys: Tensor, dropout_key: int | None
+    ) -> Float[Tensor, "k R d"]:
+        """Thoughts of all rollouts; H is computed once for a row's rollouts where dropout does not tell them apart."""
+        context: AbstractContextManager[None]
+        if dropout_key is None:
+            context, copies = dropout_off(model), self.rollouts
+        else:
+            context, copies = dropout_seed(dropout_key, history.device), 1
+            history = _for_rollouts(history, self.rollouts)
+        with context:
+            return model.think(history, depth=depth, state_keys=keys, copies=copies).steps
+
+    def _rewards(
+        self, model: Recommender, steps: Tensor, target: Tensor, depths: list[int]
+    ) -> Float[Tensor, "B G"]:
+        last = torch.tensor(depths, device=steps.device).repeat(len(target)) - 1
+        final = steps[last, torch.arange(steps.shape[1], device=steps.device)]
+        greater, ties = count_ranks(model.queries(final), model.keys(), _for_rollouts(target, self.rollouts))
+        shape = (len(target), self.rollouts)
+        rewards = self.reward(greater.view(shape), ties.view(shape))
+        if not isinstance(rewards, Tensor) or rewards.shape != shape:
+            found = tuple(rewards.shape) if isinstance(rewards, Tensor) else type(rewards).__name__
+            raise InputError(f"reward must return a tensor {shape} like its arguments, got {found}")
+        return rewards.double()
+
+    def _groups(self, tied: Tensor) -> Tensor:
+        """Rows to differentiate: all, or (where tied groups owe nothing) those whose rewards differ, at least one."""
+        everyone = torch.arange(len(tied), device=tied.device)
+        if self.dropout or (self.keep_kl and self.kl_weight > 0):
+            return everyone
+        return everyone[~tied] if not bool(tied.all()) else everyone[:1]
+
+    def _choices(self, queries: Tensor, items: Tensor, target: Tensor, advantage: Tensor) -> Int[Tensor, "k R"]:
+        if self.policy == "target":
+            return target.contiguous()
+        if self.policy == "top":
+            return top1(queries.flatten(0, 1), items).view(target.shape)
+        lost = (advantage <= 0).nonzero()[:, 0]
+        chosen = target.clone()
+        if lost.numel() and len(items) > 1:
+            others = top1(queries[:, lost].flatten(0, 1), items, target[:, lost].flatten())
+            chosen[:, lost] = others.view(-1, len(lost))
+        return chosen
+
+    def _reference(self, model: Recommender, prepared: dict[str, Any], target: Tensor) -> dict[str, Tensor | None]:
+        """The reference under each rollout's T_0 and depth, without dropout."""
+        held: dict[str, Tensor | None] = {"ref_queries": None, "ref_keys": None, "ref_log_prob": None}
+        if self.reference is None or self.kl_weight == 0:
+            return held
+        if self.reference.device != model.device:
+            self.reference.to(model.device)
+        history = prepared["history"][prepared["groups"]]
+        thoughts = self.reference.think(
+            history, depth=prepared["depth"], state_keys=prepared["state_keys"], copies=self.rollouts
+        )
+        queries, items = self.reference.queries(thoughts.steps), self.reference.keys()
+        if self.kl == "full":
+            return held | {"ref_queries": queries, "ref_keys": items}
+        return held | {"ref_log_prob": _by_step(log_prob, prepared["live"], queries, items, target)}
+
+    def _log_probs(self, batch: Prepared, queries: Tensor, items: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the choices and the divergence of each step, (k, R) both."""
+        live, choice = batch.live, batch.choice
+        if batch.ref_queries is not None and batch.ref_keys is not None:
+            ref_queries, ref_items = batch.ref_queries, batch.ref_keys
+            rows = live.flatten().nonzero()[:, 0]
+            picked, divergence = log_prob_and_kl(
+                queries.flatten(0, 1)[rows], items, ref_queries.flatten(0, 1)[rows], ref_items, choice.flatten()[rows]
+            )
+            return _placed(picked, rows, live), _placed(divergence, rows, live)
+        new = _by_step(log_prob, live, queries, items, choice)
+        if batch.ref_log_prob is None:
+            return new, None
+        target = _for_rollouts(batch.target[batch.groups], self.rollouts).expand(batch.depth, -1)
+        of_target = new if self.policy == "target" else _by_step(log_prob, live, queries, items, target)
+        return new, target_kl(of_target, batch.ref_log_prob)
+
+
+def _has_state(model: Recommender) -> bool:
+    probe = torch.zeros(1, dtype=torch.int64, device=model.device)
+    return model.encoder.draw_state(probe, probe).shape[1] > 0
+
+
+def _for_rollouts(values: Tensor, rollouts: int) -> Tensor:
+    return values.repeat_interleave(rollouts, 0)
+
+
+def _by_step(
+    function: Callable[[Tensor, Tensor, Tensor], Tensor],
+    live: Bool[Tensor, "k R"],
+    queries: Float[Tensor, "k R d"],
+    items: Float[Tensor, "N d"],
+    choice: Int[Tensor, "k R"],
+) -> Float[Tensor, "k R"]:
+    """`function` of every live step's query and choice; 0 at the others."""
+    rows = live.flatten().nonzero()[:, 0]
+    return _placed(function(queries.flatten(0, 1)[rows], items, choice.flatten()[rows]), rows, live)
+
+
+def _placed(values: Tensor, rows: Tensor, live: Bool[Tensor, "k R"]) -> Float[Tensor, "k R"]:
+    return values.new_zeros(live.numel()).index_copy(0, rows, values).view(live.shape)

@@ -1,0 +1,68 @@
+"""Selection of samples before post-training (LARES section 2.4): what the model cannot reach teaches it nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from latentloop.data.sequences import Samples
+from latentloop.item_softmax import count_ranks
+from latentloop.objectives.checks import at_least
+from latentloop.randomness import fold, row_keys
+from latentloop.recommender import Recommender
+
+__all__ = ["select"]
+
+
+@torch.no_grad()
+def select(
+    model: Recommender,
+    samples: Samples,
+    *,
+    cut: int = 100,
+    trials: int = 3,
+    key: int,
+    depth: int | None = None,
+    batch_size: int = 1024,
+) -> Samples:
+    """Keep the samples whose target ranks within the first `cut` in at least one of `trials` inference trials.
+
+    Each trial thinks without dropout from its own T_0, drawn by (key, trial, sample number). Among ties the rank is
+    the middle one.
+
+    Args:
+        model: the pre-trained model; its modes are as before afterwards.
+        samples: what to choose from.
+        cut: the last rank that is kept, at least 1.
+        trials: independent trials, at least 1.
+        key: of the trials' start states.
+        depth: k; None is the inference depth.
+        batch_size: samples at a time.
+
+    Raises:
+        InputError: for a value out of range or a score that is NaN.
+    """
+    at_least("cut", cut, 1)
+    at_least("trials", trials, 1)
+    at_least("batch_size", batch_size, 1)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        places = torch.arange(len(samples), device=samples.device).split(batch_size)
+        kept = [_reached(model, samples, index, cut, trials, key, depth) for index in places]
+    finally:
+        for module, training in modes:
+            module.training = training
+    mask = torch.cat(kept) if kept else torch.zeros(0, dtype=torch.bool)
+    return samples.select(mask.to(samples.device))
+
+
+def _reached(
+    model: Recommender, samples: Samples, index: Tensor, cut: int, trials: int, key: int, depth: int | None
+) -> Tensor:
+    rows = samples.rows[index].to(model.device)
+    keys = torch.stack([row_keys(fold(key, "trial", trial), rows) for trial in range(trials)], 1).flatten()
+    history, target = samples.history(index).to(model.device), samples.target(index).to(model.device)
+    final = model.think(history, depth=depth, state_keys=keys, copies=trials).final
+    greater, ties = count_ranks(model.queries(final), model.keys(), target.repeat_interleave(trials))
+    return (2 * greater + ties + 2 <= 2 * cut).view(-1, trials).any(1)

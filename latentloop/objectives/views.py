@@ -1,0 +1,80 @@
+"""Views: the thoughts that a step's objectives share, encoded in one forward pass at one depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentloop.data.batch import Batch
+from latentloop.errors import InputError
+from latentloop.randomness import fold, generator, row_keys
+from latentloop.recommender import Recommender
+from latentloop.recurrence import Thoughts
+
+__all__ = ["VIEW_NAMES", "Views", "encode_views"]
+
+VIEW_NAMES = ("anchor", "same_target", "self")
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """What the parts of an objective read.
+
+    Args:
+        model: the model that thought.
+        depth: k, the same for all views.
+        thoughts: by view name: "anchor" is the batch's own histories, "same_target" other histories with the same
+            target, "self" the batch's histories again under their own T_0 (and dropout).
+    """
+
+    model: Recommender
+    depth: int
+    thoughts: Mapping[str, Thoughts]
+
+    def __getitem__(self, name: str) -> Thoughts:
+        """The thoughts of one view.
+
+        Raises:
+            InputError: for a view that was not encoded.
+        """
+        if name not in self.thoughts:
+            known = ", ".join(self.thoughts) or "none"
+            raise InputError(f"view {name!r} was not encoded (there is {known}): name it in the part's `views`")
+        return self.thoughts[name]
+
+
+def encode_views(model: Recommender, batch: Batch, names: Sequence[str]) -> Views:
+    """Think once over all views' histories together.
+
+    The depth is drawn from the model's depth law by fold(batch.key, "depth"), and T_0 of each row by
+    (fold(batch.key, "state", view), sample number): neither depends on which views are asked for.
+
+    Args:
+        model: the model.
+        batch: B rows; `same_target` histories where that view is asked for.
+        names: views to encode, of "anchor", "same_target" and "self"; none is fine.
+
+    Raises:
+        InputError: for an unknown view or a batch without same-target histories.
+    """
+    depth = model.depth_law.sample(generator(fold(batch.key, "depth")))
+    if not names:
+        return Views(model, depth, {})
+    histories = torch.cat([_history(batch, name) for name in names])
+    keys = torch.cat([row_keys(fold(batch.key, "state", name), batch.rows) for name in names])
+    thoughts = model.think(histories, depth=depth, state_keys=keys)
+    size = len(batch)
+    return Views(model, depth, {name: thoughts.rows(i * size, (i + 1) * size) for i, name in enumerate(names)})
+
+
+def _history(batch: Batch, name: str) -> Tensor:
+    if name not in VIEW_NAMES:
+        raise InputError(f"view must be one of {', '.join(VIEW_NAMES)}, got {name!r}")
+    if name != "same_target":
+        return batch.history
+    if batch.same_target is None:
+        raise InputError("this batch has no same-target histories: make it with batches(..., same_target=True)")
+    return batch.same_target
