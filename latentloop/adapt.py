@@ -1,0 +1,215 @@
+"""Any module as a block: (B, L, d) in, (B, L, d) out, rows left-padded, newest position last.
+
+    encoder = RecurrentDepth(pre_block=nn.GRU(64, 64, batch_first=True), core_block=MyModule(64))
+
+A module's signature is read once, at construction. It is called with x and, of the context, with what it names:
+
+    padding_mask, src_key_padding_mask, key_padding_mask    (B, L) bool, True = padding
+    attention_mask                                          (B, L) int64, 1 = keep
+    lengths (B,); history (B, L); offsets (B + 1,); max_length int; or all of the contract's by **context
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from latentloop.calls import WAY_OUT, Call, Context, PlainCall
+from latentloop.errors import InputError, InputTypeError
+from latentloop.facts import Facts, facts
+from latentloop.way_to_call import plain_call, way_to_call
+
+__all__ = ["Adapted", "Block", "adapt"]
+
+
+class Block(Protocol):
+    """The contract of pre- and core-blocks; `adapt` makes one of any module."""
+
+    def __call__(
+        self,
+        x: Float[Tensor, "*n d"],
+        *,
+        padding_mask: Bool[Tensor, "B L"] | None = None,
+        lengths: Int[Tensor, " B"] | None = None,
+        history: Int[Tensor, "B L"] | None = None,
+        offsets: Int[Tensor, " B1"] | None = None,
+    ) -> Float[Tensor, "*n d"]:
+        """Hidden states shaped like x."""
+        ...
+
+
+class Adapted(nn.Module):
+    """A module behind the block contract; made by `adapt`.
+
+    Its parameters stand under `module.` in the state dict. Facts are the module's own declarations and what the way
+    of calling makes true; `packed` is only ever the module's own.
+
+    Args:
+        module: the wrapped module.
+        call: how it is called.
+    """
+
+    def __init__(self, module: nn.Module, call: Call) -> None:
+        super().__init__()
+        self.module = module
+        self._call = call
+        declared = facts(module)
+        self._facts = Facts(
+            causal=declared.causal or call.facts.causal,
+            pad_invariant=declared.pad_invariant or call.facts.pad_invariant,
+            fixed_length=declared.fixed_length,
+            packed=declared.packed,
+        )
+
+    @property
+    def dim(self) -> int | None:
+        """d, where the module says it."""
+        return self._call.dim
+
+    @property
+    def causal(self) -> bool:
+        """A position never sees later ones."""
+        return self._facts.causal
+
+    @property
+    def pad_invariant(self) -> bool:
+        """Extra left padding changes nothing."""
+        return self._facts.pad_invariant
+
+    @property
+    def fixed_length(self) -> bool:
+        """Rows must have exactly `max_length` positions."""
+        return self._facts.fixed_length
+
+    @property
+    def packed(self) -> bool:
+        """It also takes (tokens, d) with `offsets`."""
+        return self._facts.packed
+
+    def forward(
+        self,
+        x: Float[Tensor, "*n d"],
+        *,
+        padding_mask: Bool[Tensor, "B L"] | None = None,
+        lengths: Int[Tensor, " B"] | None = None,
+        history: Int[Tensor, "B L"] | None = None,
+        offsets: Int[Tensor, " B1"] | None = None,
+        max_length: int | None = None,
+    ) -> Float[Tensor, "*n d"]:
+        """The module's hidden states, zero at padded positions.
+
+        Args:
+            x: (B, L, d), or (tokens, d) with `offsets`.
+            padding_mask: True = padding, which lies left; worked out from `lengths` or `history` where it is None.
+            lengths: real positions of each row; 0 is allowed.
+            history: item ids, 0 = padding.
+            offsets: where each row of packed tokens starts, and the end.
+            max_length: the longest row of packed tokens.
+
+        Raises:
+            InputError: for a size that does not fit the module or the context, or an output not shaped like x.
+        """
+        padding, context = _context(x, padding_mask, lengths, history, offsets, max_length)
+        self._check_dim(x)
+        output = self._call(self.module, x, context)
+        if output.shape != x.shape:
+            raise InputError(
+                f"{type(self.module).__name__} must return {tuple(x.shape)} like its input, got {tuple(output.shape)}: "
+                f"{WAY_OUT}"
+            )
+        return output if padding is None else output.masked_fill(padding[..., None], 0.0)
+
+    def _check_dim(self, x: Tensor) -> None:
+        if self.dim is not None and x.shape[-1] != self.dim:
+            raise InputError(f"{type(self.module).__name__} is made for d = {self.dim}, got x {tuple(x.shape)}")
+
+
+class _AdaptedWithLast(Adapted):
+    """A block whose module can answer for the newest position only."""
+
+    def __init__(self, module: nn.Module, call: Call, last_call: PlainCall) -> None:
+        super().__init__(module, call)
+        self._last_call = last_call
+
+    def last(
+        self,
+        x: Float[Tensor, "*n d"],
+        *,
+        padding_mask: Bool[Tensor, "B L"] | None = None,
+        lengths: Int[Tensor, " B"] | None = None,
+        history: Int[Tensor, "B L"] | None = None,
+        offsets: Int[Tensor, " B1"] | None = None,
+        max_length: int | None = None,
+    ) -> Float[Tensor, "B d"]:
+        """The newest position's output: what `forward` has there, for less work."""
+        padding, context = _context(x, padding_mask, lengths, history, offsets, max_length)
+        self._check_dim(x)
+        output = self._last_call.through(self.module, cast(Any, self.module).last, x, context)
+        rows = x.shape[0] if offsets is None else offsets.shape[0] - 1
+        if output.shape != (rows, x.shape[-1]):
+            raise InputError(
+                f"{type(self.module).__name__}.last must return {(rows, x.shape[-1])}, got {tuple(output.shape)}"
+            )
+        return output if padding is None else output.masked_fill(padding[:, -1:], 0.0)
+
+
+def adapt(module: nn.Module, *, causal: bool = False) -> Adapted:
+    """Make any module a block; an adapted one is returned as it is.
+
+    Args:
+        module: torch's RNNs and transformer encoders, a Hugging Face model that takes `inputs_embeds`, or any module
+            whose first argument is x and which returns hidden states (a tensor, a tuple that starts with one, or
+            `last_hidden_state`).
+        causal: hand it a causal mask, where it takes one.
+
+    Raises:
+        InputTypeError: for what cannot be adapted; the message says how to wrap it by hand.
+        InputError: for a module whose sizes show that it does not keep d.
+    """
+    if not isinstance(module, nn.Module):
+        raise InputTypeError(f"module must be an nn.Module, got {type(module).__name__}: {WAY_OUT}")
+    if isinstance(module, Adapted):
+        if causal and not module.causal:
+            raise InputTypeError("module was adapted without causal=True already: adapt the module that it wraps")
+        return module
+    call = way_to_call(module, causal=causal)
+    # on the type, because a layer that is called `last` is not the method of the contract
+    if isinstance(call, PlainCall) and not causal and callable(getattr(type(module), "last", None)):
+        return _AdaptedWithLast(module, call, plain_call(module, cast(Any, module).last))
+    return Adapted(module, call)
+
+
+def _context(
+    x: Tensor,
+    padding_mask: Tensor | None,
+    lengths: Tensor | None,
+    history: Tensor | None,
+    offsets: Tensor | None,
+    max_length: int | None,
+) -> tuple[Tensor | None, Context]:
+    """The padding as it is, and what the module is told of it."""
+    if offsets is not None:
+        return None, Context(offsets=offsets, max_length=max_length, history=history)
+    if x.ndim != 3:
+        raise InputError(f"x must be (B, L, d), or (tokens, d) with offsets, got {tuple(x.shape)}")
+    rows, length = x.shape[:2]
+    for name, value, wanted in (
+        ("padding_mask", padding_mask, (rows, length)),
+        ("lengths", lengths, (rows,)),
+        ("history", history, (rows, length)),
+    ):
+        if value is not None and value.shape != wanted:
+            raise InputError(f"{name} must be {wanted} for x {tuple(x.shape)}, got {tuple(value.shape)}")
+    if padding_mask is not None and padding_mask.dtype != torch.bool:
+        raise InputError(f"padding_mask must be bool, True = padding, got {padding_mask.dtype}")
+    if padding_mask is None and lengths is not None:
+        padding_mask = torch.arange(length, device=x.device) < length - lengths[:, None]
+    elif padding_mask is None and history is not None:
+        padding_mask = history == 0
+    if padding_mask is None:
+        return None, Context()
+    told = padding_mask & (torch.arange(length, device=x.device) < length - 1)
+    return padding_mask, Context(told, (~told).sum(1), history, None, max_length)

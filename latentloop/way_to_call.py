@@ -1,0 +1,170 @@
+"""Which way a module is called: decided once, from its type where torch made it and from its signature otherwise."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from latentloop.calls import PADDING_NAMES, WAY_OUT, Call, EmbedsCall, PlainCall, RecurrentCall, TransformerCall
+from latentloop.errors import InputError, InputTypeError
+from latentloop.facts import Facts
+from latentloop.safe_attention import holds_attention
+
+__all__ = ["plain_call", "way_to_call"]
+
+logger = logging.getLogger(__name__)
+
+CAUSAL_NAMES = ("src_mask", "attn_mask", "mask")  # (L, L) bool, True = must not look
+CHANNELS_FIRST = (
+    "nn.Sequential(Rearrange('b l d -> b d l'), it, Rearrange('b d l -> b l d')), Rearrange from einops.layers.torch"
+)
+
+
+def way_to_call(module: nn.Module, *, causal: bool) -> Call:
+    """Choose how to call `module`, from its type where torch made it and from its signature otherwise.
+
+    Raises:
+        InputTypeError: where it cannot be adapted.
+        InputError: where its sizes cannot be those of a block.
+    """
+    plain = getattr(module, "_orig_mod", module)  # what torch.compile(module) wraps
+    _refuse_what_is_no_encoder(plain)
+    forward = type(plain).forward
+    if isinstance(plain, nn.RNNBase) and forward in (nn.RNN.forward, nn.GRU.forward, nn.LSTM.forward):
+        return _recurrent(plain, causal)
+    if isinstance(plain, nn.TransformerEncoder) and forward is nn.TransformerEncoder.forward:
+        layer: Any = plain.layers[0] if len(plain.layers) else None
+        if isinstance(layer, nn.TransformerEncoderLayer):
+            return _transformer(layer, "mask", causal)
+    if isinstance(plain, nn.TransformerEncoderLayer) and forward is nn.TransformerEncoderLayer.forward:
+        return _transformer(plain, "src_mask", causal)
+    parameters = inspect.signature(plain.forward).parameters
+    if "inputs_embeds" in parameters:
+        return _embeds(plain, parameters, causal)
+    return plain_call(plain, plain.forward, causal=causal)
+
+
+def plain_call(module: nn.Module, function: Callable[..., Any], *, causal: bool = False) -> PlainCall:
+    """Read the signature of `function`, the forward or another method of `module` whose first argument is x."""
+    name = type(module).__name__
+    parameters = inspect.signature(function).parameters
+    offered = {*PADDING_NAMES, "attention_mask", "lengths", "history", "offsets", "max_length"}
+    first, named, needs, anything = _read(parameters)
+    if first is None:
+        raise InputTypeError(f"{name} takes no positional argument to hand x to: {WAY_OUT}")
+    if first == "hidden_states" and "attention_mask" in named:
+        raise InputTypeError(
+            f"{name} takes hidden_states and attention_mask, the additive mask of a Hugging Face layer: "
+            f"adapt the whole model, which takes inputs_embeds, or {WAY_OUT}"
+        )
+    causal_name = next((n for n in CAUSAL_NAMES if n in named), None) if causal else None
+    unknown = sorted(needs - offered - {causal_name})
+    if unknown:
+        raise InputTypeError(f"{name} needs {', '.join(unknown)}, which a block is not given: {WAY_OUT}")
+    if causal and causal_name is None and getattr(module, "causal", False) is not True:
+        raise InputTypeError(
+            f"{name} takes no {' or '.join(CAUSAL_NAMES)} to make it causal: drop causal=True if it is causal by itself "
+            "(and declare the class attribute causal = True), or mask inside it"
+        )
+    if "mask" in named and causal_name != "mask":
+        logger.warning("%s takes `mask`, which may mean anything, and is not given it: call it padding_mask", name)
+    # **context stands for the names of the contract; a name of torch's or Hugging Face's must be asked for
+    names = {"padding_mask", "lengths", "history", "offsets", "max_length"} if anything else set()
+    linear = module if isinstance(module, nn.Linear) else None
+    return PlainCall(
+        dim=linear.in_features if linear is not None else None,
+        facts=Facts(causal=causal_name is not None),
+        names=frozenset(names | (named & offered)),
+        needs=frozenset(needs & offered),
+        takes_packed=getattr(module, "packed", False) is True or "offsets" in named,
+        causal_name=causal_name,
+        guarded=holds_attention(module),
+    )
+
+
+def _refuse_what_is_no_encoder(module: nn.Module) -> None:
+    name = type(module).__name__
+    if type(module).forward is nn.Module.forward:
+        raise InputTypeError(f"{name} has no forward: {WAY_OUT}")
+    inner = module
+    while isinstance(inner, nn.Sequential) and len(inner):
+        inner = inner[0]
+    channels_first = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
+    if isinstance(inner, channels_first) or type(inner).__module__ == nn.modules.pooling.__name__:
+        raise InputTypeError(f"{type(inner).__name__} takes channels first, (B, d, L), not (B, L, d): {CHANNELS_FIRST}")
+    if isinstance(inner, (nn.Embedding, nn.EmbeddingBag)):
+        raise InputTypeError(f"{type(inner).__name__} takes ids, and a block takes vectors (B, L, d): {WAY_OUT}")
+    if isinstance(inner, nn.RNNCellBase):
+        raise InputTypeError(f"{name} reads one position: pass nn.{type(inner).__name__.removesuffix('Cell')} instead")
+    if isinstance(inner, nn.modules.loss._Loss):
+        raise InputTypeError(f"{type(inner).__name__} is a loss, and a block maps (B, L, d) to (B, L, d)")
+    if isinstance(module, nn.Sequential):
+        for part in module:
+            if isinstance(part, (nn.RNNBase, nn.TransformerEncoder, nn.TransformerEncoderLayer)):
+                raise InputTypeError(
+                    f"nn.Sequential tells its {type(part).__name__} nothing of padding, which it would read: {WAY_OUT}"
+                )
+    if isinstance(module, nn.Linear) and module.in_features != module.out_features:
+        raise InputError(
+            f"Linear maps {module.in_features} to {module.out_features}, and a block keeps d: make them equal"
+        )
+
+
+def _recurrent(module: nn.RNNBase, causal: bool) -> RecurrentCall:
+    name, directions = type(module).__name__, 2 if module.bidirectional else 1
+    size = (module.proj_size or module.hidden_size) * directions
+    if size != module.input_size:
+        projection = f" (or proj_size={module.input_size // directions})" if isinstance(module, nn.LSTM) else ""
+        found = "bidirectional " if module.bidirectional else ""
+        raise InputError(
+            f"{found}{name} maps {module.input_size} to {size}, and a block keeps d: use "
+            f"hidden_size={module.input_size // directions}{projection}, or put an nn.Linear behind it in a module"
+        )
+    if causal and module.bidirectional:
+        raise InputTypeError(
+            f"bidirectional {name} reads later positions first: drop causal=True or bidirectional=True"
+        )
+    return RecurrentCall(module.input_size, Facts(causal=not module.bidirectional, pad_invariant=True))
+
+
+def _transformer(layer: nn.TransformerEncoderLayer, mask_name: str, causal: bool) -> TransformerCall:
+    attention = layer.self_attn
+    return TransformerCall(
+        attention.embed_dim, Facts(causal=causal, pad_invariant=True), mask_name, attention.batch_first
+    )
+
+
+def _embeds(module: nn.Module, parameters: Mapping[str, inspect.Parameter], causal: bool) -> EmbedsCall:
+    name = type(module).__name__
+    if causal and getattr(module, "causal", False) is not True:
+        raise InputTypeError(f"{name} decides by its config what a position sees: drop causal=True")
+    if "decoder_inputs_embeds" in parameters or "decoder_input_ids" in parameters:
+        raise InputTypeError(f"{name} is an encoder and a decoder: pass one of them, such as its get_encoder()")
+    if getattr(module, "base_model", module) is not module:
+        raise InputTypeError(f"{name} has a head and returns no hidden states: pass its base_model")
+    get_embeddings = getattr(module, "get_input_embeddings", None)
+    table = get_embeddings() if callable(get_embeddings) else None
+    dim = table.embedding_dim if isinstance(table, nn.Embedding) else None
+    return EmbedsCall(dim, Facts(), frozenset(parameters))
+
+
+def _read(parameters: Mapping[str, inspect.Parameter]) -> tuple[str | None, set[str], set[str], bool]:
+    """The first positional name, the other names, those of them without a default, and whether **anything goes."""
+    first: str | None = None
+    named: set[str] = set()
+    needs: set[str] = set()
+    anything = False
+    for name, parameter in parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            anything = True
+        elif first is None and parameter.kind is not parameter.KEYWORD_ONLY:
+            first = name
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            named.add(name)
+            if parameter.default is parameter.empty:
+                needs.add(name)
+    return first, named, needs, anything
