@@ -46,12 +46,12 @@ class Split:
         """How many users there are, evaluated or not."""
         return self.interactions.num_users
 
-    @property
+    @cached_property
     def item_ids(self) -> tuple[Id, ...]:
         """The original id of item 1..N."""
         return tuple(self.interactions.item_ids)
 
-    @property
+    @cached_property
     def user_ids(self) -> tuple[Id, ...]:
         """The original id of user 0..U-1."""
         return tuple(self.interactions.user_ids)

@@ -23,7 +23,7 @@ def is_gzip(path: Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
-def open_bytes(path: Path) -> io.BufferedIOBase:
+def open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
     """The unpacked content as a binary file."""
     return gzip.open(path, "rb") if is_gzip(path) else path.open("rb")
 
