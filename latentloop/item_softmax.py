@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from latentloop.errors import InputError
 
@@ -27,13 +27,6 @@ __all__ = ["count_ranks", "cross_entropy", "log_prob", "log_prob_and_kl", "top1"
 _CPU_BUDGET = 2**20
 _ACCELERATOR_BUDGET = 2**25
 _LEAST_ROWS = 16  # a product of fewer rows reads all keys for too little work; 16 x N is below the keys' own N x d
-
-
-class _Context(FunctionCtx):
-    """What the functions below keep between forward and backward."""
-
-    saved_tensors: tuple[Tensor, ...]
-    needs_input_grad: tuple[bool, ...]
 
 
 def _chunks(rows: int, keys: Tensor) -> Iterator[slice]:
@@ -154,7 +147,9 @@ def cross_entropy(
     queries, keys = _checked(queries, keys, target=target)
     if queries.shape[0] < 1:
         raise InputError("queries must hold at least one row, got none")
-    loss: Tensor = _CrossEntropy.apply(queries, keys, target - 1, torch.is_grad_enabled())
+    loss: Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch types no Function
+        queries, keys, target - 1, torch.is_grad_enabled()
+    )
     return loss
 
 
@@ -206,7 +201,7 @@ def log_prob(
         InputError: for shapes that do not fit or an id outside 1..N.
     """
     queries, keys = _checked(queries, keys, choice=choice)
-    result: Tensor = _LogProb.apply(queries, keys, choice - 1)
+    result: Tensor = _LogProb.apply(queries, keys, choice - 1)  # type: ignore[no-untyped-call]  # as above
     return result
 
 
@@ -277,7 +272,7 @@ def log_prob_and_kl(
     if ref_queries.shape[0] != queries.shape[0] or ref_keys.shape[0] != keys.shape[0]:
         found = f"{ref_queries.shape[0]} rows and {ref_keys.shape[0]} items"
         raise InputError(f"the reference must have {queries.shape[0]} rows and {keys.shape[0]} items, got {found}")
-    picked, divergence = _LogProbAndKL.apply(
+    picked, divergence = _LogProbAndKL.apply(  # type: ignore[no-untyped-call]  # as above
         queries, keys, ref_queries.to(queries.dtype), ref_keys.to(queries.dtype), choice - 1
     )
     return picked, divergence

@@ -9,14 +9,14 @@ from latentloop.errors import InputError
 __all__ = ["above_zero", "at_least", "one_of"]
 
 
-def above_zero(name: str, value: float) -> float:
+def above_zero(name: str, value: object) -> float:
     """Return `value` if it is a finite number above 0, else raise `InputError`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
         raise InputError(f"{name} must be a finite number above 0, got {value!r}")
     return float(value)
 
 
-def at_least(name: str, value: int, least: int) -> int:
+def at_least(name: str, value: object, least: int) -> int:
     """Return `value` if it is a whole number of at least `least`, else raise `InputError`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
@@ -180,7 +180,7 @@ class RPT(Composable):
         target = _for_rollouts(batch.target[groups], self.rollouts).expand(max(depths), -1)
         queries, items = model.queries(steps[:, rows]), model.keys()
         chosen = self._choices(queries, items, target, advantage.flatten()[rows])
-        prepared = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+        prepared: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(Batch)}
         prepared |= {
             "groups": groups,
             "state_keys": keys.flatten()[rows],
@@ -193,7 +193,8 @@ class RPT(Composable):
             "dropout_key": dropout_key,
             "rewards": rewards,
         }
-        return Prepared(**prepared, **self._reference(model, prepared, target))
+        prepared |= self._reference(model, prepared, target)
+        return Prepared(**prepared)
 
     def __call__(self, views: Views, batch: Batch) -> tuple[Tensor, Terms]:
         """The loss of one update on a prepared batch, and the terms.
@@ -252,18 +253,16 @@ class RPT(Composable):
         with context:
             return model.think(history, depth=depth, state_keys=keys, copies=copies).steps
 
-    def _rewards(
-        self, model: Recommender, steps: Tensor, target: Tensor, depths: list[int]
-    ) -> Float[Tensor, "B G"]:
+    def _rewards(self, model: Recommender, steps: Tensor, target: Tensor, depths: list[int]) -> Float[Tensor, "B G"]:
         last = torch.tensor(depths, device=steps.device).repeat(len(target)) - 1
         final = steps[last, torch.arange(steps.shape[1], device=steps.device)]
         greater, ties = count_ranks(model.queries(final), model.keys(), _for_rollouts(target, self.rollouts))
         shape = (len(target), self.rollouts)
-        rewards = self.reward(greater.view(shape), ties.view(shape))
-        if not isinstance(rewards, Tensor) or rewards.shape != shape:
-            found = tuple(rewards.shape) if isinstance(rewards, Tensor) else type(rewards).__name__
-            raise InputError(f"reward must return a tensor {shape} like its arguments, got {found}")
-        return rewards.double()
+        rewards: object = self.reward(greater.view(shape), ties.view(shape))
+        if isinstance(rewards, Tensor) and rewards.shape == shape:
+            return rewards.double()
+        found = tuple(rewards.shape) if isinstance(rewards, Tensor) else type(rewards).__name__
+        raise InputError(f"reward must return a tensor {shape} like its arguments, got {found}")
 
     def _groups(self, tied: Tensor) -> Tensor:
         """Rows to differentiate: all, or (where tied groups owe nothing) those whose rewards differ, at least one."""

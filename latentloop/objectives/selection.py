@@ -48,8 +48,11 @@ def select(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        places = torch.arange(len(samples), device=samples.device).split(batch_size)
-        kept = [_reached(model, samples, index, cut, trials, key, depth) for index in places]
+        places = torch.arange(len(samples), device=samples.device)
+        kept = [
+            _reached(model, samples, places[start : start + batch_size], cut, trials, key, depth)
+            for start in range(0, len(samples), batch_size)
+        ]
     finally:
         for module, training in modes:
             module.training = training
