@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -22,6 +22,7 @@ __all__ = ["Composable", "Objective", "Sum", "Weighted", "views_of"]
 Terms = dict[str, Tensor]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What `fit` trains with; a plain function of this signature is one too."""
 

@@ -6,7 +6,7 @@ expectation over a random order among the tied. Any callable of this signature s
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64, Int
@@ -17,6 +17,7 @@ from latentloop.objectives.checks import at_least
 __all__ = ["NDCGReward", "RecallReward", "Reward"]
 
 
+@runtime_checkable
 class Reward(Protocol):
     """Any callable of two int64 tensors that returns rewards of the same shape."""
 
