@@ -80,7 +80,11 @@ def load_interactions(
         return load_saved_interactions(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; give the path of a file, or `{AMAZON_PREFIX}<Category>` for the hub")
-    return _read(path, wanted, format or _format_of(path)).interactions()
+    format = format or _format_of(path)
+    try:
+        return _read(path, wanted, format).interactions()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _format_of(path: Path) -> str:

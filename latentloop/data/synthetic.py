@@ -1,6 +1,6 @@
 """Logs with something to think about: interleaved intents, and next items that take two hops to find.
 
-Items form categories, and each item carries one of a few relations; a relation leads from every category to another.
+Items form categories, and a category carries one of a few relations; a relation leads from each category to another.
 A user follows two or three intents in turns. The next item of an intent mostly lies where the relation of its last
 item leads from the category of the item *before* it, so a model has to tell the intents apart and compose two steps
 of one of them. Some steps take one hop only, some are noise, and within a category few items take most of the choices:
@@ -23,9 +23,9 @@ __all__ = ["synthetic_log"]
 
 _RELATIONS = 3
 _ONE_HOP = 0.25  # share of an intent's steps that follow from its last item alone
-_SWITCH = 0.35  # how often a user turns to another intent
-_NOISE = 0.08  # how often a user takes a popular item that belongs to no intent
-_SKEW = 1.2  # exponent of the popularity law within a category
+_SWITCH = 0.25  # how often a user turns to another intent
+_NOISE = 0.05  # how often a user takes a popular item that belongs to no intent
+_SKEW = 1.3  # exponent of the popularity law within a category
 _SHORTEST = 5
 
 
@@ -34,19 +34,19 @@ def synthetic_log(
     num_items: int = 600,
     seed: int = 0,
     *,
-    num_categories: int = 24,
+    num_categories: int = 16,
     average_length: float = 10.0,
 ) -> Interactions:
     """A log of interleaved intents with multi-hop transitions, popularity skew and noise.
 
-    Every draw is keyed by (seed, step, user): the same arguments give the same log on every machine, and user u's
-    history does not depend on how many users there are.
+    Every draw is keyed by (seed, step, user): the same arguments give the same log, and a user's history does not
+    depend on how many users there are.
 
     Args:
         num_users: number of users.
         num_items: size of the catalog the users choose from; items nobody took are not in the table.
         seed: seed of everything.
-        num_categories: number of categories, at most a third of `num_items`.
+        num_categories: number of categories, at most `num_items`.
         average_length: mean length of a history, more than 5, the shortest.
 
     Raises:
@@ -54,10 +54,8 @@ def synthetic_log(
     """
     if num_users < 1:
         raise InputError(f"num_users: {num_users}, expected at least 1")
-    if not 1 <= num_categories <= num_items // _RELATIONS:
-        raise InputError(
-            f"num_categories: {num_categories}, expected 1..{num_items // _RELATIONS} for {num_items} items"
-        )
+    if not 1 <= num_categories <= num_items:
+        raise InputError(f"num_categories: {num_categories}, expected 1..{num_items}, the number of items")
     if not average_length > _SHORTEST:
         raise InputError(f"average_length: {average_length}, expected more than {_SHORTEST}, the shortest history")
     users = torch.arange(num_users)
@@ -79,7 +77,7 @@ def synthetic_log(
         jump = 1 + (turn / _SWITCH * (num_intents - 1)).long()
         active = torch.where(turn < _SWITCH, (active + jump) % num_intents, active)
         old, new = before[users, active], last[users, active]
-        relation = new // num_categories % _RELATIONS
+        relation = new % num_categories % _RELATIONS
         one_hop = keyed_uniform(fold(key, "hops"), users) < _ONE_HOP
         category = torch.where(one_hop, leads[0, new % num_categories], leads[relation, old % num_categories])
         item = _draw_within(popularity, category, num_categories, fold(key, "item"), users)

@@ -176,7 +176,7 @@ def test_ids_that_integers_would_change_stay_text(tmp_path: Path) -> None:
 def test_a_byte_order_mark_and_blank_lines_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("\ufeffuser,item\r\n\r\nu,1\r\n\r\nv,2\r\n", encoding="utf-8", newline="")
     (tmp_path / "a.txt").write_text("\ufeff\nu 1 2\n\n", encoding="utf-8")
-    (tmp_path / "a.jsonl").write_text('\n{"user": "u", "item": 1}\n\n{"user": "v", "item": 2}\n', encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text('\ufeff{"user": "u", "item": 1}\n\n{"user": "v", "item": 2}\n', encoding="utf-8")
     assert [len(load_interactions(tmp_path / name)) for name in ("a.csv", "a.txt", "a.jsonl")] == [2, 2, 2]
     assert list(load_interactions(tmp_path / "a.txt").user_ids) == ["u"]
 
@@ -247,6 +247,8 @@ MISTAKES: list[tuple[str, bytes, str]] = [
     ),
     ("a.csv", b"user,item,item\nu,1,2\n", r"2 columns could be the item \('item', 'item'\); rename one of them"),
     ("a.csv", b"user,item,time,ts\nu,1,2,3\n", "2 columns could be the timestamp"),
+    ("a.csv", HEADER + b'u,1,1\nv,"2,2\nw,3,3\n', "line 3: 2 fields, expected 3"),
+    ("a.csv", HEADER + b'u,1,1\nv,2,"' + b"9" * 200_000 + b'",4\n', "line 3: cannot be split into fields"),
     ("a.tsv", b"user,item\nu,1\n", "no column recognised as the user"),
     ("a.inter", b"user_id:token\titem_id:token\nu\t1\nv\n", "line 3: 1 fields, expected 2"),
     ("a.csv.gz", b"\x1f\x8b\x08\x00rubbish", "damaged or cut-off gzip file"),

@@ -67,7 +67,7 @@ def test_the_seed_fixes_the_log_and_users_do_not_depend_on_each_other(seed: int,
 def test_counts_out_of_range_are_named() -> None:
     with pytest.raises(InputError, match="num_users: 0"):
         synthetic_log(0)
-    with pytest.raises(InputError, match=r"num_categories: 24, expected 1\.\.10 for 30 items"):
-        synthetic_log(10, 30)
+    with pytest.raises(InputError, match=r"num_categories: 16, expected 1\.\.12, the number"):
+        synthetic_log(10, 12)
     with pytest.raises(InputError, match="average_length: 5"):
         synthetic_log(average_length=5.0)

@@ -79,12 +79,14 @@ def _records(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, li
     with damaged_gzip(path), open_bytes(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
-        csv.field_size_limit(1 << 30)
         before = 0
-        for record in reader:
-            if record:
-                yield before + 1, record
-            before = reader.line_num
+        try:
+            for record in reader:
+                if record:
+                    yield before + 1, record
+                before = reader.line_num
+        except csv.Error as reason:
+            raise InputError(f"{path}: line {before + 1}: cannot be split into fields ({reason}); mend it") from reason
 
 
 def _line_of(path: Path, delimiter: str, quoted: bool, row: int) -> int:
@@ -98,15 +100,11 @@ def _explained(path: Path, delimiter: str, quoted: bool, width: int, error: Exce
     line = find_undecodable(path)
     if line is not None:
         return _not_utf8(path, line)
-    try:
-        for line, record in _records(path, delimiter, quoted):
-            if len(record) != width:
-                return InputError(
-                    f"{path}: line {line}: {len(record)} fields, expected {width} as in the header; "
-                    "mend or remove the line"
-                )
-    except csv.Error as reason:
-        return InputError(f"{path}: cannot be split into rows ({reason}); mend the file")
+    for line, record in _records(path, delimiter, quoted):
+        if len(record) != width:
+            return InputError(
+                f"{path}: line {line}: {len(record)} fields, expected {width} as in the header; mend or remove the line"
+            )
     return InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})")
 
 
