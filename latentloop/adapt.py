@@ -11,7 +11,7 @@ A module's signature is read once, at construction. It is called with x and, of 
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,6 +25,7 @@ from latentloop.way_to_call import plain_call, way_to_call
 __all__ = ["Adapted", "Block", "adapt"]
 
 
+@runtime_checkable
 class Block(Protocol):
     """The contract of pre- and core-blocks; `adapt` makes one of any module."""
 
@@ -61,7 +62,7 @@ class Adapted(nn.Module):
             causal=declared.causal or call.facts.causal,
             pad_invariant=declared.pad_invariant or call.facts.pad_invariant,
             fixed_length=declared.fixed_length,
-            packed=declared.packed,
+            packed=declared.packed and call.takes_packed,
         )
 
     @property
@@ -113,7 +114,7 @@ class Adapted(nn.Module):
             InputError: for a size that does not fit the module or the context, or an output not shaped like x.
         """
         padding, context = _context(x, padding_mask, lengths, history, offsets, max_length)
-        self._check_dim(x)
+        self._check(x, packed=offsets is not None)
         output = self._call(self.module, x, context)
         if output.shape != x.shape:
             raise InputError(
@@ -122,9 +123,12 @@ class Adapted(nn.Module):
             )
         return output if padding is None else output.masked_fill(padding[..., None], 0.0)
 
-    def _check_dim(self, x: Tensor) -> None:
+    def _check(self, x: Tensor, *, packed: bool) -> None:
+        name = type(self.module).__name__
+        if packed and not self._call.takes_packed:
+            raise InputError(f"{name} takes no packed tokens: give it (B, L, d) rows, without offsets")
         if self.dim is not None and x.shape[-1] != self.dim:
-            raise InputError(f"{type(self.module).__name__} is made for d = {self.dim}, got x {tuple(x.shape)}")
+            raise InputError(f"{name} is made for d = {self.dim}, got x {tuple(x.shape)}")
 
 
 class _AdaptedWithLast(Adapted):
@@ -146,7 +150,7 @@ class _AdaptedWithLast(Adapted):
     ) -> Float[Tensor, "B d"]:
         """The newest position's output: what `forward` has there, for less work."""
         padding, context = _context(x, padding_mask, lengths, history, offsets, max_length)
-        self._check_dim(x)
+        self._check(x, packed=offsets is not None)
         output = self._last_call.through(self.module, cast(Any, self.module).last, x, context)
         rows = x.shape[0] if offsets is None else offsets.shape[0] - 1
         if output.shape != (rows, x.shape[-1]):

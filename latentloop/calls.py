@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -60,6 +60,7 @@ class Context:
     max_length: int | None = None
 
 
+@runtime_checkable
 class Call(Protocol):
     """One way to call a module; `dim` and `facts` are what is known of it before the first call."""
 
@@ -73,6 +74,11 @@ class Call(Protocol):
         """What this way of calling makes true, whatever the module declares."""
         ...
 
+    @property
+    def takes_packed(self) -> bool:
+        """Whether x may be packed tokens (tokens, d)."""
+        ...
+
     def __call__(self, module: nn.Module, x: Tensor, context: Context) -> Tensor:
         """The module's hidden states, shaped like x if the module does as it should."""
         ...
@@ -84,6 +90,7 @@ class RecurrentCall:
 
     dim: int
     facts: Facts
+    takes_packed: ClassVar[bool] = False
 
     def __call__(self, module: nn.Module, x: Float[Tensor, "B L d"], context: Context) -> Float[Tensor, "B L c"]:
         """Pack, run, unpack; padded positions are zero."""
@@ -105,6 +112,7 @@ class TransformerCall:
     facts: Facts
     mask_name: str
     batch_first: bool
+    takes_packed: ClassVar[bool] = False
 
     def __call__(self, module: nn.Module, x: Float[Tensor, "B L d"], context: Context) -> Float[Tensor, "B L d"]:
         """Real positions look at real (and, causal, older) positions only."""
@@ -133,6 +141,7 @@ class EmbedsCall:
     dim: int | None
     facts: Facts
     names: frozenset[str]
+    takes_packed: ClassVar[bool] = False
 
     def __call__(self, module: nn.Module, x: Float[Tensor, "B L d"], context: Context) -> Float[Tensor, "B L d"]:
         """Turned oldest first, a row's positions are 0, 1, ... in every family, asked for by name or not."""
@@ -163,8 +172,6 @@ class PlainCall:
 
     def through(self, module: nn.Module, function: Callable[..., Any], x: Tensor, context: Context) -> Tensor:
         """Call `function`, a method of `module` with the signature that was read."""
-        if context.offsets is not None and not self.takes_packed:
-            raise InputError(f"{type(module).__name__} takes no packed tokens: give it (B, L, d) rows, without offsets")
         with safe_attention() if self.guarded else nullcontext():
             return hidden_states(module, function(x, **self._arguments(module, x, context)))
 
