@@ -54,7 +54,7 @@ class Prepared(Batch):
         depth: steps of the deepest rollout.
         live: (k, R) steps that count; all of them unless each rollout has its own depth.
         choice: (k, R) the item whose probability is the policy's.
-        advantage: (R,) float32.
+        advantage: (R,), in the precision of the log-probabilities.
         pays_kl: (R,) whether a rollout is held to the reference.
         old: (k, R) log pi_old of the choice; None where the only update is the first, at which pi_old is pi.
         ref_queries: (k, R, d) the reference's thoughts, for the full divergence.
@@ -187,7 +187,7 @@ class RPT(Composable):
             "depth": max(depths),
             "live": live,
             "choice": chosen,
-            "advantage": advantage.flatten()[rows].float(),
+            "advantage": advantage.flatten()[rows].to(torch.promote_types(queries.dtype, torch.float32)),
             "pays_kl": _for_rollouts(~tied[groups] | self.keep_kl, self.rollouts),
             "old": None if self.updates == 1 else _by_step(log_prob, live, queries, items, chosen),
             "dropout_key": dropout_key,
@@ -201,7 +201,7 @@ class RPT(Composable):
 
         Terms: `policy` and `kl` (the two means; `kl` only with a reference), `reward_mean`, `reward_std`,
         `zero_variance` (share of groups whose rewards tie), `clip_share` (of the ratios with A != 0, those at which the
-        clip stops the gradient), `ratio_mean`.
+        clip stops the gradient), `ratio_mean` (of the rollouts that were thought through again).
 
         Raises:
             InputTypeError: for a batch that did not come from `prepare`.

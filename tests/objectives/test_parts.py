@@ -1,0 +1,371 @@
+"""NextItem, the alignments, their sums, and the views that they share."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from latentloop.data.batch import Batch
+from latentloop.errors import InputError, InputTypeError
+from latentloop.objectives import (
+    RPT,
+    SPT,
+    NextItem,
+    SampledNextItem,
+    StepAlignment,
+    Sum,
+    TrajectoryAlignment,
+    Views,
+    Weighted,
+    encode_views,
+    symmetric_info_nce,
+    views_of,
+)
+from latentloop.objectives.step import draw_step
+from latentloop.randomness import fold, generator, row_keys
+from latentloop.recommender import Recommender
+from latentloop.recurrence import Thoughts
+from tests.objectives.worlds import DIM, NUM_ITEMS, batch_of, gradients, recommender, seeds
+
+EXACT = {"rtol": 1e-9, "atol": 1e-11}  # float64
+
+
+def row_by_row(model: Recommender, batch: Batch, view: str, history: Tensor, depth: int) -> Tensor:
+    """Thoughts of one view, a row at a time: (k, B, d)."""
+    keys = row_keys(fold(batch.key, "state", view), batch.rows)
+    rows = [
+        model.think(history[row : row + 1], depth=depth, state_keys=keys[row : row + 1]).steps
+        for row in range(len(history))
+    ]
+    return torch.cat(rows, 1)
+
+
+def same(target: Tensor) -> Tensor:
+    return torch.tensor([[a == b for b in target.tolist()] for a in target.tolist()])
+
+
+# Views
+
+
+@given(seed=seeds)
+def test_views_of_one_pass_are_the_rows_thought_one_by_one(seed: int) -> None:
+    model, batch = recommender(seed).eval(), batch_of(seed)
+    views = encode_views(model, batch, ("anchor", "same_target", "self"))
+    assert batch.same_target is not None
+    for name, history in (("anchor", batch.history), ("same_target", batch.same_target), ("self", batch.history)):
+        assert views[name].depth == views.depth
+        torch.testing.assert_close(views[name].steps, row_by_row(model, batch, name, history, views.depth), **EXACT)
+    assert not torch.allclose(views["anchor"].final, views["self"].final)  # its own T_0
+
+
+def test_the_depth_follows_the_law_and_the_key_alone() -> None:
+    model, batch = recommender(0), batch_of(0)
+    depths = Counter()
+    for key in range(40):
+        step = Batch(batch.history, batch.target, batch.rows, key)
+        depths[encode_views(model, step, ("anchor",)).depth] += 1
+        assert encode_views(model, step, ("self", "anchor")).depth == encode_views(model, step, ()).depth
+    assert set(depths) == {1, 2, 3, 4}
+
+
+def test_an_unknown_or_missing_view_is_named() -> None:
+    model, batch = recommender(0), batch_of(0)
+    with pytest.raises(InputError, match="anchor, same_target, self, got 'other'"):
+        encode_views(model, batch, ("other",))
+    with pytest.raises(InputError, match="same_target=True"):
+        encode_views(model, Batch(batch.history, batch.target, batch.rows, 1), ("same_target",))
+    with pytest.raises(InputError, match="'self' was not encoded"):
+        encode_views(model, batch, ("anchor",))["self"]
+
+
+# The parts, each against its equation
+
+
+@pytest.mark.parametrize("scorer", ["dot", "cosine"])
+@given(seed=seeds)
+def test_next_item_is_the_dense_loss(scorer: str, seed: int) -> None:
+    model, batch = recommender(seed, scorer=scorer).eval(), batch_of(seed, few_targets=False)
+    views = encode_views(model, batch, NextItem.views)
+    loss, terms = NextItem()(views, batch)
+    final = row_by_row(model, batch, "anchor", batch.history, views.depth)[-1]
+    table = model.item_table.weight[1:]
+    if scorer == "cosine":
+        final, table = F.normalize(final, dim=1) / 0.07, F.normalize(table, dim=1)
+    expected = F.cross_entropy(final @ table.T, batch.target - 1)
+    torch.testing.assert_close(loss, expected, **EXACT)
+    assert terms.keys() == {"next_item"}
+    assert not terms["next_item"].requires_grad
+    torch.testing.assert_close(gradients(loss, model), gradients(expected, model), rtol=1e-7, atol=1e-9)
+
+
+def test_the_padding_row_is_never_scored() -> None:
+    model, batch = recommender(1).eval(), batch_of(1)
+    first, _ = NextItem()(encode_views(model, batch, ("anchor",)), batch)
+    grad = gradients(first, model)["item_table.weight"]
+    assert torch.equal(grad[0], torch.zeros(DIM, dtype=grad.dtype))
+    lost = grad[1:].abs().sum(1)
+    assert bool((lost > 0).all())
+
+
+@pytest.mark.parametrize("positives", ["same_target", "self"])
+@given(seed=seeds, masked=st.booleans())
+def test_trajectory_alignment_is_its_equation(positives: Any, seed: int, masked: bool) -> None:
+    model, batch = recommender(seed).eval(), batch_of(seed)
+    part = TrajectoryAlignment(positives=positives, temperature=0.3, similarity="dot", mask_same_target=masked)
+    views = encode_views(model, batch, part.views)
+    assert views.thoughts.keys() == {"anchor", positives}
+    loss, terms = part(views, batch)
+    history = batch.same_target if positives == "same_target" else batch.history
+    assert history is not None
+    p = row_by_row(model, batch, "anchor", batch.history, views.depth)[-1]
+    positive = row_by_row(model, batch, positives, history, views.depth)[-1]
+    hidden = same(batch.target) & ~torch.eye(len(p), dtype=torch.bool) if masked else torch.zeros(len(p), len(p)).bool()
+    forward = (p @ positive.T / 0.3).masked_fill(hidden, -torch.inf)
+    expected = (F.cross_entropy(forward, torch.arange(len(p))) + F.cross_entropy(forward.T, torch.arange(len(p)))) / 2
+    torch.testing.assert_close(loss, expected, **EXACT)
+    torch.testing.assert_close(terms["trajectory"], expected.detach(), **EXACT)
+
+
+@given(seed=seeds)
+def test_step_alignment_is_its_equation(seed: int) -> None:
+    model, batch = recommender(seed).eval(), batch_of(seed)
+    views = encode_views(model, batch, ("anchor",))
+    loss, _ = StepAlignment(temperature=0.4)(views, batch)
+    if views.depth == 1:
+        assert loss.item() == 0
+        assert loss.requires_grad
+        assert all(torch.equal(grad, torch.zeros_like(grad)) for grad in gradients(loss, model).values())
+        return
+    steps = row_by_row(model, batch, "anchor", batch.history, views.depth)
+    middle = steps[draw_step(batch.key, views.depth) - 1]
+    expected = symmetric_info_nce(middle, steps[-1], temperature=0.4, same=same(batch.target))
+    torch.testing.assert_close(loss, expected, **EXACT)
+
+
+def test_the_middle_step_is_uniform_before_the_last() -> None:
+    draws = Counter(draw_step(key, 4) for key in range(3000))
+    assert set(draws) == {1, 2, 3}
+    # 3000 draws of chance 1/3: a standard deviation of 26
+    assert all(abs(count - 1000) < 130 for count in draws.values())
+    assert {draw_step(key, 2) for key in range(20)} == {1}
+
+
+def test_a_bare_block_has_no_step_to_align() -> None:
+    model, batch = recommender(0, loop=False), batch_of(0)
+    spt = SPT()
+    loss, terms = spt(encode_views(model, batch, spt.views), batch)
+    assert terms["step"].item() == 0
+    assert terms["trajectory"].item() > 0
+    loss.backward()
+
+
+# Sampled softmax
+
+
+def fixed_views(model: Recommender, thought: Tensor) -> Views:
+    return Views(model, 1, {"anchor": Thoughts(thought[None])})
+
+
+@pytest.mark.parametrize("counts", [None, [9, 1, 0, 30, 4, 2, 2]])
+def test_the_sampled_denominator_is_right_on_average(counts: list[int] | None) -> None:
+    items, draws = 7, 4000
+    model = recommender(3, num_items=items).eval()
+    batch = batch_of(3, 4, num_items=items)
+    thought = torch.randn(4, DIM, dtype=torch.float64)
+    counted = None if counts is None else torch.tensor(counts)
+    part = SampledNextItem(5, item_counts=counted, power=0.5)
+    dense = (thought @ model.keys().T).double()
+    own = dense.gather(1, batch.target[:, None] - 1)[:, 0]
+    estimates = torch.zeros(draws, 4, dtype=torch.float64)
+    for key in range(draws):
+        negatives, log_expected = part.draw(items, key)
+        weights = (dense[:, negatives - 1] - log_expected).exp()
+        estimates[key] = own.exp() + (weights * (negatives != batch.target[:, None])).sum(1)
+    exact = dense.exp().sum(1)
+    error = estimates.std(0) / math.sqrt(draws)
+    assert bool(((estimates.mean(0) - exact).abs() < 5 * error).all())
+    # and the loss is the logarithm of that very sum
+    step = Batch(batch.history, batch.target, batch.rows, 17)
+    loss, _ = part(fixed_views(model, thought), step)
+    assert loss.item() == pytest.approx((estimates[17].log() - own).mean().item(), rel=1e-5)
+
+
+def test_many_samples_approach_the_full_loss() -> None:
+    model, batch = recommender(4).eval(), batch_of(4, few_targets=False)
+    views = encode_views(model, batch, ("anchor",))
+    full, _ = NextItem()(views, batch)
+    sampled, _ = SampledNextItem(200_000)(views, batch)
+    assert sampled.item() == pytest.approx(full.item(), abs=0.02)  # 1 / sqrt(M) of a spread of a few
+    wanted = gradients(full, model)
+    found = gradients(SampledNextItem(200_000)(encode_views(model, batch, ("anchor",)), batch)[0], model)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.02)
+
+
+def test_draws_follow_the_proposal_and_the_key() -> None:
+    counts = torch.tensor([1, 16, 81, 0])
+    negatives, log_expected = SampledNextItem(20_000, item_counts=counts, power=0.25).draw(4, 5)
+    weights = torch.tensor([1.0, 2.0, 3.0, 1.0])
+    observed = torch.bincount(negatives, minlength=5)[1:] / len(negatives)
+    torch.testing.assert_close(observed, weights / 7, rtol=0, atol=0.015)  # four standard deviations
+    torch.testing.assert_close(log_expected, (weights / 7 * 20_000).log()[negatives - 1])
+    part = SampledNextItem(50)
+    assert torch.equal(part.draw(9, 1)[0], part.draw(9, 1)[0])
+    assert not torch.equal(part.draw(9, 1)[0], part.draw(9, 2)[0])
+    assert set(SampledNextItem(500).draw(9, 1)[0].tolist()) == set(range(1, 10))
+
+
+def test_a_catalog_of_one_item_costs_nothing() -> None:
+    model, batch = recommender(0, num_items=1), batch_of(0, num_items=1)
+    for part in (NextItem(), SampledNextItem(3)):
+        loss, _ = part(encode_views(model, batch, part.views), batch)
+        assert loss.item() == pytest.approx(0, abs=1e-12)
+        loss.backward()
+
+
+# Sums
+
+
+@given(seed=seeds, weights=st.tuples(*[st.floats(-2, 2)] * 3))
+def test_a_sum_is_the_weighted_sum_of_its_parts_encoded_separately(seed: int, weights: tuple[float, ...]) -> None:
+    model, batch = recommender(seed).eval(), batch_of(seed)
+    parts = [NextItem(), TrajectoryAlignment(), StepAlignment()]
+    total = sum((weight * part for weight, part in zip(weights, parts, strict=True)), start=0.0 * NextItem())
+    assert total.views == ("anchor", "same_target")
+    loss, terms = total(encode_views(model, batch, total.views), batch)
+    alone = [part(encode_views(model, batch, part.views), batch)[0] for part in parts]
+    expected = sum(weight * own for weight, own in zip(weights, alone, strict=True))
+    torch.testing.assert_close(loss, expected, **EXACT)
+    assert list(terms) == ["next_item", "next_item_2", "trajectory", "step"]
+    for name, own in zip(["next_item", "trajectory", "step"], alone, strict=True):
+        torch.testing.assert_close(terms[name], own.detach(), **EXACT)
+    torch.testing.assert_close(gradients(loss, model), gradients(expected, model), rtol=1e-6, atol=1e-9)
+
+
+def test_nested_sums_flatten_and_the_model_thinks_once() -> None:
+    total = (NextItem() + 0.2 * TrajectoryAlignment()) + (0.1 * StepAlignment() + TrajectoryAlignment(positives="self"))
+    assert len(total.parts) == 4
+    assert total.views == ("anchor", "same_target", "self")
+    model, batch = recommender(0), batch_of(0)
+    seen = []
+    model.encoder.core_block.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    views = encode_views(model, batch, total.views)
+    assert seen == [3 * len(batch)] * views.depth
+
+
+def test_spt_is_the_sum_it_says() -> None:
+    model, batch = recommender(2).eval(), batch_of(2)
+    spt = SPT(alpha=0.2, gamma=0.7, temperature=0.5, similarity="dot", positives="self", mask_same_target=False)
+    settings: dict[str, Any] = {"temperature": 0.5, "similarity": "dot", "mask_same_target": False}
+    by_hand = NextItem() + 0.2 * TrajectoryAlignment(positives="self", **settings) + 0.7 * StepAlignment(**settings)
+    views = encode_views(model, batch, spt.views)
+    assert spt.views == by_hand.views
+    assert torch.equal(spt(views, batch)[0], by_hand(views, batch)[0])
+    assert SPT(alpha=0.0, gamma=0.1).views == ("anchor",)
+    assert len(SPT(alpha=0.0, gamma=0.0).parts) == 1
+    assert isinstance(SPT(next_item=SampledNextItem(4)).parts[0], SampledNextItem)
+
+
+def test_a_users_own_function_is_a_part() -> None:
+    def size(views: Views, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = views["anchor"].final.square().mean()
+        return loss, {"size": loss.detach()}
+
+    model, batch = recommender(0).eval(), batch_of(0)
+    total = NextItem() + Weighted(size, 0.5)
+    views = encode_views(model, batch, total.views)
+    loss, terms = total(views, batch)
+    expected = NextItem()(views, batch)[0] + views["anchor"].final.square().mean() / 2
+    torch.testing.assert_close(loss, expected, **EXACT)
+    assert terms.keys() == {"next_item", "size"}
+    assert views_of(size) == ("anchor",)
+    assert (size + NextItem()).parts[0] is size
+    assert total.prepare(model, batch) is batch
+    assert total.updates == 1
+
+
+def test_a_sum_passes_rollouts_on_to_the_part_that_makes_them() -> None:
+    model, batch = recommender(0).eval(), batch_of(0)
+    rpt = RPT(updates=3, rollouts=2)
+    total = 0.5 * rpt + NextItem()
+    total.start(model)
+    assert rpt.reference is not None
+    prepared = total.prepare(model, batch)
+    loss, terms = total(encode_views(model, prepared, total.views), prepared)
+    assert total.updates == 3
+    assert terms.keys() >= {"next_item", "policy", "kl"}
+    views = encode_views(model, batch, ("anchor",))
+    expected = NextItem()(views, batch)[0] + rpt(views, prepared)[0] / 2
+    torch.testing.assert_close(loss, expected, **EXACT)
+    with pytest.raises(InputError, match="only one part"):
+        RPT() + 2.0 * RPT()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: SPT(alpha=-1), InputError, "alpha must be at least 0, got -1"),
+        (lambda: SPT(gamma=float("nan")), InputError, "gamma must be at least 0, got nan"),
+        (lambda: TrajectoryAlignment(positives="both"), InputError, "positives must be one of"),  # type: ignore[arg-type]
+        (lambda: TrajectoryAlignment(similarity="l2"), InputError, "similarity must be one of"),  # type: ignore[arg-type]
+        (lambda: StepAlignment(temperature=-1.0), InputError, "temperature must be a finite number above 0, got -1"),
+        (lambda: SampledNextItem(0), InputError, "num_negatives must be a whole number of at least 1, got 0"),
+        (lambda: SampledNextItem(item_counts=torch.tensor([1, -1])), InputError, "item_counts must be"),
+        (lambda: SampledNextItem(power=math.inf), InputError, "power must be finite"),
+        (lambda: Sum([]), InputError, "at least one part"),
+        (lambda: NextItem() * math.nan, InputError, "weight must be finite, got nan"),
+        (lambda: NextItem() * "2", InputTypeError, "weight must be a number, got '2'"),  # type: ignore[operator]
+        (lambda: NextItem() + 3, InputTypeError, "part must be callable"),  # type: ignore[operator]
+    ],
+)
+def test_mistakes_are_named(make: Any, error: type[Exception], match: str) -> None:
+    from tests.core.worlds import unchecked
+
+    with unchecked(), pytest.raises(error, match=match):
+        make()
+
+
+def test_counts_of_another_catalog_are_named() -> None:
+    model, batch = recommender(0), batch_of(0)
+    part = SampledNextItem(4, item_counts=torch.ones(NUM_ITEMS + 1, dtype=torch.int64))
+    with pytest.raises(InputError, match=f"{NUM_ITEMS} counts, one an item, got {NUM_ITEMS + 1}"):
+        part(encode_views(model, batch, part.views), batch)
+
+
+@given(seed=seeds)
+def test_the_order_of_the_batch_does_not_matter(seed: int) -> None:
+    model, batch = recommender(seed).eval(), batch_of(seed)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(batch)))
+    assert batch.same_target is not None
+    shuffled = Batch(batch.history[order], batch.target[order], batch.rows[order], batch.key, batch.same_target[order])
+    spt = SPT()
+    first, _ = spt(encode_views(model, batch, spt.views), batch)
+    second, _ = spt(encode_views(model, shuffled, spt.views), shuffled)
+    torch.testing.assert_close(first, second, **EXACT)
+
+
+def test_autocast_leaves_the_losses_in_float32() -> None:
+    model, batch = recommender(6).float().eval(), batch_of(6)
+    spt = SPT()
+    exact, _ = spt(encode_views(model, batch, spt.views), batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        views = encode_views(model, batch, spt.views)
+        loss, _ = spt(views, batch)
+        sampled, _ = SampledNextItem(30)(views, batch)
+    assert loss.dtype == sampled.dtype == torch.float32
+    # thoughts in bfloat16 carry 2^-8 each, cosines over 0.2 five times that
+    assert loss.item() == pytest.approx(exact.item(), rel=0.05)
+
+
+def test_depth_generators_are_those_of_the_law() -> None:
+    model, batch = recommender(0), batch_of(0)
+    expected = model.depth_law.sample(generator(fold(batch.key, "depth")))
+    assert encode_views(model, batch, ("anchor",)).depth == expected

@@ -1,0 +1,71 @@
+"""Rewards are expectations over the order of ties; advantages are z-scores within the group."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from latentloop.errors import InputError
+from latentloop.objectives import NDCGReward, RecallReward, advantages
+from tests.core.worlds import unchecked
+from tests.objectives.worlds import seeds
+
+
+@given(greater=st.integers(0, 30), ties=st.integers(0, 30), k=st.integers(1, 20))
+def test_rewards_are_means_over_the_tied_ranks(greater: int, ties: int, k: int) -> None:
+    ranks = range(greater + 1, greater + ties + 2)
+    recall = sum(rank <= k for rank in ranks) / len(ranks)
+    ndcg = sum(1 / math.log2(rank + 1) for rank in ranks if rank <= k) / len(ranks)
+    place = torch.tensor([[greater, 0]]), torch.tensor([[ties, 0]])
+    assert RecallReward(k)(*place).tolist() == [[pytest.approx(recall), 1]]
+    assert NDCGReward(k)(*place).tolist() == [[pytest.approx(ndcg), 1]]
+
+
+@given(seed=seeds, groups=st.integers(1, 5), size=st.integers(2, 9), scale=st.sampled_from([1e-300, 1.0, 1e300]))
+def test_advantages_are_the_populations_z_scores(seed: int, groups: int, size: int, scale: float) -> None:
+    rewards = np.random.default_rng(seed).normal(size=(groups, size))
+    found = advantages(torch.from_numpy(rewards * scale))
+    expected = (rewards - rewards.mean(1, keepdims=True)) / rewards.std(1, keepdims=True)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.sum(1).numpy(), 0, atol=1e-12)
+
+
+@given(value=st.floats(-1e6, 1e6), size=st.integers(1, 9))
+def test_ties_and_groups_of_one_have_no_advantage(value: float, size: int) -> None:
+    rewards = torch.full((2, size), value, dtype=torch.float64)
+    rewards[1] = torch.linspace(0, 1, size)
+    found = advantages(rewards)
+    assert torch.equal(found[0], torch.zeros(size, dtype=torch.float64))
+    assert bool((found[1] != 0).any()) == (size > 1)
+
+
+def test_one_hit_among_four() -> None:
+    expected = [math.sqrt(3), *[-1 / math.sqrt(3)] * 3]
+    assert advantages(torch.tensor([[1.0, 0, 0, 0]]))[0].tolist() == pytest.approx(expected)
+
+
+def test_mistakes_are_named() -> None:
+    with unchecked():
+        for bad in (math.nan, math.inf):
+            with pytest.raises(InputError, match="finite"):
+                advantages(torch.tensor([[1.0, bad]]))
+        with pytest.raises(InputError, match=r"got \(3,\)"):
+            advantages(torch.zeros(3))
+        for make in (RecallReward, NDCGReward):
+            with pytest.raises(InputError, match="k must be a whole number of at least 1, got 0"):
+                make(0)
+
+
+def test_ranks_of_any_shape() -> None:
+    def places(*shape: int) -> Tensor:
+        return torch.arange(math.prod(shape)).view(shape)
+
+    for reward in (RecallReward(3), NDCGReward(3)):
+        flat = reward(places(12), places(12) % 3)
+        assert torch.equal(reward(places(3, 4), (places(12) % 3).view(3, 4)), flat.view(3, 4))

@@ -1,0 +1,448 @@
+"""RPT against a twin that thinks one rollout at a time, with dense softmaxes and loops."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from latentloop.data.batch import Batch
+from latentloop.depth import FixedDepth
+from latentloop.errors import InputError, InputTypeError
+from latentloop.objectives import RPT, NDCGReward, encode_views
+from latentloop.objectives.policy import KL, Policy, Ratio
+from latentloop.objectives.rpt import Prepared
+from latentloop.randomness import fold, generator, row_keys
+from latentloop.recommender import Recommender
+from latentloop.recurrence import RecurrentDepth
+from tests.core.worlds import unchecked
+from tests.objectives.worlds import DIM, LENGTH, batch_of, gradients, recommender, seeds
+
+EXACT = {"rtol": 1e-8, "atol": 1e-10}  # float64
+
+policies = st.sampled_from(get_args(Policy))
+forms = st.sampled_from(get_args(Ratio))
+divergences = st.sampled_from(get_args(KL))
+
+
+def inverse_rank(greater: Tensor, ties: Tensor) -> Tensor:
+    """A user's own reward, which hardly ever ties."""
+    return 1 / (greater + ties / 2 + 1)
+
+
+def moved(model: Recommender, seed: int, size: float = 0.05) -> Recommender:
+    """The same model after some training."""
+    other = copy.deepcopy(model)
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(size * torch.randn(parameter.shape, generator=noise, dtype=parameter.dtype))
+    return other
+
+
+def log_policy(model: Recommender, batch: Batch, row: int, g: int, depth: int) -> Tensor:
+    """(k, N) log pi of one rollout, without dropout."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    key = row_keys(fold(batch.key, "rollout", g), batch.rows[row : row + 1])
+    steps = model.think(batch.history[row : row + 1], depth=depth, state_keys=key).steps[:, 0]
+    for part, training in modes:
+        part.training = training
+    return torch.log_softmax(steps @ model.item_table.weight[1:].T, 1)
+
+
+@dataclass
+class Twin:
+    """The loss of `rpt` computed by loops: `old` made the rollouts, `model` is what is trained now."""
+
+    rpt: RPT
+    model: Recommender
+    old: Recommender
+    reference: Recommender
+    batch: Batch
+
+    def loss(self) -> tuple[Tensor, dict[str, float]]:
+        rpt, law, key = self.rpt, self.model.depth_law, self.batch.key
+        total = torch.zeros((), dtype=torch.float64)
+        rewards_seen, ties_seen, kls, terms, stopped, moving = [], [], [], [], [], []
+        ratios: list[list[float]] = [[] for _ in self.batch.target]
+        for row, target in enumerate((self.batch.target - 1).tolist()):
+            depths = [
+                law.sample(generator(fold(key, "depth", g) if rpt.own_depth else fold(key, "depth")))
+                for g in range(rpt.rollouts)
+            ]
+            olds = [log_policy(self.old, self.batch, row, g, depth).detach() for g, depth in enumerate(depths)]
+            rewards = []
+            for old in olds:
+                last = old[-1]
+                greater = sum(float(score) > float(last[target]) for score in last)
+                rewards.append(float(rpt.reward(torch.tensor(greater), torch.tensor(0))))
+            mean = sum(rewards) / len(rewards)
+            std = math.sqrt(sum((r - mean) ** 2 for r in rewards) / len(rewards))
+            tie = max(rewards) == min(rewards)
+            rewards_seen += rewards
+            ties_seen.append(tie)
+            for g, (old, depth) in enumerate(zip(olds, depths, strict=True)):
+                advantage = 0.0 if tie else (rewards[g] - mean) / std
+                choice = []
+                for step in range(depth):
+                    ranked = old[step].argsort(descending=True).tolist()
+                    other = next(item for item in ranked if item != target)
+                    pick = {"target": target, "top": ranked[0], "hybrid": target if advantage > 0 else other}
+                    choice.append(pick[rpt.policy])
+                new = log_policy(self.model, self.batch, row, g, depth)
+                ref = log_policy(self.reference, self.batch, row, g, depth).detach()
+                gaps = [new[step, c] - old[step, c] for step, c in enumerate(choice)]
+                if rpt.ratio == "joint":
+                    gaps = [sum(gaps[1:], start=gaps[0])]
+                values = [gap.exp() for gap in gaps]
+                low, high = 1 - rpt.clip, 1 + rpt.clip
+                bounded = [min(p * advantage, p.clamp(low, high) * advantage) for p in values]
+                term = sum(bounded[1:], start=bounded[0]) / len(bounded)
+                if rpt.kl == "full":
+                    kl = (new.exp() * (new - ref)).sum() / depth
+                else:
+                    gap = ref[:, target] - new[:, target]
+                    kl = (gap.exp() - gap - 1).sum() / depth
+                kl = kl * (rpt.keep_kl or not tie)
+                total = total + term - rpt.kl_weight * kl
+                kls.append(kl.item())
+                terms.append(float(term.detach()))
+                ratios[row] += [value.item() for value in values]
+                for value in values if advantage else []:
+                    moving.append(value)
+                    stopped.append(bool(value > high) if advantage > 0 else bool(value < low))
+        # groups that owe nothing are not thought through again; of nothing but such groups, the first is
+        again = [row for row, tie in enumerate(ties_seen) if rpt.keep_kl or not tie] or [0]
+        seen = [value for row in again for value in ratios[row]]
+        count = len(rewards_seen)
+        mean = sum(rewards_seen) / count
+        return -total / count, {
+            "policy": -sum(terms) / count,
+            "kl": sum(kls) / count,
+            "reward_mean": mean,
+            "reward_std": math.sqrt(sum((r - mean) ** 2 for r in rewards_seen) / count),
+            "zero_variance": sum(ties_seen) / len(ties_seen),
+            "clip_share": sum(stopped) / max(1, len(moving)),
+            "ratio_mean": sum(seen) / len(seen),
+        }
+
+
+def run(rpt: RPT, model: Recommender, prepared: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    return rpt(encode_views(model, prepared, rpt.views), prepared)
+
+
+@settings(max_examples=max(12, settings().max_examples // 2))  # a model for every rollout: the slowest test here
+@given(seed=seeds, policy=policies, ratio=forms, kl=divergences, keep_kl=st.booleans(), own_depth=st.booleans())
+def test_a_later_update_is_the_twins(
+    seed: int, policy: Policy, ratio: Ratio, kl: KL, keep_kl: bool, own_depth: bool
+) -> None:
+    reward = inverse_rank if seed % 2 else NDCGReward(2)
+    switches: dict[str, Any] = {"policy": policy, "ratio": ratio, "kl": kl, "keep_kl": keep_kl, "own_depth": own_depth}
+    rpt = RPT(rollouts=3, updates=2, kl_weight=0.7, reward=reward, **switches)
+    reference, batch = recommender(seed), batch_of(seed, 1 + seed % 4)
+    rpt.start(reference)
+    old = moved(reference, seed)
+    prepared = rpt.prepare(old, batch)
+    model = moved(old, seed + 1)
+    loss, terms = run(rpt, model, prepared)
+    expected, wanted = Twin(rpt, model, old, reference, batch).loss()
+    torch.testing.assert_close(loss, expected, **EXACT)
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(wanted, rel=1e-5, abs=1e-7)
+    assert not any(value.requires_grad for value in terms.values())
+    torch.testing.assert_close(gradients(loss, model), gradients(expected, model), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+@given(seed=seeds, policy=policies, ratio=forms)
+def test_the_first_gradient_is_the_policy_gradient(updates: int, seed: int, policy: Policy, ratio: Ratio) -> None:
+    model, batch = recommender(seed), batch_of(seed, 3)
+    rpt = RPT(rollouts=3, updates=updates, kl_weight=0.0, reward=inverse_rank, policy=policy, ratio=ratio)
+    rpt.start(model)
+    assert rpt.reference is None
+    prepared = rpt.prepare(model, batch)
+    loss, terms = run(rpt, model, prepared)
+    assert terms["ratio_mean"].item() == 1
+    assert terms["clip_share"].item() == 0
+    assert "kl" not in terms
+    # naively: -1 / (B G) sum_i A_i sum_j grad log pi(c_ij), with the choices and advantages that were fixed
+    depth, naive = prepared.depth, torch.zeros((), dtype=torch.float64)
+    advantage = prepared.advantage.view(-1, 3)
+    choice = prepared.choice.view(depth, -1, 3)
+    assert len(advantage) == len(prepared.groups)
+    for place, row in enumerate(prepared.groups.tolist()):
+        for g in range(3):
+            chosen = log_policy(model, batch, row, g, depth)[torch.arange(depth), choice[:, place, g] - 1]
+            naive = naive - advantage[place, g] * (chosen.sum() if ratio == "joint" else chosen.mean()) / 9
+    torch.testing.assert_close(gradients(loss, model), gradients(naive, model), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("own_depth", [False, True])
+@given(seed=seeds, policy=policies)
+def test_the_ratio_is_exactly_one_at_the_first_update(
+    dropout: bool, own_depth: bool, seed: int, policy: Policy
+) -> None:
+    model, batch = recommender(seed).float(), batch_of(seed)
+    rpt = RPT(updates=2, dropout=dropout, own_depth=own_depth, policy=policy, ratio="step", reward=inverse_rank)
+    rpt.start(model)
+    torch.manual_seed(seed)
+    prepared = rpt.prepare(model, batch)
+    torch.rand(3)  # whatever was drawn in between
+    views = encode_views(model, prepared, rpt.views)
+    state = torch.get_rng_state()
+    _, terms = rpt(views, prepared)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert prepared.old is not None
+    assert terms["ratio_mean"].item() == pytest.approx(1, abs=1e-6)  # a mean of ones, summed in float32
+    assert all(part.training for part in model.modules())
+
+
+@pytest.mark.parametrize("kl", get_args(KL))
+@given(seed=seeds)
+def test_at_the_reference_the_divergence_is_zero_and_flat(kl: KL, seed: int) -> None:
+    model, batch = recommender(seed).float(), batch_of(seed)
+    rpt = RPT(kl=kl, kl_weight=1.0, reward=lambda greater, ties: torch.ones_like(greater).double())
+    rpt.start(model)
+    loss, terms = run(rpt, model, rpt.prepare(model, batch))
+    assert terms["kl"].item() == 0
+    assert terms["zero_variance"].item() == 1
+    assert loss.item() == 0
+    assert all(torch.equal(grad, torch.zeros_like(grad)) for grad in gradients(loss, model).values())
+
+
+@given(seed=seeds)
+def test_rollouts_differ_repeat_and_depend_on_the_sample_not_on_its_companions(seed: int) -> None:
+    model, batch = recommender(seed, dropout=0.0), batch_of(seed, 4)
+    rpt = RPT(rollouts=3, kl_weight=0.0, keep_kl=True, reward=inverse_rank)
+    rpt.start(model)
+    first, again = rpt.prepare(model, batch), rpt.prepare(model, batch)
+    assert torch.equal(first.rewards, again.rewards)
+    assert len(set(first.state_keys.tolist())) == first.state_keys.numel()
+    order = torch.tensor([2, 0, 3, 1])
+    shuffled = rpt.prepare(model, Batch(batch.history[order], batch.target[order], batch.rows[order], batch.key))
+    assert torch.equal(shuffled.rewards, first.rewards[order])
+    other = rpt.prepare(model, Batch(batch.history, batch.target, batch.rows, batch.key + 1))
+    assert not set(other.state_keys.tolist()) & set(first.state_keys.tolist())
+
+
+def test_h_is_computed_once_for_all_rollouts_without_dropout() -> None:
+    model, batch = recommender(0), batch_of(0, 5)
+    rows: list[int] = []
+    model.encoder.pre_block.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    for dropout in (False, True):
+        rpt = RPT(rollouts=3, dropout=dropout, kl_weight=0.0, reward=inverse_rank)
+        rpt.start(model)
+        rows.clear()
+        prepared = rpt.prepare(model, batch)
+        run(rpt, model, prepared)
+        assert rows == ([15, 15] if dropout else [5, len(prepared.groups)])
+
+
+def test_groups_that_owe_nothing_are_not_thought_through_again() -> None:
+    model, batch = recommender(1), batch_of(1, 6)
+
+    def reward(greater: Tensor, ties: Tensor) -> Tensor:
+        made = torch.ones(greater.shape, dtype=torch.float64)
+        made[2, 0] = made[4, 1] = 0
+        return made
+
+    for keep, groups in ((False, [2, 4]), (True, list(range(6)))):
+        rpt = RPT(keep_kl=keep, reward=reward)
+        rpt.start(model)
+        prepared = rpt.prepare(model, batch)
+        assert prepared.groups.tolist() == groups
+        loss, terms = run(rpt, moved(model, 3), prepared)
+        assert terms["zero_variance"].item() == pytest.approx(4 / 6)
+        assert terms["kl"].item() > 0
+        assert loss.requires_grad
+    rpt = RPT(keep_kl=False, reward=lambda greater, ties: torch.zeros(greater.shape))
+    rpt.start(model)
+    loss, terms = run(rpt, moved(model, 3), rpt.prepare(model, batch))
+    assert loss.item() == terms["kl"].item() == 0
+    loss.backward()
+
+
+@given(seed=seeds, policy=policies)
+def test_choices_are_the_policys(seed: int, policy: Policy) -> None:
+    model, batch = recommender(seed), batch_of(seed, 4, few_targets=False)
+    rpt = RPT(policy=policy, reward=inverse_rank, rollouts=3)
+    rpt.start(model)
+    made = rpt.prepare(model, batch)
+    target = batch.target.repeat_interleave(3)
+    if policy == "target":
+        assert bool((made.choice == target).all())
+    if policy == "hybrid":
+        assert torch.equal((made.choice == target).all(0), made.advantage > 0)
+        assert torch.equal((made.choice == target).any(0), made.advantage > 0)
+
+
+def test_the_reference_is_frozen_out_of_sight_and_unmoved() -> None:
+    model, batch = recommender(2), batch_of(2)
+    rpt = RPT(updates=2)
+    module = nn.Module()
+    module.model, module.objective = model, rpt  # type: ignore[assignment]  # as `fit` holds them
+    rpt.start(model)
+    assert rpt.reference is not None
+    assert len(module.state_dict()) == len(model.state_dict())
+    assert not any(parameter.requires_grad for parameter in rpt.reference.parameters())
+    before = {name: value.clone() for name, value in rpt.reference.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    prepared = rpt.prepare(model, batch)
+    kls = []
+    for _ in range(2):
+        loss, terms = run(rpt, model, prepared)
+        optimizer.zero_grad()
+        (loss + model.item_table.weight.square().sum()).backward()
+        optimizer.step()
+        kls.append(terms["kl"].item())
+    assert kls[0] == 0 < kls[1]
+    assert all(torch.equal(before[name], value) for name, value in rpt.reference.state_dict().items())
+    rpt.start(model)
+    assert run(rpt, model, rpt.prepare(model, batch))[1]["kl"].item() == 0
+
+
+def test_dropout_is_off_however_it_is_written_and_comes_back() -> None:
+    model, batch = recommender(3, dropout=0.9), batch_of(3)
+    rpt = RPT(updates=2, ratio="step", reward=inverse_rank)
+    rpt.start(model)
+    prepared = rpt.prepare(model, batch)
+    first, second = (run(rpt, model, prepared)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert all(part.training for part in model.modules())
+    gru = model.encoder.pre_block
+    while not isinstance(gru, nn.GRU):
+        gru = next(gru.children())
+    assert gru.dropout == 0.9
+
+
+def test_with_dropout_every_update_replays_the_same() -> None:
+    model, batch = recommender(4, dropout=0.5), batch_of(4)
+    rpt = RPT(updates=2, dropout=True, reward=inverse_rank)
+    rpt.start(model)
+    prepared = rpt.prepare(model, batch)
+    first, second = (run(rpt, model, prepared)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    other = rpt.prepare(model, Batch(batch.history, batch.target, batch.rows, batch.key + 1))
+    assert prepared.dropout_key != other.dropout_key
+
+
+def test_a_bare_block_needs_dropout_and_learns_with_it() -> None:
+    model, batch = recommender(5, loop=False), batch_of(5)
+    with pytest.raises(InputError, match="pass dropout=True"):
+        RPT().start(model)
+    rpt = RPT(dropout=True, reward=inverse_rank, updates=2)
+    rpt.start(model)
+    prepared = rpt.prepare(model, batch)
+    assert prepared.depth == 1
+    assert bool((prepared.rewards.std(1) > 0).any())
+    loss, terms = run(rpt, model, prepared)
+    assert terms["ratio_mean"].item() == pytest.approx(1, abs=1e-6)
+    assert any(bool(grad.any()) for grad in gradients(loss, model).values())
+
+
+@pytest.mark.parametrize("num_items", [1, 2])
+@pytest.mark.parametrize("policy", get_args(Policy))
+def test_tiny_catalogs_and_single_rollouts(num_items: int, policy: Policy) -> None:
+    model, batch = recommender(6, num_items=num_items), batch_of(6, 2, num_items=num_items)
+    for rollouts in (1, 3):
+        rpt = RPT(policy=policy, rollouts=rollouts, reward=inverse_rank)
+        rpt.start(model)
+        loss, terms = run(rpt, model, rpt.prepare(model, batch))
+        assert loss.isfinite()
+        if 1 in (num_items, rollouts):
+            assert terms["zero_variance"].item() == 1
+        loss.backward()
+
+
+def test_transformer_blocks_take_the_same_kernels_in_every_pass() -> None:
+    torch.manual_seed(0)
+    blocks = [
+        nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(DIM, 2, 12, 0.4, batch_first=True), 1, enable_nested_tensor=False
+        )
+        for _ in range(2)
+    ]
+    model = Recommender(23, RecurrentDepth(*blocks, depth_law=FixedDepth(2)), DIM, LENGTH, init_std=0.7).train()
+    batch = batch_of(0)
+    rpt = RPT(updates=2, ratio="step", reward=inverse_rank)
+    rpt.start(model)
+    prepared = rpt.prepare(model, batch)
+    loss, terms = run(rpt, model, prepared)
+    assert terms["kl"].item() == 0
+    assert terms["ratio_mean"].item() == pytest.approx(1, abs=1e-6)
+    assert loss.isfinite()
+
+
+def test_bfloat16_autocast_starts_from_a_ratio_of_one() -> None:
+    model, batch = recommender(7).float(), batch_of(7)
+    rpt = RPT(updates=2, ratio="step", reward=inverse_rank)
+    rpt.start(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        prepared = rpt.prepare(model, batch)
+        loss, terms = run(rpt, model, prepared)
+    assert loss.dtype == torch.float32
+    assert terms["ratio_mean"].item() == pytest.approx(1, abs=1e-6)
+    assert terms["kl"].item() == 0
+
+
+def test_it_raises_the_reward() -> None:
+    model, batch = recommender(8, dropout=0.0), batch_of(8, 16)
+    rpt = RPT(rollouts=4, kl_weight=0.01, reward=inverse_rank)
+    rpt.start(model)
+    optimizer = torch.optim.Adam(model.parameters(), 0.03)
+    rewards = []
+    for step in range(60):
+        prepared = rpt.prepare(model, Batch(batch.history, batch.target, batch.rows, step))
+        loss, terms = run(rpt, model, prepared)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rewards.append(terms["reward_mean"].item())
+    assert sum(rewards[-5:]) > 1.4 * sum(rewards[:5])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"rollouts": 0}, "rollouts must be a whole number of at least 1, got 0"),
+        ({"updates": 0}, "updates must be a whole number of at least 1, got 0"),
+        ({"clip": 0.0}, "clip must be a finite number above 0"),
+        ({"kl_weight": -1.0}, "kl_weight must be a finite number of at least 0"),
+        ({"kl_weight": math.nan}, "kl_weight must be a finite number of at least 0"),
+        ({"policy": "best"}, "policy must be one of 'target', 'hybrid', 'top', got 'best'"),
+        ({"ratio": "mean"}, "ratio must be one of 'joint', 'step', got 'mean'"),
+        ({"kl": "k3"}, "kl must be one of 'full', 'target', got 'k3'"),
+    ],
+)
+def test_mistakes_are_named(wrong: dict[str, Any], match: str) -> None:
+    with unchecked(), pytest.raises(InputError, match=match):
+        RPT(**wrong)
+
+
+def test_mistakes_in_use_are_named() -> None:
+    model, batch = recommender(9), batch_of(9)
+    with unchecked():
+        with pytest.raises(InputTypeError, match="reward must be a callable"):
+            RPT(reward=3)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r"call start\(model\)"):
+            RPT().prepare(model, batch)
+        for reward, found in ((lambda greater, ties: greater[:, :1].double(), ", 1"), (lambda greater, ties: 1, "int")):
+            rpt = RPT(reward=reward)
+            rpt.start(model)
+            with pytest.raises(InputError, match=f"reward must return a tensor .*{found}"):
+                rpt.prepare(model, batch)
+        rpt = RPT(reward=lambda greater, ties: torch.full(greater.shape, math.nan))
+        rpt.start(model)
+        with pytest.raises(InputError, match="rewards must be finite"):
+            rpt.prepare(model, batch)
+        with pytest.raises(InputTypeError, match="prepare"):
+            run(rpt, model, batch)
+    assert not isinstance(batch, Prepared)

@@ -1,0 +1,83 @@
+"""Dropout switched off for a while, in whatever form a module has it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from latentloop.dropout import dropout_off, replayed_modes, switch_dropout_off
+
+
+class Functional(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.5, self.training)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.attention(x, x, x)[0]
+        return mixed
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(8, 8, 2, dropout=0.5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        read: Tensor = self.rnn(x)[0]
+        return read
+
+
+MODULES = [
+    lambda: nn.Dropout(0.5),
+    Functional,
+    Attention,
+    Recurrent,
+    lambda: nn.TransformerEncoderLayer(8, 2, 8, 0.5, batch_first=True),
+    lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, 0.5, batch_first=True), 2),
+]
+
+
+@pytest.mark.parametrize("make", MODULES)
+def test_it_is_off_inside_and_as_before_outside(make: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    module, x = make().train(), torch.randn(3, 4, 8)
+    assert not torch.equal(module(x), module(x))
+    modes = [part.training for part in module.modules()]
+    with pytest.raises(KeyError), dropout_off(module):
+        inside = module(x)
+        assert torch.equal(inside, module(x))
+        with torch.no_grad():
+            without = module(x)
+        if make is Recurrent:  # on a CPU an LSTM has a kernel of its own where nothing is differentiated
+            torch.testing.assert_close(inside, without)
+        else:
+            assert torch.equal(inside, without)
+        raise KeyError
+    assert [part.training for part in module.modules()] == modes
+    assert not torch.equal(module(x), module(x))
+    switch_dropout_off(module)
+    assert torch.equal(module(x), inside)
+
+
+@pytest.mark.parametrize("make", MODULES)
+def test_a_checkpoint_recomputes_under_the_modes_of_its_forward_pass(make: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    module, x = make().train(), torch.randn(3, 4, 8)
+    plain, kept = x.clone().requires_grad_(), x.clone().requires_grad_()
+    with dropout_off(module):
+        expected = module(plain)
+        found = checkpoint(module, kept, use_reentrant=False, context_fn=lambda: replayed_modes(module))
+    modes = [part.training for part in module.modules()]
+    expected.square().sum().backward()
+    found.square().sum().backward()  # recomputes here, where dropout is on again
+    assert plain.grad is not None
+    torch.testing.assert_close(kept.grad, plain.grad)
+    assert [part.training for part in module.modules()] == modes
