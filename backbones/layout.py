@@ -88,8 +88,10 @@ class Layout:
         order = torch.empty_like(starts)
         shorter = done_rows = done_places = 0
         for width in widths:
-            rows = ((lengths > shorter) & (lengths <= width)).nonzero()[:, 0] if grouped else torch.arange(
-                lengths.shape[0], device=x.device
+            rows = (
+                ((lengths > shorter) & (lengths <= width)).nonzero()[:, 0]
+                if grouped
+                else torch.arange(lengths.shape[0], device=x.device)
             )
             shorter = width
             if not rows.shape[0]:

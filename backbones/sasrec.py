@@ -38,10 +38,10 @@ class CausalAttention(nn.Module):
     def forward(self, x: Float[Tensor, "*n d"], layout: Layout) -> Float[Tensor, "*n d"]:
         """Attend from every position."""
         projected = self.query_key_value(x)
-        read = [
-            self._attend(*group.rows_of(projected).chunk(3, dim=-1), group.mask).flatten(0, 1)
-            for group in layout.groups
-        ]
+        read: list[Tensor] = []
+        for group in layout.groups:
+            query, key, value = group.rows_of(projected).chunk(3, dim=-1)
+            read.append(self._attend(query, key, value, group.mask).flatten(0, 1))
         mixed: Tensor = self.output(layout.gather(read).view_as(x))
         return mixed
 
@@ -51,10 +51,10 @@ class CausalAttention(nn.Module):
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         query = F.linear(layout.newest(x), weight[:dim], bias[:dim])[:, None]
         key_value = F.linear(x, weight[dim:], bias[dim:])
-        read = [
-            self._attend(group.newest_of(query), *group.rows_of(key_value).chunk(2, dim=-1), group.last_mask)[:, 0]
-            for group in layout.groups
-        ]
+        read: list[Tensor] = []
+        for group in layout.groups:
+            key, value = group.rows_of(key_value).chunk(2, dim=-1)
+            read.append(self._attend(group.newest_of(query), key, value, group.last_mask)[:, 0])
         mixed: Tensor = self.output(layout.gather_rows(read))
         return mixed
 
@@ -99,10 +99,10 @@ class SASRecLayer(nn.Module):
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.dropout(attended)
-        if self.pre_norm:
-            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        x = self.attention_norm(x)
-        normed: Tensor = self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+        x = x if self.pre_norm else self.attention_norm(x)
+        inner = self.feed_forward(self.feed_forward_norm(x) if self.pre_norm else x)
+        summed: Tensor = x + self.dropout(inner)
+        normed: Tensor = summed if self.pre_norm else self.feed_forward_norm(summed)
         return normed
 
 
@@ -216,6 +216,4 @@ class SASRec:
         return self._block(dim, self.pre_layers + self.core_layers)
 
     def _block(self, dim: int, layers: int) -> SASRecBlock:
-        return SASRecBlock(
-            dim, layers=layers, heads=self.heads, inner=self.inner, dropout=self.dropout, norm=self.norm
-        )
+        return SASRecBlock(dim, layers=layers, heads=self.heads, inner=self.inner, dropout=self.dropout, norm=self.norm)

@@ -65,7 +65,9 @@ class Gate(nn.Module):
 
     def forward(self, state: Float[Tensor, "*n d"], hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """The gated mix."""
-        return torch.lerp(hidden, state, torch.sigmoid(self.linear(torch.cat([state, hidden], dim=-1))))
+        gate = torch.sigmoid(self.linear(torch.cat([state, hidden], dim=-1)))
+        mixed: Tensor = hidden + gate * (state - hidden)  # not torch.lerp: under bf16 the gate's dtype is another
+        return mixed
 
 
 class _Function(nn.Module):

@@ -103,7 +103,7 @@ class FixedDepth:
         """The fixed depth."""
         return self.depth
 
-    def sample(self, generator: torch.Generator) -> int:  # noqa: ARG002 - the protocol's argument
+    def sample(self, generator: torch.Generator) -> int:
         """The fixed depth."""
         return self.depth
 

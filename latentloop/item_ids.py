@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from latentloop.errors import InputError, InputTypeError
@@ -10,29 +11,33 @@ __all__ = ["ItemId", "ItemIds"]
 
 ItemId = str | int
 
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,63}")
+"""How a whole number is written; "007" is another id than 7."""
+
 
 class ItemIds:
     """Original ids of items 1..N, and back.
 
     Args:
         ids: N ids, all different; strings or whole numbers.
+        name: what errors call them.
 
     Raises:
         InputTypeError: for an id that is neither.
         InputError: for an id that occurs twice.
     """
 
-    def __init__(self, ids: Iterable[ItemId]) -> None:
+    def __init__(self, ids: Iterable[ItemId], *, name: str = "item_ids") -> None:
         if isinstance(ids, ItemIds):
             self.ids: list[ItemId] = ids.ids
             self._number: dict[ItemId, int] = ids._number
             return
-        self.ids = [self._plain(i) for i in ids]
+        self.ids = [self._plain(i, name) for i in ids]
         self._number = {original: number for number, original in enumerate(self.ids, start=1)}
         if len(self._number) != len(self.ids):
             seen: set[ItemId] = set()
             twice = next(i for i in self.ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
-            raise InputError(f"item_ids must all differ, {twice!r} occurs twice")
+            raise InputError(f"{name} must all differ, {twice!r} occurs twice")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,12 +58,10 @@ class ItemIds:
         """The number 1..N of an original id, None where it is unknown; "7" also finds 7, and 7 finds "7"."""
         found = self._number.get(original)
         if found is None:
-            other: ItemId | None
-            if isinstance(original, str):
-                other = int(original) if original.isascii() and original.lstrip("-").isdigit() else None
-            else:
-                other = str(original)
-            found = None if other is None else self._number.get(other)
+            if not isinstance(original, str):
+                found = self._number.get(str(original))
+            elif _WHOLE.fullmatch(original):
+                found = self._number.get(int(original))
         return found
 
     def numbers(self, originals: Sequence[ItemId]) -> tuple[list[int], list[ItemId]]:
@@ -67,9 +70,9 @@ class ItemIds:
         return [n for n, _ in pairs if n is not None], [original for n, original in pairs if n is None]
 
     @staticmethod
-    def _plain(original: ItemId) -> ItemId:
+    def _plain(original: ItemId, name: str) -> ItemId:
         item = getattr(original, "item", None)  # a NumPy scalar
         plain = original if item is None else item()
         if isinstance(plain, bool) or not isinstance(plain, str | int):
-            raise InputTypeError(f"item_ids must be strings or whole numbers, got {original!r}")
+            raise InputTypeError(f"{name} must be strings or whole numbers, got {original!r}")
         return plain

@@ -45,7 +45,9 @@ class Packing:
         lengths = self.offsets.diff().repeat_interleave(copies)
         offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
         total = int(self.items.shape[0]) * copies
-        rows = torch.repeat_interleave(torch.arange(lengths.shape[0], device=lengths.device), lengths, output_size=total)
+        rows = torch.repeat_interleave(
+            torch.arange(lengths.shape[0], device=lengths.device), lengths, output_size=total
+        )
         within = torch.arange(total, device=lengths.device) - offsets[rows]
         source = self.offsets[rows // copies] + within
         return Packing(self.items[source], self.slots[source], rows, offsets, self.max_length), source

@@ -1,4 +1,4 @@
-"""A model directory: `config.json`, `items.json` (original ids) and `model.safetensors`. Nothing is ever unpickled.
+"""A model directory: `config.json`, `items.json` (original ids) and `model.safetensors`.
 
 A built-in backbone is rebuilt from its hyper-parameters. A user's own encoder cannot be: JSON names no code, so it is
 passed back in and checked against the saved fingerprint of parameter names, shapes and loop settings.
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelHubMixin, snapshot_download
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
 from latentloop.errors import InputError, InputTypeError
-from latentloop.files import read_json, write_atomically, write_json
+from latentloop.files import read_json, write_json
 from latentloop.item_ids import ItemIds
-from latentloop.scoring import Cosine, Dot
+from latentloop.scoring import Cosine, Dot, Scorer
+from latentloop.weights import WEIGHTS, load_weights, one_line, save_weights, saved_shape
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,17 +30,20 @@ if TYPE_CHECKING:
 __all__ = ["HUB_PREFIX", "WEIGHTS", "Pretrained", "fingerprint", "load_weights"]
 
 HUB_PREFIX = "hf://"
-WEIGHTS = "model.safetensors"
+CONFIG, ITEMS = "config.json", "items.json"
 FORMAT = 1
 
 _SCORERS: dict[str, type[Any]] = {scorer.__name__: scorer for scorer in (Dot, Cosine)}
 
 
-def fingerprint(encoder: nn.Module) -> str:
+def fingerprint(encoder: Any) -> str:
     """A hash of an encoder's parameter names and shapes and of its loop settings, to recognise it when it comes back."""
     shapes = [(name, list(tensor.shape)) for name, tensor in sorted(encoder.state_dict().items())]
+    law = getattr(encoder, "depth_law", None)
+    nameless = getattr(type(law), "__repr__", None) is object.__repr__
     loop = {
-        "depth_law": repr(getattr(encoder, "depth_law", None)),
+        # object's own repr is an address, which no other process repeats
+        "depth_law": type(law).__name__ if nameless else repr(law),
         "state_std": getattr(encoder, "state_std", None),
         "aggregate": type(getattr(encoder, "aggregate", None)).__name__,
     }
@@ -54,56 +57,54 @@ class Pretrained(ModelHubMixin):
     """Hyper-parameters of a built-in backbone, such as `SASRec()`; None for a user's own encoder."""
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        model: Recommender = self  # type: ignore[assignment]
+        model: Recommender = self  # type: ignore[assignment]  # the one class that mixes this in
         save_directory.mkdir(parents=True, exist_ok=True)
-        with write_atomically(save_directory / WEIGHTS) as path:
-            save_model(model, str(path))
-        if model.item_ids is not None:
-            write_json(save_directory / "items.json", model.item_ids.ids)
-        write_json(save_directory / "config.json", _config(model))  # last: with it the directory is a model
+        save_weights(model, save_directory)
+        if model.item_ids is None:
+            (save_directory / ITEMS).unlink(missing_ok=True)
+        else:
+            write_json(save_directory / ITEMS, model.item_ids.ids)
+        write_json(save_directory / CONFIG, _config(model))  # last: with it the directory is a model
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, encoder: nn.Module | None = None) -> Self:  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]  # fewer arguments than the hub's, on purpose
+        cls, path: str | Path, *, encoder: nn.Module | None = None, scorer: Scorer | None = None
+    ) -> Self:
         """Load a model directory.
 
         Args:
             path: a directory, or "hf://owner/name" for the hub; nothing else ever reaches the network.
             encoder: a user's own encoder, built as it was when it was saved; not needed for a built-in backbone.
+            scorer: a user's own scorer; not needed for a standard one.
 
         Raises:
             InputError: for a directory that is missing, incomplete, corrupted or of another encoder.
         """
-        if str(path).startswith(HUB_PREFIX):
-            path = snapshot_download(str(path).removeprefix(HUB_PREFIX))
-        folder = Path(path)
+        folder = _download(str(path)) if str(path).startswith(HUB_PREFIX) else Path(path)
         if not folder.is_dir():
             raise InputError(f"no model directory at {folder}; a model on the hub is written {HUB_PREFIX}owner/name")
-        config = read_json(folder / "config.json")
-        model = _build(cls, config, encoder, folder)
+        config = read_json(folder / CONFIG)
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise InputError(f"{folder / CONFIG} is not a latentloop model configuration of format {FORMAT}")
+        model = _build(cls, config, encoder, scorer, folder)
         load_weights(model, folder)
         model.eval()
-        return model
+        return model  # type: ignore[no-any-return]
 
 
-def load_weights(model: nn.Module, folder: Path) -> None:
-    """Load a model directory's weights into a model that is built already.
-
-    Raises:
-        InputError: for a file that is missing, damaged or of another model.
-    """
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise InputError(f"{weights} is missing: the directory is not a whole model")
+def _download(address: str) -> Path:
     try:
-        load_model(model, str(weights))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise InputError(f"{weights} cannot be read as this model's weights: {_one_line(error)}") from None
+        name = address.removeprefix(HUB_PREFIX)
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, ITEMS, WEIGHTS]))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise InputError(f"{address} cannot be fetched from the hub: {one_line(error)}") from None
 
 
 def _config(model: Recommender) -> dict[str, Any]:
-    from latentloop.recipes import describe  # noqa: PLC0415 - recipes import the recommender
+    from latentloop.recipes import describe  # recipes import the recommender
 
     scorer = model.scorer
+    standard = type(scorer) in _SCORERS.values()
     return {
         "format": FORMAT,
         "num_items": model.num_items,
@@ -112,59 +113,72 @@ def _config(model: Recommender) -> dict[str, Any]:
         "dropout": model.input_dropout.p,
         "inference_state": model.inference_state,
         "init_std": model.init_std,
-        "scorer": _named(scorer) if type(scorer).__name__ in _SCORERS else None,
+        "scorer": {"name": type(scorer).__name__, **dataclasses.asdict(scorer)} if standard else None,  # type: ignore[call-overload]
         "backbone": None if model.backbone is None else describe(model.backbone, model.encoder),
-        "fingerprint": fingerprint(model.encoder),  # type: ignore[arg-type]
+        "fingerprint": fingerprint(model.encoder),
         "encoder": str(type(model.encoder).__name__),
     }
 
 
-def _named(value: Any) -> dict[str, Any]:
-    return {"name": type(value).__name__, **dataclasses.asdict(value)}
+def _build(
+    cls: type[Any], config: dict[str, Any], encoder: nn.Module | None, scorer: Scorer | None, folder: Path
+) -> Any:
+    """The model that `config` describes, its weights not loaded yet."""
+    from latentloop.recipes import build_encoder  # recipes import the recommender
 
-
-def _build(cls: type[Any], config: dict[str, Any], encoder: nn.Module | None, folder: Path) -> Any:
-    from latentloop.recipes import build_encoder  # noqa: PLC0415 - recipes import the recommender
-
-    where = folder / "config.json"
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise InputError(f"{where} is not a latentloop model configuration of format {FORMAT}")
+    where = folder / CONFIG
+    if encoder is None and config.get("backbone") is None:
+        raise InputError(
+            f"{folder} holds a model around your own encoder: pass it again as encoder= "
+            f"(--encoder on the command line), built as it was when it was saved"
+        )
+    if scorer is None and config.get("scorer") is None:
+        raise InputError(f"{folder} holds a model with a scorer of your own: pass it again as scorer=")
     backbone = None
     try:
+        # before anything is allocated by a damaged number
+        tables = {"item_table.weight": (config["num_items"] + 1, config["dim"])}
+        tables["position_table"] = (config["max_length"], config["dim"])
+        for name, shape in tables.items():
+            if saved_shape(folder, name) != shape:
+                raise InputError(f"{name} has shape {saved_shape(folder, name)} in {WEIGHTS}, expected {shape}")
         if encoder is None:
-            if config["backbone"] is None:
-                raise InputError(
-                    f"{folder} holds a model around your own encoder: pass it again as encoder= "
-                    f"(--encoder on the command line), built as it was when it was saved"
-                )
             backbone, encoder = build_encoder(config["backbone"], config["dim"])
-        if config["scorer"] is None:
-            raise InputError(f"{where} was saved with a scorer of your own, which cannot be loaded from JSON")
-        scorer = dict(config["scorer"])
+        if scorer is None:
+            settings = dict(config["scorer"])
+            scorer = _SCORERS[settings.pop("name")](**settings)
         model = cls(
             config["num_items"],
             encoder,
             config["dim"],
             config["max_length"],
             dropout=config["dropout"],
-            scorer=_SCORERS[scorer.pop("name")](**scorer),
+            scorer=scorer,
             inference_state=config["inference_state"],
             init_std=config["init_std"],
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputTypeError):
-            raise
-        raise InputError(f"{where} is damaged: {type(error).__name__} {_one_line(error)}") from None
+    except InputTypeError:
+        raise
+    except InputError as error:
+        raise InputError(f"{where} does not describe a model: {one_line(error)}") from None
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        raise InputError(f"{where} is damaged: {type(error).__name__} {one_line(error)}") from None
     model.backbone = backbone
-    if fingerprint(model.encoder) != config["fingerprint"]:
+    if fingerprint(model.encoder) != config.get("fingerprint"):
         raise InputError(
             f"encoder does not match the one saved in {folder}: parameter names, shapes or loop settings differ"
         )
-    items = folder / "items.json"
-    if items.is_file():
-        model.item_ids = ItemIds(read_json(items))
+    model.item_ids = _item_ids(folder / ITEMS, model.num_items)
     return model
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+def _item_ids(path: Path, num_items: int) -> ItemIds | None:
+    if not path.is_file():
+        return None
+    ids = read_json(path)
+    if not isinstance(ids, list) or len(ids) != num_items:
+        raise InputError(f"{path} is damaged: it must be a list of {num_items} item ids")
+    try:
+        return ItemIds(ids)
+    except (InputError, InputTypeError) as error:
+        raise InputError(f"{path} is damaged: {one_line(error)}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -18,6 +18,7 @@ from latentloop.scoring import Scorer
 __all__ = ["BACKBONES", "Backbone", "build_encoder", "build_recommender", "describe"]
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """A backbone's hyper-parameters, a frozen dataclass that makes blocks."""
 
@@ -97,7 +98,7 @@ def describe(backbone: Any, encoder: Encoder) -> dict[str, Any] | None:
     if not isinstance(encoder, RecurrentDepth):
         return {"name": name, "settings": settings, "loop": None}
     law, aggregate = encoder.depth_law, _AGGREGATES.get(type(encoder.aggregate))
-    if type(law).__name__ not in _DEPTH_LAWS or aggregate is None:
+    if type(law) not in _DEPTH_LAWS.values() or aggregate is None:
         return None
     loop = {
         "aggregate": aggregate,

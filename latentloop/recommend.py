@@ -1,29 +1,29 @@
-"""From histories in original ids to the k best items, a block of items at a time."""
+"""From histories in original ids to the k best items in original ids."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentloop.errors import InputError
+from latentloop.histories import from_ids, from_tensor, left_padded, of_users
 from latentloop.item_ids import ItemId, ItemIds
+from latentloop.top_k import top_k
 
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
+    from latentloop.data.splits import Split
     from latentloop.recommender import Recommender
 
 __all__ = ["Recommendations", "recommend", "top_k"]
 
 logger = logging.getLogger(__name__)
-
-ITEMS_AT_A_TIME = 1 << 16
-"""Items scored at once: with 1024 rows, 256 MiB of float32 scores."""
 
 
 @dataclass(frozen=True)
@@ -42,70 +42,13 @@ class Recommendations:
         return len(self.items)
 
 
-def top_k(
-    queries: Float[Tensor, "B d"],
-    keys: Float[Tensor, "N d"],
-    k: int,
-    *,
-    exclude: tuple[Int[Tensor, " n"], Int[Tensor, " n"]] | None = None,
-    candidates: Bool[Tensor, " N"] | None = None,
-) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
-    """The k best items of each row, holding scores of a block of items only; -inf marks what is no candidate.
-
-    Naively: `(queries @ keys.T).masked_fill(excluded, -inf).topk(k)`. Ties go to the smaller item number.
-
-    Args:
-        queries: (B, d).
-        keys: (N, d), row i - 1 for item i.
-        k: 1..N.
-        exclude: (row, item) pairs to leave out, as two equally long vectors.
-        candidates: (N,) which items may come at all.
-
-    Returns:
-        Scores (B, k), descending, and item numbers 1..N (B, k).
-
-    Raises:
-        InputError: where a score is NaN.
-    """
-    queries, keys = queries.float(), keys.float()
-    best = queries.new_full((queries.shape[0], 0), 0.0)
-    best_items = torch.empty(queries.shape[0], 0, dtype=torch.int64, device=queries.device)
-    for start in range(0, keys.shape[0], ITEMS_AT_A_TIME):
-        block = keys[start : start + ITEMS_AT_A_TIME]
-        scores = queries @ block.T
-        if bool(scores.isnan().any()):
-            raise InputError("the model's scores hold NaN: it cannot rank; load an earlier checkpoint")
-        if candidates is not None:
-            scores[:, ~candidates[start : start + ITEMS_AT_A_TIME]] = -torch.inf
-        if exclude is not None:
-            row, item = exclude
-            inside = (item > start) & (item <= start + block.shape[0])
-            scores[row[inside], item[inside] - 1 - start] = -torch.inf
-        numbers = torch.arange(start + 1, start + 1 + block.shape[0], device=keys.device).expand_as(scores)
-        best, best_items = _merge(torch.cat([best, scores], 1), torch.cat([best_items, numbers], 1), k)
-    return best, best_items
-
-
-def _merge(scores: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best columns; topk alone leaves the order among equal scores open, so ties at the cut are settled here."""
-    kept, place = scores.topk(min(k, scores.shape[1]), dim=1)
-    chosen = items.gather(1, place)
-    cut = kept[:, -1:]
-    if bool(((scores >= cut).sum(1) > kept.shape[1]).any()):
-        order = scores.sort(dim=1, descending=True, stable=True).indices[:, : kept.shape[1]]
-        return scores.gather(1, order), items.gather(1, order)
-    by_item = chosen.argsort(dim=1)
-    order = by_item.gather(1, kept.gather(1, by_item).sort(dim=1, descending=True, stable=True).indices)
-    return kept.gather(1, order), chosen.gather(1, order)
-
-
 @torch.no_grad()
 def recommend(
     model: Recommender,
     histories: Sequence[Sequence[ItemId]] | Tensor | None = None,
     *,
     users: Sequence[ItemId] | None = None,
-    data: Interactions | None = None,
+    data: Interactions | Split | None = None,
     k: int = 10,
     depth: int | None = None,
     exclude_history: bool = True,
@@ -117,18 +60,25 @@ def recommend(
     """See `Recommender.recommend`."""
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= model.num_items:
         raise InputError(f"k must lie in 1..{model.num_items}, the size of the catalog, got {k!r}")
-    ids = model.item_ids or ItemIds(range(1, model.num_items + 1))
-    rows = _histories(model, histories, users, data, ids, strict)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    if (histories is None) == (users is None):
+        raise InputError("give either histories or users (with data), and not both")
+    ids = _catalog(model, data)
+    if users is not None:
+        rows = of_users(users, data, ids, strict=strict)
+    elif isinstance(histories, Tensor):
+        rows = from_tensor(histories, model.num_items)
+    else:
+        rows = from_ids(histories or (), ids, strict=strict)
     candidates = _candidates(ids, allow, deny, strict, model.device)
-    keys = model.keys()
-    training = model.training
-    model.eval()
     items: list[list[ItemId]] = []
     scores: list[list[float]] = []
-    try:
+    with _evaluating(model):
+        keys = model.keys()
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
-            padded = _left_padded(part, model.max_length).to(model.device)
+            padded = left_padded(part, model.max_length).to(model.device)
             queries = model.queries(model.think(padded, depth=depth).final)
             exclude = _pairs(part, model.device) if exclude_history else None
             best, chosen = top_k(queries, keys, k, exclude=exclude, candidates=candidates)
@@ -136,37 +86,30 @@ def recommend(
                 kept = [(s, i) for s, i in zip(row_scores, row_items, strict=True) if s != float("-inf")]
                 scores.append([s for s, _ in kept])
                 items.append([ids.original(i) for _, i in kept])
-    finally:
-        model.train(training)
     return Recommendations(items, scores)
 
 
-def _histories(
-    model: Recommender,
-    histories: Sequence[Sequence[ItemId]] | Tensor | None,
-    users: Sequence[ItemId] | None,
-    data: Interactions | None,
-    ids: ItemIds,
-    strict: bool,
-) -> list[list[int]]:
-    """Item numbers of each user, oldest first, without padding."""
-    if (histories is None) == (users is None):
-        raise InputError("give either histories or users (with data), and not both")
-    if users is not None:
-        if data is None:
-            raise InputError("users are looked up in data: pass the interactions as data=")
-        return [data.history_of(user).tolist() for user in users]
-    if isinstance(histories, Tensor):
-        return [[i for i in row if i != 0] for row in histories.tolist()]
-    rows: list[list[int]] = []
-    for place, history in enumerate(histories or ()):
-        known, unknown = ids.numbers(list(history))
-        if unknown and strict:
-            raise InputError(f"history {place} names item {unknown[0]!r}, which the model does not know")
-        if unknown:
-            logger.warning("history %d: skipped %d unknown item(s), the first is %r", place, len(unknown), unknown[0])
-        rows.append(known)
-    return rows
+def _catalog(model: Recommender, data: Interactions | Split | None) -> ItemIds:
+    """The model's original ids; of a model that was never given any, those of `data`, else the numbers themselves."""
+    if model.item_ids is not None:
+        return model.item_ids
+    if data is None:
+        return ItemIds(range(1, model.num_items + 1))
+    if len(data.item_ids) != model.num_items:
+        raise InputError(f"data must hold the model's {model.num_items} items, found {len(data.item_ids)}")
+    return ItemIds(data.item_ids)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout inside; afterwards every part is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _candidates(
@@ -176,11 +119,12 @@ def _candidates(
     strict: bool,
     device: torch.device,
 ) -> Tensor | None:
+    """(N,) bool, which items may be recommended; None for all."""
     if allow is None and deny is None:
         return None
     candidates = torch.full((len(ids),), allow is None, dtype=torch.bool)
-    for name, listed, value in (("allow", allow or (), True), ("deny", deny or (), False)):
-        known, unknown = ids.numbers(list(listed))
+    for name, listed, value in (("allow", allow, True), ("deny", deny, False)):
+        known, unknown = ids.numbers(list(() if listed is None else listed))
         if unknown and strict:
             raise InputError(f"{name} names item {unknown[0]!r}, which the model does not know")
         if unknown:
@@ -189,15 +133,7 @@ def _candidates(
     return candidates.to(device)
 
 
-def _left_padded(rows: list[list[int]], max_length: int) -> Tensor:
-    length = max(1, min(max_length, max(map(len, rows), default=1)))
-    padded = torch.zeros(len(rows), length, dtype=torch.int64)
-    for place, row in enumerate(rows):
-        if row:
-            padded[place, -min(len(row), length) :] = torch.tensor(row[-length:])
-    return padded
-
-
 def _pairs(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(row, item) of everything in `rows`, as two equally long vectors."""
     row = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(r) for r in rows]))
     return row.to(device), torch.tensor([i for r in rows for i in r], dtype=torch.int64).to(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -20,6 +20,7 @@ from latentloop.scoring import Scorer, build_scorer
 
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
+    from latentloop.data.splits import Split
     from latentloop.recommend import Recommendations
 
 __all__ = ["InferenceState", "Recommender"]
@@ -91,7 +92,7 @@ class Recommender(nn.Module, Pretrained):
             nn.init.normal_(self.item_table.weight, std=init_std)
             self.item_table.weight[0] = 0
             nn.init.normal_(self.position_table, std=init_std)
-        self.item_ids = item_ids if item_ids is None else ItemIds(item_ids)
+        self.item_ids = item_ids
 
     @property
     def item_ids(self) -> ItemIds | None:
@@ -99,10 +100,11 @@ class Recommender(nn.Module, Pretrained):
         return self._item_ids
 
     @item_ids.setter
-    def item_ids(self, ids: ItemIds | None) -> None:
-        if ids is not None and len(ids) != self.num_items:
-            raise InputError(f"item_ids must hold {self.num_items} ids, one an item, got {len(ids)}")
-        self._item_ids = ids
+    def item_ids(self, ids: Iterable[ItemId] | None) -> None:
+        table = None if ids is None else ItemIds(ids)
+        if table is not None and len(table) != self.num_items:
+            raise InputError(f"item_ids must hold {self.num_items} ids, one an item, got {len(table)}")
+        self._item_ids = table
 
     @property
     def depth_law(self) -> DepthLaw:
@@ -140,13 +142,20 @@ class Recommender(nn.Module, Pretrained):
             copies: G start states a history: row b's thoughts are at b * G .. b * G + G - 1; H is computed once.
 
         Raises:
-            InputError: for a depth below 1, an item id outside 0..N, or a state of the wrong shape.
+            InputError: for a depth or copies below 1, an item id outside 0..N, a state or keys of the wrong shape, or
+                both of them.
         """
         depth = self.inference_depth if depth is None else check_depth(depth)
         history = self._checked(history)
-        if state is not None and state.shape != (history.shape[0] * copies, history.shape[1], self.dim):
-            wanted = (history.shape[0] * copies, history.shape[1], self.dim)
+        if isinstance(copies, bool) or not isinstance(copies, int) or copies < 1:
+            raise InputError(f"copies must be a whole number of at least 1, got {copies!r}")
+        wanted = (history.shape[0] * copies, history.shape[1], self.dim)
+        if state is not None and state_keys is not None:
+            raise InputError("state and state_keys both say what T_0 is: give one of them")
+        if state is not None and state.shape != wanted:
             raise InputError(f"state must be {wanted} (rows x copies, length, dim), got {tuple(state.shape)}")
+        if state_keys is not None and state_keys.shape != wanted[:1]:
+            raise InputError(f"state_keys must be {wanted[:1]} (rows x copies), got {tuple(state_keys.shape)}")
         if self.encoder.packed:
             return self._think_packed(history, depth, state, state_keys, copies)
         return self._think_padded(history, depth, state, state_keys, copies)
@@ -165,14 +174,16 @@ class Recommender(nn.Module, Pretrained):
 
     def score(self, history: Int[Tensor, "B L"], *, depth: int | None = None) -> Float[Tensor, "B N"]:
         """Scores of all items for a few histories: column i - 1 is item i. For many, use `recommend` or `evaluate`."""
-        return self.encode(history, depth=depth).float() @ self.keys().float().T
+        queries, keys = self.encode(history, depth=depth), self.keys()
+        with torch.autocast(queries.device.type, enabled=False):  # ranks need float32 even under bf16
+            return queries.float() @ keys.float().T
 
     def recommend(
         self,
         histories: Sequence[Sequence[ItemId]] | Int[Tensor, "B L"] | None = None,
         *,
         users: Sequence[ItemId] | None = None,
-        data: Interactions | None = None,
+        data: Interactions | Split | None = None,
         k: int = 10,
         depth: int | None = None,
         exclude_history: bool = True,
@@ -186,7 +197,7 @@ class Recommender(nn.Module, Pretrained):
         Args:
             histories: raw item ids of each user, oldest first, any lengths; or (B, L) internal ids, left-padded.
             users: instead, original ids of users of `data`.
-            data: the interactions in which `users` are looked up.
+            data: the interactions (or a split of them) in which `users` are looked up.
             k: how many, at most N; fewer come back where fewer candidates are left.
             depth: thoughts before the answer; None is the inference depth.
             exclude_history: leave out what the user already has.
@@ -198,7 +209,7 @@ class Recommender(nn.Module, Pretrained):
         Raises:
             InputError: for k outside 1..N, an unknown user, no history or user at all, or (strict) an unknown item.
         """
-        from latentloop.recommend import recommend  # noqa: PLC0415 - serving is not needed to train
+        from latentloop.recommend import recommend
 
         return recommend(
             self,

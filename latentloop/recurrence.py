@@ -94,9 +94,7 @@ def check_depth(depth: int) -> int:
     return depth
 
 
-def distance_from_newest(
-    x: Float[Tensor, "*n d"], offsets: Int[Tensor, " B1"] | None = None
-) -> Int[Tensor, "*n"]:
+def distance_from_newest(x: Float[Tensor, "*n d"], offsets: Int[Tensor, " B1"] | None = None) -> Int[Tensor, "*n"]:
     """How many positions after each one lie before the row's end: 0 at the newest, in either layout."""
     if offsets is None:
         length = x.shape[-2]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from latentloop.aggregate import Add, Aggregate, Concat, Gate, Mean, build_aggregate
 from latentloop.errors import InputTypeError
 from latentloop.recurrence import RecurrentDepth
-from tests.core.worlds import DIM, encoder, ragged, recommender, seeds, unchecked
+from tests.core.worlds import DIM, encoder, fewer, ragged, recommender, seeds, unchecked
 
 
 def pair(seed: int, dim: int = DIM) -> tuple[Tensor, Tensor]:
@@ -34,6 +34,7 @@ def test_the_standard_aggregates_are_their_formulas(seed: int) -> None:
             np.testing.assert_allclose(module(state, hidden).numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
+@fewer
 @given(seed=seeds)
 def test_add_and_mean_agree_after_the_layer_norm(seed: int) -> None:
     """Up to the norm's epsilon, which weighs four times as much beside the mean's variance."""

@@ -51,9 +51,7 @@ def test_log_normal_poisson_has_the_papers_distribution(mean_depth: int, sigma: 
 
 
 @pytest.mark.parametrize("mean_depth", [1, 3, 6])
-def test_the_mean_before_the_cap_is_the_inference_depth(
-    mean_depth: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mean_before_the_cap_is_the_inference_depth(mean_depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LogNormalPoisson, "max_depth", 10**9)
     law, stream, n = LogNormalPoisson(mean_depth), generator(5), 6000
     mean = sum(law.sample(stream) for _ in range(n)) / n

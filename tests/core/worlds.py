@@ -9,6 +9,7 @@ from typing import Any
 import jaxtyping
 import numpy as np
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -20,6 +21,9 @@ from latentloop.recurrence import RecurrentDepth
 NUM_ITEMS, DIM, MAX_LENGTH = 23, 8, 6
 
 seeds = st.integers(0, 2**31 - 1)
+fewer = settings(max_examples=max(1, settings.default.max_examples * 2 // 5))
+"""For properties that run whole models: two fifths of the profile's examples."""
+
 depths = st.integers(1, 5)
 
 
@@ -49,7 +53,7 @@ def encoder(seed: int, *, packed: bool = True, aggregate: str | Aggregate = "add
     return RecurrentDepth(*parts, aggregate, dim=DIM, **loop)
 
 
-def recommender(seed: int, *, packed: bool = True, aggregate: str | Aggregate = "add", **kwargs: Any) -> Recommender:
+def recommender(seed: int, /, *, packed: bool = True, aggregate: str | Aggregate = "add", **kwargs: Any) -> Recommender:
     """A recommender of `encoder(seed)` without dropout at work (`eval`), with tables large enough to matter."""
     model = Recommender(
         NUM_ITEMS, encoder(seed, packed=packed, aggregate=aggregate), DIM, MAX_LENGTH, init_std=0.5, **kwargs
@@ -67,7 +71,7 @@ def unchecked() -> Iterator[None]:
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def built_in(seed: int = 0, **kwargs: Any) -> Recommender:
+def built_in(seed: int = 0, /, **kwargs: Any) -> Recommender:
     """A small recommender around a built-in backbone, which a model directory can describe."""
     from latentloop.recipes import build_recommender
 

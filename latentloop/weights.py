@@ -1,0 +1,81 @@
+"""A model's weights in one safetensors file that knows its own checksum. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from latentloop.errors import InputError
+from latentloop.files import write_atomically
+
+__all__ = ["WEIGHTS", "load_weights", "one_line", "save_weights", "saved_shape"]
+
+WEIGHTS = "model.safetensors"
+
+_CHECKSUM = "latentloop.checksum"
+
+
+def save_weights(model: nn.Module, folder: Path) -> None:
+    """Write `model.safetensors` into `folder`, whole or not at all."""
+    with write_atomically(folder / WEIGHTS) as path:
+        save_model(model, str(path), metadata={_CHECKSUM: _checksum(model.state_dict().values())})
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Load a model directory's weights into a model that is built already.
+
+    Raises:
+        InputError: for a file that is missing, damaged or of another model.
+    """
+    weights = _existing(folder)
+    try:
+        with safe_open(str(weights), framework="pt") as file:
+            wanted = (file.metadata() or {}).get(_CHECKSUM)  # a file converted elsewhere may have none
+            found = wanted and _checksum(file.get_tensor(name) for name in file.keys())
+        if found != wanted:
+            raise InputError(f"{weights} is damaged: its tensors do not match its checksum; copy it again")
+        load_model(model, str(weights))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise InputError(f"{weights} cannot be read as this model's weights: {one_line(error)}") from None
+
+
+def saved_shape(folder: Path, name: str) -> tuple[int, ...] | None:
+    """The shape of one saved tensor, None where there is no such tensor; nothing else is read.
+
+    Raises:
+        InputError: for a file that is missing or damaged.
+    """
+    weights = _existing(folder)
+    try:
+        with safe_open(str(weights), framework="pt") as file:
+            return tuple(file.get_slice(name).get_shape()) if name in file.keys() else None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{weights} cannot be read as this model's weights: {one_line(error)}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without its line breaks, cut to a readable length."""
+    return " ".join(str(error).split())[:200]
+
+
+def _existing(folder: Path) -> Path:
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise InputError(f"{weights} is missing: the directory is not a whole model")
+    return weights
+
+
+def _checksum(tensors: Iterable[Tensor]) -> str:
+    """A hash of the set of tensors: a set, because the file keeps only one of several names of a shared tensor."""
+    each: set[bytes] = set()
+    for tensor in tensors:
+        digest = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        each.add(digest.digest())
+    return hashlib.blake2b(b"".join(sorted(each)), digest_size=16).hexdigest()

@@ -1,0 +1,382 @@
+"""Model directories: the same bits after loading, one line for whatever is wrong, no network without hf://."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from latentloop.depth import FixedDepth, UniformDepth
+from latentloop.errors import InputError
+from latentloop.item_ids import ItemIds
+from latentloop.recommender import Recommender
+from latentloop.recurrence import RecurrentDepth
+from latentloop.scoring import Cosine
+from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, built_in, encoder, ragged, recommender, seeds, unchecked
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> str:
+        pytest.fail(f"the hub was asked for {args}")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr("latentloop.pretrained.snapshot_download", fail)
+
+
+def same(one: Recommender, other: Recommender, seed: int = 0) -> None:
+    history = ragged(seed)
+    with torch.no_grad():
+        assert torch.equal(one.score(history), other.score(history))
+        assert torch.equal(one.score(history, depth=1), other.score(history, depth=1))
+    assert {n: t.tolist() for n, t in one.state_dict().items()} == {
+        n: t.tolist() for n, t in other.state_dict().items()
+    }
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"loop": False},
+    {"aggregate": "gate", "depth_law": UniformDepth(1, 4), "state_std": 0.5, "scorer": "cosine"},
+    {"depth_law": FixedDepth(2), "scorer": Cosine(0.3), "dropout": 0.1, "seed": 9},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_built_in_backbone_loads_to_the_same_bits(settings: dict[str, Any], tmp_path: Path) -> None:
+    model = built_in(3, **settings)
+    ids = [f"i{n}" if n % 2 else n for n in range(NUM_ITEMS)]
+    model.item_ids = ItemIds(ids)
+    model.save_pretrained(tmp_path / "a")
+    torch.manual_seed(99)
+    loaded = Recommender.from_pretrained(tmp_path / "a")
+    same(model, loaded)
+    assert not any(m.training for m in loaded.modules())
+    assert list(loaded.item_ids or ()) == ids
+    for name in ("scorer", "depth_law", "inference_depth", "inference_state", "backbone", "num_items", "max_length"):
+        assert getattr(loaded, name) == getattr(model, name)
+    assert loaded.input_dropout.p == model.input_dropout.p
+    loaded.save_pretrained(tmp_path / "b")
+    assert (tmp_path / "a/config.json").read_bytes() == (tmp_path / "b/config.json").read_bytes()
+
+
+def test_a_fresh_process_loads_the_same_bits(tmp_path: Path) -> None:
+    model = built_in(5)
+    model.save_pretrained(tmp_path / "m")
+    history = ragged(5)
+    torch.save(history, tmp_path / "history.pt")
+    code = (
+        "import sys, torch\n"
+        "torch.set_num_threads(1)\n"
+        "import latentloop; latentloop.__path__.append(sys.argv[2])\n"
+        "from latentloop.recommender import Recommender\n"
+        "model = Recommender.from_pretrained(sys.argv[1] + '/m')\n"
+        "scores = model.score(torch.load(sys.argv[1] + '/history.pt')).detach()\n"
+        "torch.save(scores, sys.argv[1] + '/scores.pt')\n"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)])}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), root], env=environment, check=True)
+    with torch.no_grad():
+        assert torch.equal(torch.load(tmp_path / "scores.pt"), model.score(history))
+
+
+def test_saving_again_replaces_everything(tmp_path: Path) -> None:
+    model = built_in(1)
+    model.item_ids = ItemIds(range(NUM_ITEMS))
+    model.save_pretrained(tmp_path)
+    model.item_ids = None
+    with torch.no_grad():
+        model.item_table.weight.mul_(2)
+    model.save_pretrained(tmp_path)
+    loaded = Recommender.from_pretrained(tmp_path)
+    same(model, loaded)
+    assert loaded.item_ids is None
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_one_module_in_both_places_loads(tmp_path: Path) -> None:
+    def build() -> RecurrentDepth:
+        block = encoder(0).core_block
+        return RecurrentDepth(block, block)
+
+    model = Recommender(NUM_ITEMS, build(), DIM, MAX_LENGTH, init_std=0.5).eval()
+    with torch.no_grad():
+        for parameter in model.encoder.core_block.parameters():
+            parameter.add_(0.25)
+    model.save_pretrained(tmp_path)
+    same(model, Recommender.from_pretrained(tmp_path, encoder=build()))
+
+
+class OneDepth:
+    """A user's own law, without a repr of its own."""
+
+    inference_depth = max_depth = 2
+
+    def sample(self, generator: torch.Generator) -> int:
+        return 2
+
+
+CUSTOM: list[Callable[[], RecurrentDepth]] = [
+    lambda: encoder(7),
+    lambda: encoder(7, aggregate=lambda t, h: t - h),
+    lambda: encoder(7, depth_law=OneDepth()),
+]
+
+
+@pytest.mark.parametrize("build", CUSTOM)
+def test_a_users_own_encoder_is_passed_back(build: Callable[[], RecurrentDepth], tmp_path: Path) -> None:
+    model = Recommender(NUM_ITEMS, build(), DIM, MAX_LENGTH).eval()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="your own encoder: pass it again as encoder="):
+        Recommender.from_pretrained(tmp_path)
+    with torch.no_grad():
+        for parameter in (other := build()).parameters():
+            parameter.zero_()
+    same(model, Recommender.from_pretrained(tmp_path, encoder=other))
+
+
+def test_a_bare_block_is_passed_back(tmp_path: Path) -> None:
+    model = Recommender(NUM_ITEMS, nn.Linear(DIM, DIM), DIM, MAX_LENGTH).eval()
+    model.save_pretrained(tmp_path)
+    loaded = Recommender.from_pretrained(tmp_path, encoder=nn.Linear(DIM, DIM))
+    history = ragged(0)
+    assert torch.equal(loaded.score(history), model.score(history))
+
+
+DIFFERENT: list[Callable[[], nn.Module]] = [
+    lambda: encoder(7, aggregate="mean"),
+    lambda: encoder(7, aggregate="gate"),
+    lambda: encoder(7, state_std=2.0),
+    lambda: encoder(7, depth_law=FixedDepth(3)),
+    lambda: encoder(7).core_block,
+    lambda: RecurrentDepth(nn.Identity(), encoder(7).core_block),
+]
+
+
+@pytest.mark.parametrize("build", DIFFERENT)
+def test_another_encoder_is_refused(build: Callable[[], nn.Module], tmp_path: Path) -> None:
+    recommender(7).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="encoder does not match the one saved in"):
+        Recommender.from_pretrained(tmp_path, encoder=build())
+
+
+@dataclasses.dataclass(frozen=True)
+class Half:
+    """A user's own scorer."""
+
+    def queries(self, thoughts: Tensor) -> Tensor:
+        return thoughts / 2
+
+    def keys(self, items: Tensor) -> Tensor:
+        return items
+
+
+def test_a_users_own_scorer_is_passed_back(tmp_path: Path) -> None:
+    model = built_in(0, scorer=Half())
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="scorer of your own: pass it again as scorer="):
+        Recommender.from_pretrained(tmp_path)
+    same(model, Recommender.from_pretrained(tmp_path, scorer=Half()))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    model = built_in(0)
+    model.item_ids = ItemIds([f"i{n}" for n in range(NUM_ITEMS)])
+    model.save_pretrained(folder)
+    return folder
+
+
+def refused(folder: Path, part: str) -> str:
+    """The one line with which a directory is refused; it names the file at fault."""
+    with pytest.raises(InputError) as caught:
+        Recommender.from_pretrained(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert part in message
+    return message
+
+
+@given(seed=seeds, share=st.floats(0, 1), flip=st.booleans())
+def test_truncated_and_flipped_weights_are_refused(
+    saved: Path, tmp_path_factory: pytest.TempPathFactory, seed: int, share: float, flip: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    shutil.copytree(saved, folder, dirs_exist_ok=True)
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    place = int(share * (len(content) - 1))
+    if flip:
+        content[place] ^= 1 << (seed % 8)
+    else:
+        del content[place:]
+    weights.write_bytes(content)
+    refused(folder, "model.safetensors")
+    shutil.rmtree(folder)
+
+
+@given(share=st.floats(0, 0.999), name=st.sampled_from(["config.json", "items.json"]))
+def test_truncated_json_is_refused(
+    saved: Path, tmp_path_factory: pytest.TempPathFactory, share: float, name: str
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    shutil.copytree(saved, folder, dirs_exist_ok=True)
+    content = (folder / name).read_text().rstrip()
+    (folder / name).write_text(content[: int(share * len(content))])
+    refused(folder, f"{name} is damaged")
+    shutil.rmtree(folder)
+
+
+DELETE = object()
+WRONG_CONFIG: list[tuple[str, Any]] = [
+    ("format", 2),
+    ("num_items", 10**13),
+    ("num_items", "23"),
+    ("num_items", -1),
+    ("num_items", DELETE),
+    ("dim", None),
+    ("dim", 16),
+    ("max_length", 7),
+    ("dropout", "high"),
+    ("dropout", 1.5),
+    ("inference_state", "warm"),
+    ("init_std", None),
+    ("scorer", {"name": "os.system"}),
+    ("scorer", {"name": "Cosine", "temperature": -1}),
+    ("scorer", {"name": "Dot", "command": "ls"}),
+    ("scorer", "Dot"),
+    ("backbone", {"name": "os.system", "settings": {}, "loop": None}),
+    ("backbone", {"name": "sasrec", "settings": {"code": 1}, "loop": None}),
+    ("backbone", {"name": "sasrec", "settings": {"heads": 3}, "loop": None}),
+    ("backbone", ["sasrec"]),
+    ("backbone", {"name": ["sasrec"], "settings": {}, "loop": None}),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG_CONFIG)
+def test_wrong_configurations_are_refused(saved: Path, tmp_path: Path, field: str, value: Any) -> None:
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config[field] = value
+    if value is DELETE:
+        del config[field]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    refused(tmp_path, "config.json")
+
+
+def test_a_configuration_cannot_name_code(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    for place in (("backbone", "name"), ("backbone", "loop", "depth_law", "name"), ("scorer", "name")):
+        for name in ("subprocess.Popen", "latentloop.depth.FixedDepth", "builtins.exec", "__class__"):
+            config = json.loads((saved / "config.json").read_text())
+            inner = config
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = name
+            (tmp_path / "config.json").write_text(json.dumps(config))
+            refused(tmp_path, "config.json")
+
+
+@pytest.mark.parametrize("value", [5, {"a": 1}, ["a"], [None] * NUM_ITEMS, ["a"] * NUM_ITEMS])
+def test_wrong_item_ids_are_refused(saved: Path, tmp_path: Path, value: Any) -> None:
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "items.json").write_text(json.dumps(value))
+    with unchecked():
+        refused(tmp_path, "items.json is damaged")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_files_are_named(saved: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).unlink()
+    refused(tmp_path, f"{name} is missing")
+
+
+def test_weights_of_another_model_are_refused(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "one")
+    built_in(0, loop=False).save_pretrained(tmp_path / "two")
+    shutil.copy(tmp_path / "two/model.safetensors", tmp_path / "one/model.safetensors")
+    refused(tmp_path / "one", "model.safetensors")
+
+
+@pytest.mark.parametrize("path", ["owner/name", "no/such/folder", "bert-base-uncased", "https://example.org/x"])
+def test_a_path_that_does_not_exist_never_reaches_the_network(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for asked in (path, Path(path)):
+        with pytest.raises(InputError, match=r"no model directory at .* is written hf://owner/name"):
+            Recommender.from_pretrained(asked)
+
+
+def test_hf_addresses_are_fetched(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fetch(name: str, **kwargs: Any) -> str:
+        asked.append(name)
+        return str(saved)
+
+    monkeypatch.setattr("latentloop.pretrained.snapshot_download", fetch)
+    same(Recommender.from_pretrained("hf://owner/name"), Recommender.from_pretrained(saved))
+    assert asked == ["owner/name"]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no\nnetwork"), ValueError("bad name")])
+def test_a_hub_that_does_not_answer_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(name: str, **kwargs: Any) -> str:
+        raise error
+
+    monkeypatch.setattr("latentloop.pretrained.snapshot_download", fetch)
+    with pytest.raises(InputError, match=r"^hf://owner/name cannot be fetched from the hub: .*$"):
+        Recommender.from_pretrained("hf://owner/name")
+
+
+def test_push_to_hub_uploads_the_model_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict[str, list[str]] = {}
+
+    class Api:
+        def __init__(self, **kwargs: Any) -> None: ...
+
+        def create_repo(self, repo_id: str, **kwargs: Any) -> Any:
+            return type("Repo", (), {"repo_id": repo_id})()
+
+        def upload_folder(self, *, repo_id: str, folder_path: str | Path, **kwargs: Any) -> str:
+            sent[repo_id] = sorted(p.name for p in Path(folder_path).iterdir())
+            same(model, Recommender.from_pretrained(folder_path))
+            return "https://example.org"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    model = built_in(2)
+    model.push_to_hub("owner/name")
+    assert {"config.json", "model.safetensors"} <= set(sent["owner/name"])
+
+
+def test_a_failed_save_leaves_the_old_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built_in(0)
+    model.save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+
+    def fail(model: nn.Module, path: str, **kwargs: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("latentloop.weights.save_model", fail)
+    with pytest.raises(OSError, match="disk full"):
+        model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))

@@ -1,0 +1,217 @@
+"""Recommendations against a dense sort of all scores."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from latentloop.data.interactions import Interactions
+from latentloop.data.splits import leave_one_out
+from latentloop.errors import InputError, InputTypeError
+from latentloop.recommender import Recommender
+from latentloop.top_k import top_k
+from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, fewer, ragged, recommender, seeds, unchecked
+
+MONKEY = settings(fewer, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+def blocks_of(size: int, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("latentloop.top_k.ITEMS_AT_A_TIME", size)
+
+
+def dense(scores: np.ndarray, k: int, excluded: list[set[int]], candidates: set[int]) -> list[list[int]]:
+    """Every item sorted by (score, number), what may not come taken out."""
+    ranked = []
+    for row, out in zip(scores, excluded, strict=True):
+        items = [i for i in range(1, scores.shape[1] + 1) if i in candidates and i not in out]
+        ranked.append(sorted(items, key=lambda i: (-row[i - 1], i))[:k])
+    return ranked
+
+
+@MONKEY
+@given(seed=seeds, k=st.integers(1, 12), size=st.integers(1, 15), filtered=st.booleans())
+def test_top_k_is_the_dense_sort(seed: int, k: int, size: int, filtered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small whole numbers: exact scores and many ties."""
+    rng = np.random.default_rng(seed)
+    queries, keys = rng.integers(-2, 3, (4, 3)), rng.integers(-1, 2, (12, 3))
+    pairs = np.array([(r, i) for r in range(4) for i in rng.choice(12, 2, replace=False) + 1])
+    candidates = rng.random(12) < (0.6 if filtered else 2)
+    blocks_of(size, monkeypatch)
+    scores, items = top_k(
+        torch.from_numpy(queries).float(),
+        torch.from_numpy(keys).float(),
+        k,
+        exclude=(torch.from_numpy(pairs[:, 0]), torch.from_numpy(pairs[:, 1])),
+        candidates=torch.from_numpy(candidates) if filtered else None,
+    )
+    excluded = [{int(i) for r, i in pairs if r == row} for row in range(4)]
+    wanted = dense(queries @ keys.T, k, excluded, {i + 1 for i in range(12) if candidates[i]})
+    for row in range(4):
+        kept = [i for s, i in zip(scores[row].tolist(), items[row].tolist(), strict=True) if s != -np.inf]
+        assert kept == wanted[row]
+        assert scores[row, : len(kept)].tolist() == [float((queries[row] * keys[i - 1]).sum()) for i in kept]
+
+
+@MONKEY
+@given(seed=seeds, k=st.integers(1, NUM_ITEMS), size=st.integers(2, 30), exclude=st.booleans(), text=st.booleans())
+def test_recommend_is_the_dense_sort_in_original_ids(
+    seed: int, k: int, size: int, exclude: bool, text: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(seed)
+    numbers = rng.permutation(1000)[:NUM_ITEMS].tolist()
+    ids: list[Any] = [f"item-{n}" for n in numbers] if text else numbers
+    model = recommender(seed, item_ids=ids, inference_state="shared").train()
+    history = ragged(seed)
+    rows = [[i for i in row if i] for row in history.tolist()]
+    allow, deny = rng.choice(NUM_ITEMS, 15, replace=False) + 1, rng.choice(NUM_ITEMS, 4, replace=False) + 1
+    blocks_of(size, monkeypatch)
+    found = model.recommend(
+        [[ids[i - 1] for i in row] for row in rows],
+        k=k,
+        exclude_history=exclude,
+        allow=[ids[i - 1] for i in allow],
+        deny=[ids[i - 1] for i in deny],
+        batch_size=2,
+    )
+    assert model.training
+    with torch.no_grad():
+        scores = model.eval().score(history)
+    excluded = [set(row) if exclude else set() for row in rows]
+    wanted = dense(scores.double().numpy(), k, excluded, set(allow.tolist()) - set(deny.tolist()))
+    assert len(found) == len(rows)
+    for row, items in enumerate(found.items):
+        numbers_found = [ids.index(i) + 1 for i in items]
+        assert len(items) == len(wanted[row])
+        assert set(numbers_found).isdisjoint(excluded[row])
+        # companions and padding move scores by rounding, so the order is compared through the scores
+        torch.testing.assert_close(scores[row, [i - 1 for i in numbers_found]], torch.tensor(found.scores[row]))
+        torch.testing.assert_close(
+            torch.tensor(found.scores[row]), scores[row, [i - 1 for i in wanted[row]]], rtol=1e-5, atol=1e-5
+        )
+
+
+def test_without_ids_the_numbers_are_the_ids_and_tensors_work_too() -> None:
+    model, history = recommender(2), ragged(2)
+    rows = [[i for i in row if i] for row in history.tolist()]
+    by_list, by_tensor = model.recommend(rows, k=5), model.recommend(history, k=5)
+    by_text = model.recommend([[str(i) for i in row] for row in rows], k=5)
+    assert by_list == by_tensor == by_text
+    assert all(set(items).isdisjoint(row) for items, row in zip(by_list.items, rows, strict=True))
+    assert any(
+        set(i) & set(r) for i, r in zip(model.recommend(rows, k=20, exclude_history=False).items, rows, strict=True)
+    )
+
+
+def test_fewer_candidates_than_k_give_shorter_lists() -> None:
+    model = recommender(0)
+    found = model.recommend([[1, 2], [], [5]], k=4, allow=[1, 2, 3])
+    assert [sorted(items) for items in found.items] == [[3], [1, 2, 3], [1, 2, 3]]
+    assert [len(s) for s in found.scores] == [1, 3, 3]
+    assert model.recommend([], k=3).items == []
+    assert model.recommend([[1], [2]], k=3, allow=[]).items == [[], []]
+
+
+def log() -> Interactions:
+    """Users "u0".."u4" with 3..7 items each, in an order of their own."""
+    rng = np.random.default_rng(0)
+    users = [f"u{u}" for u in range(5) for _ in range(3 + u)]
+    items = [f"i{int(i)}" for u in range(5) for i in rng.permutation(9)[: 3 + u]]
+    return Interactions.of(users, items, rng.permutation(len(users)).tolist())
+
+
+def history_of(data: Interactions, user: str) -> list[Any]:
+    number = list(data.user_ids).index(user)
+    return [data.item_ids[int(i) - 1] for u, i in zip(data.user, data.item, strict=True) if int(u) == number]
+
+
+@pytest.mark.parametrize("form", ["interactions", "split"])
+@pytest.mark.parametrize("numbered", ["alike", "otherwise", "never"])
+def test_users_are_looked_up_in_data(form: str, numbered: str) -> None:
+    data = log()
+    ids = {"alike": list(data.item_ids), "otherwise": list(data.item_ids)[::-1], "never": None}[numbered]
+    torch.manual_seed(0)
+    model = Recommender(data.num_items, torch.nn.Identity(), DIM, MAX_LENGTH, item_ids=ids, init_std=0.5).eval()
+    users = ["u3", "u0", "u3", "u4"]
+    found = model.recommend(users=users, data=leave_one_out(data) if form == "split" else data, k=2)
+    if ids is None:
+        model.item_ids = list(data.item_ids)
+    assert found == model.recommend([history_of(data, user) for user in users], k=2)
+    assert found.items[0] == found.items[2]
+
+
+def test_users_mistakes() -> None:
+    data = log()
+    model = recommender(0)
+    with pytest.raises(InputError, match=f"data must hold the model's 23 items, found {data.num_items}"):
+        model.recommend(users=["u1"], data=data)
+    model = Recommender(data.num_items, torch.nn.Identity(), DIM, MAX_LENGTH, item_ids=list(data.item_ids))
+    with pytest.raises(InputError, match="users names 'nobody'"):
+        model.recommend(users=["u1", "nobody"], data=data, k=2)
+    with pytest.raises(InputError, match="pass the interactions as data="):
+        model.recommend(users=["u1"], k=2)
+    for both in ({}, {"histories": [["i1"]], "users": ["u1"], "data": data}):
+        with pytest.raises(InputError, match="either histories or users"):
+            model.recommend(**both, k=2)
+    with unchecked(), pytest.raises(InputTypeError, match="users must be a list"):
+        model.recommend(users="u1", data=data, k=2)
+
+
+@pytest.mark.parametrize("k", [0, -1, NUM_ITEMS + 1, True])
+def test_k_outside_the_catalog_is_refused(k: int) -> None:
+    with pytest.raises(InputError, match=r"k must lie in 1\.\.23"):
+        recommender(0).recommend([[1], [2]], k=k)
+
+
+def test_unknown_items_warn_once_or_are_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    model = recommender(0, item_ids=[f"i{n}" for n in range(NUM_ITEMS)])
+    asked = [["i1", "nope"], ["i2"], ["gone", "i3", "gone"]]
+    with caplog.at_level(logging.WARNING):
+        found = model.recommend(asked, k=3)
+    assert found == model.recommend([["i1"], ["i2"], ["i3"]], k=3)
+    assert len(caplog.records) == 1
+    assert "3 unknown item(s) in 2 of 3 histories; the first is 'nope' in history 0" in caplog.text
+    with pytest.raises(InputError, match="history 0 names item 'nope'"):
+        model.recommend(asked, k=3, strict=True)
+    for name in ("allow", "deny"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            model.recommend([["i1"], ["i2"]], k=3, **{name: ["i4", "nope"]})
+        assert f"{name}: skipped 1 unknown item(s), the first is 'nope'" in caplog.text
+        with pytest.raises(InputError, match=f"{name} names item 'nope'"):
+            model.recommend([["i1"], ["i2"]], k=3, strict=True, **{name: ["nope"]})
+
+
+@pytest.mark.parametrize("flat", [["i1", "i2"], [1, 2], "i1"])
+def test_one_flat_history_is_refused(flat: Any) -> None:
+    with unchecked(), pytest.raises(InputTypeError, match="list of histories"):
+        recommender(0).recommend(flat, k=3)
+
+
+def test_numbers_out_of_the_catalog_are_refused() -> None:
+    with pytest.raises(InputError, match="found 24 in row 1"):
+        recommender(0).recommend(torch.tensor([[0, 1], [24, 2]]), k=3)
+    with unchecked(), pytest.raises(InputError, match=r"\(B, L\) whole numbers"):
+        recommender(0).recommend(torch.tensor([1, 2]), k=3)
+
+
+def test_nan_scores_are_an_error() -> None:
+    model = recommender(0)
+    with torch.no_grad():
+        model.item_table.weight[5] = torch.nan
+    with pytest.raises(InputError, match="NaN"):
+        model.recommend([[1], [2]], k=3)
+
+
+def test_recommend_gives_every_part_its_mode_back() -> None:
+    model = recommender(0).train()
+    model.encoder.pre_block.eval()
+    before = [m.training for m in model.modules()]
+    model.recommend([[1], [2]], k=3)
+    assert [m.training for m in model.modules()] == before
+    assert not all(before)
