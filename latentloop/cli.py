@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for noisy in ("httpx", "accelerate", "datasets", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     command = tyro.cli(
-        Command,  # type: ignore[arg-type]
+        Command,
         args=list(sys.argv[1:] if arguments is None else arguments),
         prog="latentloop",
         description="Latent reasoning with recurrent depth for sequential recommendation.",

@@ -56,7 +56,6 @@ class Evaluate:
         for depth in self.depths:
             if depth < 1:
                 raise InputError(f"--depths must be whole numbers of at least 1, got {depth}")
-        shared = {"split": self.split, "rule": split.protocol}
         result = evaluate(
             model,
             samples,
@@ -67,7 +66,8 @@ class Evaluate:
             seeds=(run.config()["seed"],),
             subgroups=self.groups,
             item_counts=split.item_counts,
-            **shared,
+            split=self.split,
+            rule=split.protocol,
         )
         rivals = {
             "chance": chance(split, samples, name=self.split, exclude_history=self.exclude_history),
@@ -94,14 +94,13 @@ def open_run(run: RunDirectory, stage: Stage = "best") -> tuple[Recommender, Spl
     from latentloop.data.store import load_saved_interactions
     from latentloop.recommender import Recommender
 
-    if stage == "best":
-        stage = run.best_stage()
-    path = run.model_path(stage)
+    chosen = run.best_stage() if stage == "best" else stage
+    path = run.model_path(chosen)
     if not (path / "config.json").is_file():
-        raise InputError(f"{run.path} holds no {stage} model yet: train it further with --resume, or choose --stage")
+        raise InputError(f"{run.path} holds no {chosen} model yet: train it further with --resume, or choose --stage")
     try:
         options = DataOptions(**run.config()["data"])
     except (KeyError, TypeError) as error:
         raise InputError(f"{run.config_path} is damaged: {error}") from None
     split = options.divide(load_saved_interactions(run.data_path))
-    return Recommender.from_pretrained(path), split, stage
+    return Recommender.from_pretrained(path), split, chosen
