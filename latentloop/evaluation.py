@@ -187,7 +187,9 @@ def ranks(
         # rows of like length together: what pads to a batch's longest row then pads least
         order = torch.argsort(samples.lengths(every), stable=True)
         found = {depth: torch.empty(2, len(samples), dtype=torch.int64) for depth in depths}
-        for index in tqdm(torch.split(order, batch_size), desc="evaluate", unit="batch", disable=not progress, leave=False):
+        for index in tqdm(
+            torch.split(order, batch_size), desc="evaluate", unit="batch", disable=not progress, leave=False
+        ):
             target, exclude = samples.target(index), samples.past(index) if exclude_history else None
             steps = model.think(samples.history(index), depth=deepest).steps
             for depth, place in found.items():

@@ -64,6 +64,8 @@ def results_table(
 ) -> str:
     """The table that training ends with: a row a model, validation and test columns, the protocol beneath.
 
+    Columns without a value in any row are left out.
+
     Args:
         rows: in order, such as chance, Popularity, Base, SPT, RPT.
         metrics: names of the columns within each part.
@@ -73,15 +75,16 @@ def results_table(
     Raises:
         InputError: for a metric's name that does not parse.
     """
-    header = ["", "depth"] + [f"{part} {metric_title(name)}" for part in ("validation", "test") for name in metrics]
-    body = []
-    for row in rows:
-        cells = [row.name, _MISSING if row.depth is None else str(row.depth)]
-        for part in (row.validation, row.test):
-            cells += [_number(None if part is None else part.get(name)) for name in metrics]
-        body.append(cells)
-    if all(row.depth is None for row in rows):
-        header, body = header[:1] + header[2:], [cells[:1] + cells[2:] for cells in body]
+    columns = [("", [row.name for row in rows])]
+    if any(row.depth is not None for row in rows):
+        columns.append(("depth", [_MISSING if row.depth is None else str(row.depth) for row in rows]))
+    for title, parts in (("validation", [row.validation for row in rows]), ("test", [row.test for row in rows])):
+        if any(part is not None for part in parts):
+            for name in metrics:
+                values = [_number(None if part is None else part.get(name)) for part in parts]
+                columns.append((f"{title} {metric_title(name)}", values))
+    header = [title for title, _ in columns]
+    body = [[cells[number] for _, cells in columns] for number in range(len(rows))]
     if protocol is None:
         protocol = protocol_line(made for row in rows for made in row.protocols)
     return _with_line(header, body, protocol, markdown)
@@ -139,7 +142,7 @@ def protocol_line(protocols: Iterable[Protocol], *, leave_out: Sequence[str] | N
         leave_out = _BY_ROW if len(parts) > 1 else ()
         if len({part["seeds"] for part in parts if "seeds" in part}) == 1:
             leave_out = [name for name in leave_out if name != "seeds"]
-    names = [name for name in Protocol.__dataclass_fields__ if name not in leave_out]
+    names = dict.fromkeys(name for part in parts for name in part if name not in leave_out)
     found = [" / ".join(dict.fromkeys(part[name] for part in parts if name in part)) for name in names]
     return "; ".join(words for words in found if words)
 
@@ -201,8 +204,10 @@ def _widths(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int], gap: str = "  ", *, strip: bool = True) -> str:
-    cells = [cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in
-             enumerate(zip(row, widths, strict=True))]
+    cells = [
+        cell.ljust(width) if column == 0 else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
     line = gap.join(cells)
     return line.rstrip() if strip else line
 

@@ -112,6 +112,11 @@ def test_drawn_p_is_never_zero_and_the_seed_decides_it() -> None:
     assert len({sign_flip_p(mixed, seed=seed) for seed in range(5)}) > 1
 
 
+def test_many_users_with_many_values_are_no_obstacle() -> None:
+    values = torch.tensor(np.random.default_rng(0).normal(0.0, 1, 3000))
+    assert 0.2 < sign_flip_p(values - values.mean() + 0.5 / 3000**0.5, resamples=200) < 1  # half an error from 0
+
+
 def test_the_bootstrap_draws_users_with_replacement() -> None:
     # the mean of n resampled values has deviation sqrt(population variance / n): 0.5 / sqrt(400) for these
     values = torch.tensor([0.0, 1.0] * 200, dtype=torch.float64)
