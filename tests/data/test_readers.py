@@ -314,6 +314,12 @@ def test_mistakes_in_tables_say_which_row() -> None:
             load_interactions(source)
 
 
+def test_a_dictionary_that_repeats_a_value_or_holds_unused_ones_names_each_id_once() -> None:
+    users = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 0]), pa.array(["u", "v", "u", "w"]))
+    table = load_interactions(pa.table({"user": users, "item": [1, 2, 3, 4]}))
+    assert (list(table.user_ids), table.user.tolist(), table.item.tolist()) == (["u", "v"], [0, 0, 0, 1], [1, 3, 4, 2])
+
+
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("user,item,time\nu,1,2\n")
     (tmp_path / "a.txt").write_text("u 1\n")

@@ -62,12 +62,14 @@ class Log:
         if column.null_count:
             self._missing(column.is_null(), name)
         if pa.types.is_dictionary(column.type):
-            encoded = column.unify_dictionaries().combine_chunks()
+            encoded = column.combine_chunks()
         else:
             self._check_kind(column.type, name)
             encoded = column.combine_chunks().dictionary_encode()
         if isinstance(encoded, pa.ChunkedArray):  # combine_chunks keeps the wrapper when there is no chunk
             encoded = encoded.chunk(0)
+        if len(encoded.dictionary.unique()) < len(encoded.dictionary):  # a table made by hand may say a value twice
+            encoded = encoded.cast(encoded.type.value_type).dictionary_encode()
         values, codes = encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
         self._check_kind(values.type, name)
         used = np.bincount(codes, minlength=len(values)) > 0
