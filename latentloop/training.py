@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from latentloop.data.batch import Batch, batches, num_batches
 from latentloop.data.positives import SameTarget
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
+from latentloop.objectives.compose import Objective, views_of
 from latentloop.objectives.views import encode_views
 from latentloop.pretrained import WEIGHTS, load_weights
 from latentloop.randomness import dropout_seed, fold
@@ -40,14 +41,6 @@ Precision = Literal["fp32", "bf16"]
 
 class NotFinite(RuntimeError):
     """Training met NaN or infinity; the message names the step, the term and the last good checkpoint."""
-
-
-class Objective(Protocol):
-    """What `fit` calls: (views, batch) -> (loss, terms); see `latentloop.objectives`."""
-
-    def __call__(self, views: Any, batch: Any, /) -> tuple[Tensor, dict[str, Tensor]]:
-        """A scalar to differentiate, and named scalars to log."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -80,11 +73,11 @@ class _Step(nn.Module):
         self.objective = objective
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        views = encode_views(self.model, batch, getattr(self.objective, "views", ("anchor",)))
+        views = encode_views(self.model, batch, views_of(self.objective))
         return self.objective(views, batch)
 
 
-def make_accelerator(*, device: str | None = None, precision: Precision = "fp32") -> Accelerator:
+def make_accelerator(*, device: str | None = None, precision: str = "fp32") -> Accelerator:
     """An `accelerate.Accelerator` for a device and a precision.
 
     Args:
@@ -168,11 +161,11 @@ def fit(
     )
     progress = (load_state(run.state_path(stage), model, optimizer) if run else None) or Progress()
     if run is not None and accelerator.is_main_process:
-        run.rewind(stage, progress.epoch)
+        run.rewind(stage, progress.history[-1]["epoch"] if progress.history else -1)
     best_weights = None if run else copy.deepcopy(model.state_dict())
     step_module, optimizer = accelerator.prepare(_Step(model, objective), optimizer)
     key = fold(seed, stage)
-    positives = SameTarget(train) if "same_target" in getattr(objective, "views", ()) else False
+    positives = SameTarget(train) if "same_target" in views_of(objective) else False
 
     def validate() -> dict[str, float]:
         return dict(evaluate(model, validation, split="validation", stage=stage, seeds=(seed,)).metrics)
@@ -318,7 +311,7 @@ def _summary(line: dict[str, Any], metric: str, progress: Progress) -> str:
     )
 
 
-def _check(**settings: float) -> None:
+def _check(**settings: int | float) -> None:
     for name, value in settings.items():
         least = 0 if name == "epochs" else 1
         if name == "learning_rate":

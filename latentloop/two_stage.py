@@ -14,11 +14,11 @@ from latentloop.data.splits import Split, leave_one_out
 from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate
 from latentloop.item_ids import ItemIds
-from latentloop.objectives import RPT, SPT, NextItem, select
+from latentloop.objectives import RPT, SPT, NextItem, Objective, select
 from latentloop.randomness import fold
 from latentloop.results import Evaluation
 from latentloop.run_directory import RunDirectory
-from latentloop.training import Fitted, Objective, Precision, fit, make_accelerator
+from latentloop.training import Fitted, Precision, fit, make_accelerator
 
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender

@@ -10,9 +10,8 @@ from latentloop.errors import InputError
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
     from latentloop.data.splits import Split
-    from latentloop.objectives import RPT
+    from latentloop.objectives import RPT, Objective
     from latentloop.recommender import Recommender
-    from latentloop.training import Objective
 
 __all__ = ["DataOptions", "ModelOptions", "RPTOptions", "SPTOptions", "TrainingOptions"]
 

@@ -1,0 +1,151 @@
+"""`fit`: it learns, keeps the best epoch, stops early, says when numbers break, and repeats itself bit by bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from latentloop.backbones.sasrec import SASRec
+from latentloop.data.splits import Split, leave_one_out
+from latentloop.data.synthetic import synthetic_log
+from latentloop.errors import InputError
+from latentloop.objectives import RPT, SPT, NextItem
+from latentloop.recipes import build_recommender
+from latentloop.recommender import Recommender
+from latentloop.run_directory import RunDirectory
+from latentloop.training import Fitted, NotFinite, fit, make_accelerator
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return leave_one_out(synthetic_log(num_users=150, num_items=60, seed=1), 10)
+
+
+def small(split: Split, seed: int = 0, loop: bool = True) -> Recommender:
+    torch.manual_seed(seed)
+    backbone = SASRec(pre_layers=1, core_layers=1, inner=32, dropout=0.1)
+    return build_recommender(backbone, split.num_items, dim=16, max_length=10, loop=loop, dropout=0.1)
+
+
+def train(model: Recommender, split: Split, objective: Any = None, **settings: Any) -> Fitted:
+    settings = {"epochs": 2, "batch_size": 128, "accelerator": make_accelerator(device="cpu")} | settings
+    return fit(model, split.train, split.validation, objective or SPT(), **settings)
+
+
+def weights(model: Recommender) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("objective", [SPT, NextItem, RPT])
+def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before(
+    split: Split, objective: Callable[[], Any]
+) -> None:
+    first, second = small(split), small(split)
+    train(first, split, objective(), epochs=1)
+    torch.rand(17)  # an earlier call must not shift anything
+    train(second, split, objective(), epochs=1, progress_bar=True)
+    assert same(weights(first), weights(second))
+
+
+def test_another_seed_gives_other_weights(split: Split) -> None:
+    first, second = small(split), small(split)
+    train(first, split, epochs=1, seed=0)
+    train(second, split, epochs=1, seed=1)
+    assert not same(weights(first), weights(second))
+
+
+def test_it_learns_and_leaves_the_best_epoch(split: Split) -> None:
+    model = small(split)
+    fitted = train(model, split, NextItem(), epochs=6, learning_rate=5e-3)
+    losses = [line["loss"] for line in fitted.history]
+    assert losses[-1] < losses[0] - 0.1
+    values = {line["epoch"]: line["ndcg@10"] for line in fitted.history}
+    assert fitted.best == max(values.values()) == values[fitted.best_epoch]
+    from latentloop.evaluation import evaluate
+
+    assert evaluate(model, split.validation).metrics["ndcg@10"] == pytest.approx(fitted.best, abs=1e-12)
+    assert not model.training
+
+
+def test_it_stops_after_patience(split: Split) -> None:
+    # so small a rate changes no rank, so no epoch after the first is better
+    fitted = train(small(split), split, NextItem(), epochs=50, patience=3, learning_rate=1e-12)
+    assert fitted.best_epoch == 1
+    assert fitted.epochs == 4
+
+
+def test_the_model_as_it_came_may_win(split: Split) -> None:
+    model = small(split)
+    train(model, split, NextItem(), epochs=5, learning_rate=5e-3)
+    before = weights(model)
+    fitted = train(model, split, NextItem(), epochs=1, learning_rate=10.0, validate_first=True)
+    assert fitted.best_epoch == 0
+    assert [line["epoch"] for line in fitted.history] == [0, 1]
+    assert same(before, weights(model))
+
+
+def test_a_user_objective_is_a_plain_function(split: Split) -> None:
+    def pull_together(views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = views["anchor"].final.square().mean()
+        return loss, {"size": loss.detach()}
+
+    fitted = train(small(split), split, pull_together, epochs=3, learning_rate=1e-2)
+    assert fitted.history[-1]["size"] < fitted.history[0]["size"]
+
+
+@pytest.mark.parametrize("in_run", [True, False])
+def test_a_number_that_breaks_stops_with_step_and_term(split: Split, tmp_path: Path, in_run: bool) -> None:
+    calls = 0
+
+    def breaks(views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        nonlocal calls
+        calls += 1
+        loss = views["anchor"].final.square().mean()
+        per_epoch = math.ceil(len(split.train) / 128)
+        return loss, {"odd": loss.detach() * (math.nan if calls == per_epoch + 2 else 1.0)}
+
+    run = RunDirectory.create(tmp_path / "run", {}) if in_run else None
+    with pytest.raises(NotFinite, match=r"odd is nan at step \d+ of epoch 2") as caught:
+        train(small(split), split, breaks, epochs=3, run=run)
+    assert ("the last good model is" in str(caught.value)) == in_run
+    if run is not None:
+        assert (run.model_path("spt") / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"epochs": -1}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": math.nan}, "learning_rate"),
+        ({"patience": 0}, "patience"),
+    ],
+)
+def test_settings_out_of_range_are_named(split: Split, settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        train(small(split), split, **settings)
+
+
+def test_bf16_learns_too(split: Split) -> None:
+    accelerator = make_accelerator(device="cpu", precision="bf16")
+    fitted = train(small(split), split, epochs=3, learning_rate=5e-3, accelerator=accelerator)
+    assert fitted.history[-1]["next_item"] < fitted.history[0]["next_item"]
+    make_accelerator(device="cpu")  # and back, in the same process
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match="device"):
+        make_accelerator(device="tpu")
+    with pytest.raises(InputError, match="precision"):
+        make_accelerator(precision="fp8")

@@ -1,0 +1,172 @@
+"""A run that stopped and goes on ends with the same bits as one that never stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from latentloop.backbones.sasrec import SASRec
+from latentloop.data.splits import Split, leave_one_out
+from latentloop.data.synthetic import synthetic_log
+from latentloop.errors import InputError
+from latentloop.objectives import RPT, SPT
+from latentloop.recipes import build_recommender
+from latentloop.recommender import Recommender
+from latentloop.run_directory import RunDirectory
+from latentloop.two_stage import TwoStage, two_stage
+
+TIMES = ("train_seconds", "samples_per_second")
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return leave_one_out(synthetic_log(num_users=120, num_items=50, seed=2), 8)
+
+
+def fresh(split: Split) -> Recommender:
+    torch.manual_seed(0)
+    backbone = SASRec(pre_layers=1, core_layers=1, inner=32, dropout=0.2)
+    return build_recommender(backbone, split.num_items, dim=16, max_length=8, dropout=0.2)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def recipe(split: Split, run: RunDirectory) -> TwoStage:
+    settings: dict[str, Any] = {"epochs": 3, "rpt_epochs": 2, "batch_size": 128, "rpt_batch_size": 64}
+    return two_stage(fresh(split), split, spt=SPT(), rpt=RPT(rollouts=2), device="cpu", cut=40, run=run, **settings)
+
+
+def lines(run: RunDirectory) -> list[dict[str, Any]]:
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in run.metrics()]
+
+
+@pytest.fixture(scope="module")
+def whole(split: Split, tmp_path_factory: pytest.TempPathFactory) -> tuple[TwoStage, RunDirectory]:
+    run = RunDirectory.create(tmp_path_factory.mktemp("whole") / "run", {"seed": 0})
+    return recipe(split, run), run
+
+
+# saves: three pre-training epochs, the end of the stage, the model as it came, two post-training epochs, the end
+@pytest.mark.parametrize(
+    ("saves", "when"),
+    [(1, "before"), (2, "after"), (4, "before"), (4, "after"), (5, "before"), (6, "after"), (7, "before")],
+)
+def test_killed_around_any_checkpoint(
+    split: Split,
+    whole: tuple[TwoStage, RunDirectory],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    saves: int,
+    when: str,
+) -> None:
+    from latentloop import training
+
+    run = RunDirectory.create(tmp_path / "run", {"seed": 0})
+    real, count = training.save_state, 0
+
+    def save_and_die(*arguments: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == saves and when == "before":
+            raise Killed
+        real(*arguments)
+        if count == saves:
+            raise Killed
+
+    monkeypatch.setattr(training, "save_state", save_and_die)
+    with pytest.raises(Killed):
+        recipe(split, run)
+    monkeypatch.setattr(training, "save_state", real)
+    result = recipe(split, RunDirectory.create(run.path, {"seed": 0}, resume=True))
+    expected, uninterrupted = whole
+    same_weights(result.model.state_dict(), expected.model.state_dict())
+    assert result.metrics == expected.metrics
+    assert lines(run) == lines(uninterrupted)
+    for stage in ("spt", "rpt"):
+        one, other = result.outcomes[stage].fitted, expected.outcomes[stage].fitted
+        assert one is not None and other is not None
+        assert (one.best_epoch, one.best, one.epochs) == (other.best_epoch, other.best, other.epochs)
+
+
+def same_weights(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_resuming_a_finished_run_changes_nothing(split: Split, whole: tuple[TwoStage, RunDirectory]) -> None:
+    expected, run = whole
+    before = (run.path / "metrics.jsonl").read_text()
+    again = recipe(split, RunDirectory.create(run.path, {"seed": 0}, resume=True))
+    same_weights(again.model.state_dict(), expected.model.state_dict())
+    assert (run.path / "metrics.jsonl").read_text() == before
+
+
+def test_models_of_a_run_load_anywhere(split: Split, whole: tuple[TwoStage, RunDirectory]) -> None:
+    _, run = whole
+    history = split.test.history(torch.arange(5))
+    for stage in ("spt", "rpt"):
+        model = Recommender.from_pretrained(run.model_path(stage))
+        assert model.think(history).steps.shape == (4, 5, 16)
+        assert model.item_ids is not None
+    assert run.best_stage() in ("spt", "rpt")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "other model"])
+def test_a_damaged_state_is_one_line(split: Split, tmp_path: Path, damage: str) -> None:
+    run = RunDirectory.create(tmp_path / "run", {"seed": 0})
+    recipe(split, run)
+    path = run.state_path("spt")
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(bytes(content[: len(content) // 2]))
+    elif damage == "flipped":
+        content[3] ^= 0xFF  # in the header's length
+        path.write_bytes(bytes(content))
+    else:
+        torch.manual_seed(0)
+        wide = build_recommender(SASRec(inner=64), split.num_items, dim=16, max_length=8)
+        with pytest.raises(InputError, match="state"):
+            two_stage(wide, split, device="cpu", run=RunDirectory.open(run.path), epochs=4)
+        return
+    with pytest.raises(InputError) as caught:
+        recipe(split, RunDirectory.open(run.path))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_existing_directory_is_refused(tmp_path: Path) -> None:
+    config = {"seed": 0}
+    path = tmp_path / "run"
+    RunDirectory.create(path, config)
+    with pytest.raises(InputError, match="--resume"):
+        RunDirectory.create(path, config)
+    with pytest.raises(InputError, match="seed was 0"):
+        RunDirectory.create(path, {"seed": 1}, resume=True)
+    (path / "notes.txt").write_text("mine")
+    RunDirectory.create(path, {"seed": 2}, overwrite=True)
+    assert json.loads((path / "config.json").read_text()) == {"seed": 2}
+    assert (path / "notes.txt").read_text() == "mine"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("x")
+    for choice in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(InputError):
+            RunDirectory.create(other, config, **choice)
+    assert (other / "thesis.tex").read_text() == "x"
+
+
+def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", {})
+    run.log({"stage": "spt", "epoch": 1, "ndcg@10": 0.1})
+    run.log({"stage": "spt", "epoch": 2, "ndcg@10": 0.2})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "spt", "epo')
+    run.rewind("spt", 1)
+    assert [line["epoch"] for line in run.metrics()] == [1]
