@@ -53,6 +53,7 @@ class Demo:
             out=out,
             seed=self.seed,
             with_base=True,
+            overwrite=self.overwrite,
             data=self.data,
             model=self.model,
             training=self.training,
@@ -61,8 +62,8 @@ class Demo:
         )
         log = synthetic_log(num_users=self.users, seed=self.seed)
         interactions = k_core(log, self.data.k_core) if self.data.k_core else log
-        run = RunDirectory.create(out, train.config(), overwrite=self.overwrite)
-        result = train.fit(interactions, run)
+        RunDirectory.check(out, train.config(), resume=False, overwrite=self.overwrite)
+        result = train.fit(interactions)
         user = interactions.user_ids[0]
         found = result.model.recommend(users=[user], data=interactions, k=5)
         say(f"\nfive recommendations for user {user}:")

@@ -14,7 +14,6 @@ from latentloop.commands.options import DataOptions, ModelOptions, RPTOptions, S
 
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
-    from latentloop.run_directory import RunDirectory
     from latentloop.two_stage import TwoStage
 
 __all__ = ["Train"]
@@ -66,27 +65,26 @@ class Train:
             if source == str(prepared)
             else (self.data.load(self.source))
         )
-        run = RunDirectory.create(self.out, self.config(), resume=self.resume, overwrite=self.overwrite)
-        self.fit(interactions, run)
+        self.fit(interactions)
 
-    def fit(self, interactions: Interactions, run: RunDirectory) -> TwoStage:
-        """Train on interactions that are read already."""
+    def fit(self, interactions: Interactions) -> TwoStage:
+        """Train on interactions that are read already; the run directory is made once nothing can be refused."""
         from latentloop.data.card import DataCard
         from latentloop.data.store import save_interactions
         from latentloop.report import print_report, write_report
+        from latentloop.run_directory import RunDirectory
         from latentloop.two_stage import two_stage
 
         card = DataCard.of(interactions)
         logger.info("data: %s", card.text())
         split = self.data.divide(interactions)
-        logger.info(
-            "split: %s, %d training, %d validation, %d test samples",
-            split.protocol, len(split.train), len(split.validation), len(split.test),
-        )  # fmt: skip
-        model = self.model.build(interactions.num_items, self.data.max_length, seed=self.seed)
-        base = None
-        if self.with_base:
-            base = self.model.build(interactions.num_items, self.data.max_length, seed=self.seed, loop=False)
+        sizes = (len(split.train), len(split.validation), len(split.test))
+        logger.info("split: %s, %d training, %d validation, %d test samples", split.protocol, *sizes)
+        num_items, max_length = interactions.num_items, self.data.max_length
+        model = self.model.build(num_items, max_length, seed=self.seed)
+        base = self.model.build(num_items, max_length, seed=self.seed, loop=False) if self.with_base else None
+        spt, rpt = self.spt.build(), self.rpt.build()
+        run = RunDirectory.create(self.out, self.config(), resume=self.resume, overwrite=self.overwrite)
         if not run.data_path.is_dir():
             save_interactions(interactions, run.data_path)
         if run.report_path.is_file():
@@ -94,8 +92,8 @@ class Train:
         result = two_stage(
             model,
             split,
-            spt=self.spt.build(),
-            rpt=self.rpt.build(),
+            spt=spt,
+            rpt=rpt,
             base=base,
             **dataclasses.asdict(self.training),
             cut=self.rpt.cut,
