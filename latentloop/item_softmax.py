@@ -210,31 +210,35 @@ class _LogProbAndKL(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, keys: Tensor, ref_queries: Tensor, ref_keys: Tensor, column: Tensor
     ) -> tuple[Tensor, Tensor]:
-        picked, divergence = queries.new_empty(queries.shape[0]), queries.new_empty(queries.shape[0])
+        picked, divergence, offset = queries.new_empty(3, queries.shape[0])
         with _no_autocast(queries):
             score, ref_score = _Scorer(queries, keys), _Scorer(ref_queries, ref_keys)
             for part in _chunks(queries.shape[0], keys):
-                log_p, gap = _log_softmax_(score(part)), _log_softmax_(ref_score(part))
+                log_p, norm = _log_softmax_(score(part), column[part])
+                gap, ref_norm = _log_softmax_(ref_score(part), column[part])
                 torch.sub(log_p, gap, out=gap)
+                offset[part] = ref_norm - norm
                 picked[part] = _pick(log_p, column[part])[:, 0]
                 divergence[part] = log_p.exp_().mul_(gap).sum(1)
-        ctx.save_for_backward(queries, keys, ref_queries, ref_keys, column, divergence)
+        ctx.save_for_backward(queries, keys, ref_queries, ref_keys, column, offset - divergence)
         return picked, divergence
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_picked: Tensor, grad_divergence: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, ref_queries, ref_keys, column, divergence = ctx.saved_tensors
+        queries, keys, ref_queries, ref_keys, column, offset = ctx.saved_tensors
         grad_queries = torch.empty_like(queries) if ctx.needs_input_grad[0] else None
         grad_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
+        # d KL / d score = p (log p - log p_ref - KL), d log p_c / d score = onehot(c) - p; log p - log p_ref is the gap
+        # of the scores and that of the norms, which forward knew
+        added = grad_divergence * offset - grad_picked
         with _no_autocast(queries):
             score, ref_score = _Scorer(queries, keys), _Scorer(ref_queries, ref_keys)
             for part in _chunks(queries.shape[0], keys):
-                log_p, gap = _log_softmax_(score(part)), _log_softmax_(ref_score(part))
-                torch.sub(log_p, gap, out=gap)
-                # d KL / d score = p (log p - log p_ref - KL), d log p_c / d score = onehot(c) - p
-                gap.sub_(divergence[part, None]).mul_(grad_divergence[part, None]).sub_(grad_picked[part, None])
-                gap.mul_(log_p.exp_()).scatter_add_(1, column[part, None], grad_picked[part, None])
+                scores, gap = score(part), ref_score(part)
+                torch.sub(scores, gap, out=gap).mul_(grad_divergence[part, None]).add_(added[part, None])
+                gap.mul_(torch.softmax(scores, 1, out=scores))
+                gap.scatter_add_(1, column[part, None], grad_picked[part, None])
                 if grad_queries is not None:
                     torch.mm(gap, keys, out=grad_queries[part])
                 if grad_keys is not None:
@@ -242,8 +246,11 @@ class _LogProbAndKL(torch.autograd.Function):
         return grad_queries, grad_keys, None, None, None
 
 
-def _log_softmax_(scores: Tensor) -> Tensor:
-    return torch.log_softmax(scores, 1, out=scores)
+def _log_softmax_(scores: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn scores into log-probabilities in place; return them and the log-sum-exp (rows,) of the scores."""
+    picked = _pick(scores, column)[:, 0]
+    torch.log_softmax(scores, 1, out=scores)
+    return scores, picked - _pick(scores, column)[:, 0]
 
 
 def log_prob_and_kl(
@@ -351,11 +358,22 @@ def count_ranks(
                 flat, offsets = exclude
                 hidden = flat[bounds[part.start] : bounds[part.stop]]
                 row_of = torch.repeat_interleave(offsets[part.start : part.stop + 1].diff())
-                scores[row_of, hidden - 1] = torch.nan  # neither above nor equal to anything
+                # below any number; NaN, where a score may itself be infinite, is neither above nor equal to anything
+                scores[row_of, hidden - 1] = torch.nan if may_be_nan else -torch.inf
                 scores.scatter_(1, target[part, None] - 1, own)
-            greater[part] = (scores > own).sum(1)
-            ties[part] = (scores == own).sum(1) - 1
+            greater[part], ties[part] = _count(scores, own, may_be_nan)
     return greater, ties
+
+
+def _count(scores: Tensor, own: Tensor, may_be_nan: bool) -> tuple[Tensor, Tensor]:
+    """Columns above `own` (rows, 1), and others equal to it; overwrites `scores`."""
+    items = scores.shape[1]
+    if may_be_nan or items > 2**24:
+        return (scores > own).sum(1), (scores == own).sum(1) - 1
+    # the same through signs, whose float32 sums are exact up to 2^24 of them: half the time of counting booleans
+    balance = scores.sub_(own).sign_().sum(1)
+    unequal = scores.abs_().sum(1)
+    return ((unequal + balance) / 2).long(), items - 1 - unequal.long()
 
 
 def _may_be_nan(queries: Tensor, keys: Tensor) -> bool:

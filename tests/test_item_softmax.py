@@ -328,6 +328,13 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_row(value: float) 
 def test_large_scores_that_are_numbers_are_ranked() -> None:
     queries, keys = torch.tensor([[3e38, 0.0]]), torch.tensor([[100.0, 0.0], [1.0, 0.0], [-100.0, 0.0]])
     assert [x.tolist() for x in count_ranks(queries, keys, torch.tensor([2]))] == [[1], [0]]
+    for hidden, expected in ((1, [[0], [0]]), (2, [[1], [0]]), (3, [[1], [0]])):
+        out = torch.tensor([hidden]), torch.tensor([0, 1])
+        assert [x.tolist() for x in count_ranks(queries, keys, torch.tensor([2]), exclude=out)] == expected
+    lowest = torch.tensor([3])
+    assert [x.tolist() for x in count_ranks(queries, torch.cat([keys, keys[2:]]), lowest)] == [[2], [1]]
+    out = torch.tensor([4]), torch.tensor([0, 1])
+    assert [x.tolist() for x in count_ranks(queries, torch.cat([keys, keys[2:]]), lowest, exclude=out)] == [[2], [0]]
 
 
 def test_mistakes_are_named() -> None:
