@@ -81,7 +81,7 @@ class Layout:
             grouped: whether to group rows by length; it reads lengths on the host, which an accelerator waits for.
         """
         lengths, starts = offsets.diff(), offsets[:-1]
-        longest = int(lengths.max()) if max_length is None else max_length
+        longest = max(1, int(lengths.max()) if max_length is None and lengths.shape[0] else max_length or 0)
         widths = [min(1 << power, longest) for power in range((longest - 1).bit_length() + 1)] if grouped else [longest]
         groups: list[Group] = []
         bases = torch.empty_like(starts)
@@ -94,7 +94,7 @@ class Layout:
                 else torch.arange(lengths.shape[0], device=x.device)
             )
             shorter = width
-            if not rows.shape[0]:
+            if not rows.shape[0] and (groups or width < longest):  # an empty batch still has one, empty group
                 continue
             columns = torch.arange(width, device=x.device)
             tokens = (starts[rows, None] + columns).clamp_(max=x.shape[0] - 1)

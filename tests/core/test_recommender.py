@@ -228,6 +228,12 @@ def test_scores_are_float32_products_under_autocast(packed: bool) -> None:
     assert bool((scores[:, 0] != scores[:, 1]).all())
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_empty_batch_has_no_thoughts(packed: bool) -> None:
+    found = recommender(0, packed=packed).think(torch.zeros(0, 4, dtype=torch.int64), depth=3)
+    assert found.steps.shape == (3, 0, DIM)
+
+
 def test_a_bare_block_is_one_pass() -> None:
     torch.manual_seed(0)
     block = encoder(0).core_block
