@@ -1,0 +1,42 @@
+"""Every example runs as it is, and what it claims holds."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"examples_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_tested() -> None:
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tested
+
+
+def test_wrap_your_encoder() -> None:
+    found = load("wrap_your_encoder").main(epochs=3)
+    assert set(found) == {"GRU", "Smoother"}
+    for rows in found.values():
+        assert rows["spt"] > rows["popularity"] > rows["chance"]
+        assert rows["rpt"] >= rows["spt"]  # the model as it came to post-training may win, so RPT is never below
+
+
+def test_recommend_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"user-{user},item-{(user + step) % 30},{step}" for user in range(60) for step in range(8)]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    best = load("recommend_from_a_file").main(str(path), epochs=12)
+    assert len(best) == 5
+    # users walk the catalog item by item: the next one of user-0, who stands at item-7, is item-8
+    assert best[0] == "item-8"

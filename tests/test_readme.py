@@ -1,0 +1,40 @@
+"""The README's Python runs as it stands, block after block, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from latentloop.cli import main
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+
+
+def test_python_blocks_run() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    assert len(blocks) >= 3
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), names)
+    thoughts = names["thoughts"]
+    assert thoughts.steps.shape == (4, 2, 64)  # type: ignore[attr-defined]  # as its comment says
+
+
+def test_commands_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = re.findall(r"^\$ latentloop (.*)$", TEXT, flags=re.MULTILINE)
+    assert len(lines) >= 4
+    for line in lines:
+        with pytest.raises(SystemExit) as left:
+            main([*shlex.split(line, comments=True), "--help"])
+        assert left.value.code == 0, line
+    capsys.readouterr()
+
+
+def test_files_named_exist() -> None:
+    named = set(re.findall(r"`((?:latentloop|backbones|tests|examples)/[\w./]+\.py)`", TEXT))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (README.parent / name).is_file()] == []
