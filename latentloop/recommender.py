@@ -240,6 +240,10 @@ class Recommender(nn.Module, Pretrained):
             low, high = int(history.min()), int(history.max())
             if low < 0 or high > self.num_items:
                 raise InputError(f"history must hold item ids 0..{self.num_items}, found {low if low < 0 else high}")
+            holes = ((history[:, :-1] != 0) & (history[:, 1:] == 0)).any(1)
+            if bool(holes.any()):
+                row = int(holes.nonzero()[0])
+                raise InputError(f"history must be left-padded, newest item last: row {row} has a 0 after an item")
         return history
 
     def _embed(self, items: Tensor, slots: Tensor) -> Tensor:

@@ -179,6 +179,9 @@ class RecurrentDepth(nn.Module):
             raise InputError(f"dim must be a whole number of at least 1, got {dim!r}")
         if self.dim not in (None, dim):
             raise InputError(f"dim is {self.dim} since this encoder was first bound and cannot become {dim}")
+        for name, block in (("pre_block", self.pre_block), ("core_block", self.core_block)):
+            if getattr(block, "dim", None) not in (None, dim):
+                raise InputError(f"{name} is made for vectors of size {block.dim}, but dim is {dim}: make them agree")
         if self.dim is None:
             self.dim = dim
             self.norm = nn.LayerNorm(dim)

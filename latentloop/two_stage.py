@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from latentloop.baselines import chance, popularity
+from latentloop.data.card import content_hash
 from latentloop.data.interactions import Interactions
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.errors import InputError, InputTypeError
@@ -81,6 +82,7 @@ class _Recipe:
     run: RunDirectory | None
     seed: int
     settings: dict[str, Any]
+    data_hash: str
     outcomes: dict[str, Outcome] = field(default_factory=dict)
 
     def train(self, model: Recommender, objective: Objective, stage: str, samples: Any = None, **own: Any) -> None:
@@ -102,7 +104,21 @@ class _Recipe:
 
     def _evaluate(self, model: Recommender, split: str, stage: str) -> Evaluation:
         samples = self.split.validation if split == "validation" else self.split.test
-        return evaluate(model, samples, split=split, stage=stage, seeds=(self.seed,), rule=self.split.protocol)
+        return evaluate(
+            model,
+            samples,
+            split=split,
+            stage=stage,
+            seeds=(self.seed,),
+            rule=self.split.protocol,
+            data=self.data_hash,
+        )
+
+    def rival(self, name: str, make: Callable[..., Evaluation]) -> None:
+        """A row that needs no training."""
+        validation = make(self.split, self.split.validation, name="validation", data=self.data_hash)
+        test = make(self.split, self.split.test, name="test", data=self.data_hash)
+        self.outcomes[name] = Outcome(validation, test)
 
 
 def two_stage(
@@ -167,11 +183,9 @@ def two_stage(
         "accelerator": make_accelerator(device=device, precision=precision),
         "progress_bar": progress_bar,
     }
-    recipe = _Recipe(split, run, seed, settings)
-    for name, make in (("chance", chance), ("popularity", popularity)):
-        recipe.outcomes[name] = Outcome(
-            make(split, split.validation, name="validation"), make(split, split.test, name="test")
-        )
+    recipe = _Recipe(split, run, seed, settings, content_hash(split.interactions))
+    recipe.rival("chance", chance)
+    recipe.rival("popularity", popularity)
     budget = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     if base is not None:
         recipe.train(base, NextItem(), "base", **budget)

@@ -44,6 +44,7 @@ class Evaluate:
     def run(self) -> None:
         """Carry it out."""
         from latentloop.baselines import chance, popularity
+        from latentloop.data.card import content_hash
         from latentloop.evaluation import evaluate
         from latentloop.files import write_json
         from latentloop.report import say
@@ -53,6 +54,7 @@ class Evaluate:
         run = RunDirectory.open(self.run_directory)
         model, split, stage = open_run(run, self.stage)
         samples = split.validation if self.split == "validation" else split.test
+        data = content_hash(split.interactions)
         for depth in self.depths:
             if depth < 1:
                 raise InputError(f"--depths must be whole numbers of at least 1, got {depth}")
@@ -68,10 +70,11 @@ class Evaluate:
             item_counts=split.item_counts,
             split=self.split,
             rule=split.protocol,
+            data=data,
         )
         rivals = {
-            "chance": chance(split, samples, name=self.split, exclude_history=self.exclude_history),
-            "Popularity": popularity(split, samples, name=self.split, exclude_history=self.exclude_history),
+            "chance": chance(split, samples, name=self.split, exclude_history=self.exclude_history, data=data),
+            "Popularity": popularity(split, samples, name=self.split, exclude_history=self.exclude_history, data=data),
             stage.upper(): result,
         }
         rows = [Row.of(name, **{self.split: outcome}) for name, outcome in rivals.items()]

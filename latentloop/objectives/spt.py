@@ -34,7 +34,7 @@ class SPT(Sum):
         self,
         *,
         alpha: float = 0.1,
-        gamma: float = 0.3,
+        gamma: float = 0.1,
         temperature: float = 0.2,
         similarity: Similarity = "cosine",
         positives: Positives = "same_target",

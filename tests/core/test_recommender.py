@@ -373,3 +373,15 @@ def test_an_accelerator_gives_the_same_thoughts(packed: bool) -> None:
     found = model.think(history.cuda(), copies=2, state_keys=keys.cuda()).steps
     torch.testing.assert_close(found.cpu(), wanted, rtol=1e-3, atol=1e-3)
     assert model.recommend([[1], [2, 3]], k=3).items == model.cpu().recommend([[1], [2, 3]], k=3).items
+
+
+def test_padding_on_the_wrong_side_is_named() -> None:
+    model = Recommender(9, nn.Identity(), 8, 5)
+    with pytest.raises(InputError, match="left-padded.*row 1"):
+        model.think(torch.tensor([[0, 0, 1, 2], [1, 2, 0, 0]]))
+
+
+def test_a_block_of_another_size_fails_when_it_is_wrapped() -> None:
+    encoder = RecurrentDepth(nn.GRU(16, 16, batch_first=True), nn.Identity())
+    with pytest.raises(InputError, match="pre_block is made for vectors of size 16, but dim is 8"):
+        Recommender(9, encoder, 8, 5)
