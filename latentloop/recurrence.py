@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -22,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from latentloop.adapt import adapt
 from latentloop.aggregate import Aggregate, build_aggregate
 from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson
+from latentloop.dropout import replayed_modes
 from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import facts
 from latentloop.randomness import keyed_normal
@@ -285,7 +287,9 @@ class RecurrentDepth(nn.Module):
     def _steps(self, hidden: Tensor, state: Tensor, depth: int, context: dict[str, Any]) -> Iterator[Tensor]:
         for _ in range(depth):
             if self.checkpoint_steps and torch.is_grad_enabled():
-                state = checkpoint(self.step, state, hidden, use_reentrant=False, **context)
+                state = checkpoint(
+                    self.step, state, hidden, use_reentrant=False, context_fn=partial(replayed_modes, self), **context
+                )
             else:
                 state = self.step(state, hidden, **context)
             yield state

@@ -446,3 +446,18 @@ def test_mistakes_in_use_are_named() -> None:
         with pytest.raises(InputTypeError, match="prepare"):
             run(rpt, model, batch)
     assert not isinstance(batch, Prepared)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_recomputed_steps_give_the_same_gradients(updates: int) -> None:
+    """Dropout is off in the forward pass and has to be off when a step is computed again in the backward pass."""
+    found = []
+    for again in (False, True):
+        model = recommender(3, checkpoint_steps=again).train()
+        objective = RPT(rollouts=3, updates=updates, reward=inverse_rank)
+        objective.start(model)
+        given = batch_of(3)
+        loss, _ = objective(encode_views(model, given, ()), objective.prepare(model, given))
+        found.append(gradients(loss, model))
+    assert sum(float(g.abs().sum()) for g in found[0].values()) > 0
+    torch.testing.assert_close(found[0], found[1], **EXACT)
