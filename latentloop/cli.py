@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the command line without the program's name; None takes it from the process.
     """
+    # OpenMP's threads spin while they wait for each other, which costs tenfold as soon as another process wants a core
+    # too; read when torch is imported, which is later than here
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     for noisy in ("httpx", "accelerate", "datasets", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,7 @@ import pytest
 from latentloop.cli import main
 from latentloop.data.synthetic import synthetic_log
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--epochs", "2", "--rpt-epochs", "1", "--dim", "16", "--pre-layers", "1", "--core-layers", "1", "--inner", "32",
          "--batch-size", "256", "--device", "cpu"]  # fmt: skip
 
@@ -246,3 +252,41 @@ def test_an_unknown_option_exits_2() -> None:
     with pytest.raises(SystemExit) as left:
         main(["train", "x.csv", "--out", "y", "--epoch", "3"])
     assert left.value.code == 2
+
+
+def test_options_are_read_before_torch_is_imported() -> None:
+    """`--help` answers at once, and the wait policy of OpenMP's threads can still be set."""
+    code = "import sys, latentloop.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_bits(source: Path, tmp_path: Path) -> None:
+    """A real process, a real signal."""
+    command = [
+        *["train", str(source), "--user", "who", "--item", "what", *QUICK],
+        *["--epochs", "12", "--rpt-epochs", "0", "--patience", "12"],
+    ]
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    script = [sys.executable, "-c", "import sys; from latentloop.cli import main; sys.exit(main())", *command]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*script, "--out", str(out)], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (out / "metrics.jsonl").is_file() and len((out / "metrics.jsonl").read_text().splitlines()) >= 2:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130, complaint.decode()
+    assert b"--resume" in complaint and b"Traceback" not in complaint
+    assert main(["evaluate", str(out)]) == 0  # usable as it is
+    for place, more in ((out, ["--resume"]), (whole, [])):
+        subprocess.run(
+            [*script, "--out", str(place), *more], cwd=ROOT, env=environment, check=True, capture_output=True
+        )
+    for name in ("spt/model.safetensors", "report.md"):
+        assert without_times((out / name).read_bytes()) == without_times((whole / name).read_bytes()), name
+
+
+def without_times(content: bytes) -> bytes:
+    return re.sub(rb"\d+ s of training", b"", content)
