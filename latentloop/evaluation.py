@@ -20,6 +20,8 @@ from latentloop.results import Evaluation, Protocol, Subgroup
 
 __all__ = ["Evaluation", "Protocol", "Subgroup", "Thinker", "describe_protocol", "evaluate", "ranks"]
 
+_THOUGHTS_AT_ONCE = 1 << 26  # 256 MiB of float32
+
 
 @typing.runtime_checkable
 class Thinker(typing.Protocol):
@@ -182,6 +184,8 @@ def ranks(
         raise InputError(f"samples: of a catalog of {samples.num_items} items, but the model knows {model.num_items}")
     with _at_rest(model), torch.no_grad():
         keys = model.keys()
+        # thoughts of all depths are held at once: a deep curve goes through fewer rows at a time
+        batch_size = min(batch_size, max(1, _THOUGHTS_AT_ONCE // (deepest * keys.shape[1])))
         samples = samples.to(keys.device)
         every = torch.arange(len(samples), device=samples.device)
         # rows of like length together: what pads to a batch's longest row then pads least
