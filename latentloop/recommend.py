@@ -70,7 +70,7 @@ def recommend(
     elif isinstance(histories, Tensor):
         rows = from_tensor(histories, model.num_items)
     else:
-        rows = from_ids(histories or (), ids, strict=strict)
+        rows = from_ids(histories if histories is not None else (), ids, strict=strict)
     candidates = _candidates(ids, allow, deny, strict, model.device)
     items: list[list[ItemId]] = []
     scores: list[list[float]] = []

@@ -20,6 +20,7 @@ from latentloop.files import read_json, write_atomically, write_json
 
 __all__ = ["RunDirectory"]
 
+_MARK, _VERSION = "latentloop_run", 1
 _OURS = ("config.json", "metrics.jsonl", "data", "spt", "rpt", "base", "state", "report.md", "validation.png")
 
 
@@ -55,7 +56,7 @@ class RunDirectory:
         if there:
             run.clear()
         run.path.mkdir(parents=True, exist_ok=True)
-        write_json(run.config_path, config)
+        write_json(run.config_path, {_MARK: _VERSION, **config})
         return run
 
     @classmethod
@@ -69,7 +70,7 @@ class RunDirectory:
         there = run.path.is_dir() and any(run.path.iterdir())
         if there and not (resume or overwrite):
             raise InputError(f"{run.path} already exists: continue it with --resume, replace it with --overwrite")
-        if there and not run.config_path.is_file():
+        if there and not run._is_run():
             raise InputError(f"{run.path} is not empty and not a run of latentloop: choose another --out")
         if there and resume:
             run._check_same(config)
@@ -83,8 +84,8 @@ class RunDirectory:
             InputError: where there is none.
         """
         run = cls(path)
-        if not run.config_path.is_file():
-            raise InputError(f"{run.path} is not a run of latentloop: it has no config.json")
+        if not run._is_run():
+            raise InputError(f"{run.path} is not a run of latentloop: it has no config.json that `train` wrote")
         return run
 
     @property
@@ -106,6 +107,13 @@ class RunDirectory:
         """What was asked for."""
         config: dict[str, Any] = read_json(self.config_path)
         return config
+
+    def seed(self) -> int:
+        """The run's seed."""
+        seed = self.config().get("seed")
+        if not isinstance(seed, int):
+            raise InputError(f"{self.config_path} is damaged: seed must be a whole number, found {seed!r}")
+        return seed
 
     def model_path(self, stage: str) -> Path:
         """The model directory of a stage."""
@@ -139,8 +147,13 @@ class RunDirectory:
         """The stage whose model won on validation: post-training, unless pre-training was better."""
         best: dict[str, float] = {}
         for line in self.metrics():
-            best[line["stage"]] = max(best.get(line["stage"], 0.0), line["ndcg@10"])
-        return "rpt" if "rpt" in best and best["rpt"] >= best.get("spt", 0.0) else "spt"
+            try:
+                best[line["stage"]] = max(best.get(line["stage"], 0.0), float(line["ndcg@10"]))
+            except (KeyError, TypeError, ValueError):
+                raise InputError(
+                    f"{self.path / 'metrics.jsonl'} is damaged: {str(line)[:80]!r} is no line of ours"
+                ) from None
+        return "rpt" if "rpt" in best and best["rpt"] > best.get("spt", 0.0) else "spt"
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -153,8 +166,15 @@ class RunDirectory:
         with write_atomically(self.path / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
+    def _is_run(self) -> bool:
+        """Whether `config.json` is there and ours: many tools write a file of that name."""
+        if not self.config_path.is_file():
+            return False
+        config = read_json(self.config_path)
+        return isinstance(config, dict) and _MARK in config
+
     def _check_same(self, config: dict[str, Any]) -> None:
-        before = self.config()
+        before = {name: value for name, value in self.config().items() if name != _MARK}
         after = json.loads(json.dumps(config))
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):

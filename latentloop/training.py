@@ -19,6 +19,7 @@ from latentloop.data.batch import Batch, batches, num_batches
 from latentloop.data.positives import SameTarget
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
+from latentloop.metrics import metric_names
 from latentloop.objectives.compose import Objective, views_of
 from latentloop.objectives.views import encode_views
 from latentloop.pretrained import WEIGHTS, load_weights
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from latentloop.data.sequences import Samples
     from latentloop.recommender import Recommender
 
-__all__ = ["Fitted", "NotFinite", "fit", "make_accelerator"]
+__all__ = ["Fitted", "NotFinite", "check_settings", "fit", "make_accelerator"]
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,16 @@ def fit(
         InputError: for a setting out of range, or a `run` that holds another model's state.
         NotFinite: where the loss or a gradient is not a number.
     """
-    _check(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, patience=patience)
+    check_settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
+        patience=patience,
+    )
+    if metric not in metric_names():
+        raise InputError(f"metric must be one of {', '.join(metric_names())}, got {metric!r}")
     accelerator = accelerator or make_accelerator()
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     model.to(device)
@@ -168,7 +178,17 @@ def fit(
     positives = SameTarget(train) if "same_target" in views_of(objective) else False
 
     def validate() -> dict[str, float]:
-        return dict(evaluate(model, validation, split="validation", stage=stage, seeds=(seed,)).metrics)
+        # a fresh T_0 an answer, where the model asks for one, must repeat itself too, and be the same in every stage
+        with dropout_seed(fold(seed, "evaluation"), device):
+            try:
+                return dict(evaluate(model, validation, split="validation", stage=stage, seeds=(seed,)).metrics)
+            except InputError as error:
+                if all(bool(p.isfinite().all()) for p in model.parameters()):
+                    raise
+                raise NotFinite(
+                    f"{stage}: weights are no numbers after step {progress.step}; {_kept(stage, progress, run)}; "
+                    f"try a lower learning rate or clip_norm"
+                ) from error
 
     def finish_epoch(line: dict[str, Any]) -> None:
         nonlocal best_weights
@@ -242,6 +262,12 @@ def _updates(
         yield {"loss": loss.detach(), **terms}
 
 
+def _kept(stage: str, progress: Progress, run: RunDirectory | None) -> str:
+    if run is None or progress.best is None:
+        return "no model was kept yet"
+    return f"the last good model is {run.model_path(stage)}"
+
+
 class _Means:
     """Row-weighted means of the terms over an epoch."""
 
@@ -268,10 +294,10 @@ def _stop_if_not_finite(
 ) -> None:
     bad = [name for name, value in terms.items() if not math.isfinite(float(value))]
     if bad:
-        kept = f"the last good model is {run.model_path(stage)}" if run and progress.best else "no model was kept yet"
         named = next((name for name in bad if name != "loss"), "loss")
         raise NotFinite(
-            f"{stage}: {named} is {float(terms[named])} at step {progress.step} of epoch {epoch}; {kept}; "
+            f"{stage}: {named} is {float(terms[named])} at step {progress.step} of epoch {epoch}; "
+            f"{_kept(stage, progress, run)}; "
             f"try a lower learning rate or clip_norm"
         )
 
@@ -311,11 +337,22 @@ def _summary(line: dict[str, Any], metric: str, progress: Progress) -> str:
     )
 
 
-def _check(**settings: int | float) -> None:
+def check_settings(**settings: int | float | None) -> None:
+    """Refuse settings of training that are out of range, by name.
+
+    Raises:
+        InputError: naming the setting.
+    """
     for name, value in settings.items():
-        least = 0 if name == "epochs" else 1
-        if name == "learning_rate":
-            if not (math.isfinite(value) and value > 0):
-                raise InputError(f"learning_rate must be above 0, got {value!r}")
-        elif isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if name.endswith(("learning_rate", "weight_decay", "clip_norm")):
+            zero = name == "weight_decay"
+            if value is None and name == "clip_norm":
+                continue
+            if value is None or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+                raise InputError(
+                    f"{name} must be a finite number {'of at least' if zero else 'above'} 0, got {value!r}"
+                )
+        else:
+            least = 0 if name.endswith("epochs") else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")

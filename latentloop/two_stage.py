@@ -16,10 +16,10 @@ from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate
 from latentloop.item_ids import ItemIds
 from latentloop.objectives import RPT, SPT, NextItem, Objective, select
-from latentloop.randomness import fold
+from latentloop.randomness import dropout_seed, fold
 from latentloop.results import Evaluation
 from latentloop.run_directory import RunDirectory
-from latentloop.training import Fitted, Precision, fit, make_accelerator
+from latentloop.training import Fitted, Precision, check_settings, fit, make_accelerator
 
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
@@ -104,15 +104,16 @@ class _Recipe:
 
     def _evaluate(self, model: Recommender, split: str, stage: str) -> Evaluation:
         samples = self.split.validation if split == "validation" else self.split.test
-        return evaluate(
-            model,
-            samples,
-            split=split,
-            stage=stage,
-            seeds=(self.seed,),
-            rule=self.split.protocol,
-            data=self.data_hash,
-        )
+        with dropout_seed(fold(self.seed, "evaluation"), model.device):
+            return evaluate(
+                model,
+                samples,
+                split=split,
+                stage=stage,
+                seeds=(self.seed,),
+                rule=self.split.protocol,
+                data=self.data_hash,
+            )
 
     def rival(self, name: str, make: Callable[..., Evaluation]) -> None:
         """A row that needs no training."""
@@ -135,6 +136,7 @@ def two_stage(
     learning_rate: float = 1e-3,
     rpt_learning_rate: float = 3e-4,
     weight_decay: float = 0.0,
+    clip_norm: float | None = None,
     patience: int = 10,
     cut: int = 100,
     trials: int = 3,
@@ -159,6 +161,7 @@ def two_stage(
         learning_rate: of pre-training.
         rpt_learning_rate: of post-training.
         weight_decay: of both, see `fit`.
+        clip_norm: largest gradient norm of both; None does not clip.
         patience: epochs without a better validation NDCG@10 before a stage stops.
         cut: a training sample is kept for post-training where its target is in the top `cut` ...
         trials: ... in at least one of so many independent inference trials.
@@ -177,9 +180,23 @@ def two_stage(
     for name, given in (("model", model), ("base", base)):
         if given is not None and given.num_items != split.num_items:
             raise InputError(f"{name} knows {given.num_items} items, the data holds {split.num_items}")
+    check_settings(
+        epochs=epochs,
+        rpt_epochs=rpt_epochs,
+        batch_size=batch_size,
+        rpt_batch_size=rpt_batch_size,
+        learning_rate=learning_rate,
+        rpt_learning_rate=rpt_learning_rate,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
+        patience=patience,
+        cut=cut,
+        trials=trials,
+    )
     settings = {
         "patience": patience,
         "weight_decay": weight_decay,
+        "clip_norm": clip_norm,
         "accelerator": make_accelerator(device=device, precision=precision),
         "progress_bar": progress_bar,
     }

@@ -47,6 +47,7 @@ class Evaluate:
         from latentloop.data.card import content_hash
         from latentloop.evaluation import evaluate
         from latentloop.files import write_json
+        from latentloop.metrics import metric_names
         from latentloop.report import say
         from latentloop.run_directory import RunDirectory
         from latentloop.tables import Row, depth_table, results_table, subgroup_table
@@ -65,7 +66,7 @@ class Evaluate:
             exclude_history=self.exclude_history,
             batch_size=self.batch_size,
             stage=stage,
-            seeds=(run.config()["seed"],),
+            seeds=(run.seed(),),
             subgroups=self.groups,
             item_counts=split.item_counts,
             split=self.split,
@@ -78,12 +79,13 @@ class Evaluate:
             stage.upper(): result,
         }
         rows = [Row.of(name, **{self.split: outcome}) for name, outcome in rivals.items()]
-        say(results_table(rows))
+        say(results_table(rows, metric_names()))
         if self.depths:
             say(depth_table(result))
         if self.groups:
             say(subgroup_table(result))
         if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.out, result.to_dict())
 
 

@@ -228,3 +228,5 @@ class TrainingOptions:
     """Of post-training."""
     weight_decay: float = 0.0
     """AdamW's, on the encoder's matrices."""
+    clip_norm: float | None = None
+    """Largest gradient norm; no clipping when not given."""

@@ -96,14 +96,23 @@ def _read(path: Path) -> tuple[list[Any] | None, list[list[Any]] | None]:
             import pyarrow as pa
 
             text = {"user": pa.string(), "history": pa.string()}
-            table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=text, strings_can_be_null=False))
+            # an empty line is a row of its own: the answer keeps the rows' order
+            parse = csv.ParseOptions(ignore_empty_lines=False)
+            table = csv.read_csv(
+                path,
+                parse_options=parse,
+                convert_options=csv.ConvertOptions(column_types=text, strings_can_be_null=False),
+            )
         else:
             table = arrow_json.read_json(path) if path.suffix == ".jsonl" else parquet.read_table(path)
-    except (ArrowException, OSError) as error:
+        names = table.column_names
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    names = table.column_names
     if "user" not in names and "history" not in names:
         raise InputError(f"{path} needs a column `user` or `history`, found {', '.join(names)}")
+    for name in ("user", "history"):
+        if names.count(name) > 1:
+            raise InputError(f"{path} has {names.count(name)} columns named {name}, expected one")
     users = table["user"].to_pylist() if "user" in names else None
     if users is not None and None in users:
         raise InputError(f"{path}: row {users.index(None) + 1} has no user")
@@ -147,4 +156,8 @@ def _lines(path: Path | None) -> list[str] | None:
         return None
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text: save it as UTF-8, one item id a line") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -73,6 +73,7 @@ class Train:
         from latentloop.data.store import save_interactions
         from latentloop.report import print_report, write_report
         from latentloop.run_directory import RunDirectory
+        from latentloop.training import check_settings, make_accelerator
         from latentloop.two_stage import two_stage
 
         card = DataCard.of(interactions)
@@ -84,6 +85,8 @@ class Train:
         model = self.model.build(num_items, max_length, seed=self.seed)
         base = self.model.build(num_items, max_length, seed=self.seed, loop=False) if self.with_base else None
         spt, rpt = self.spt.build(), self.rpt.build()
+        make_accelerator(device=self.device, precision=self.precision)
+        check_settings(**dataclasses.asdict(self.training), cut=self.rpt.cut, trials=self.rpt.trials)
         run = RunDirectory.create(self.out, self.config(), resume=self.resume, overwrite=self.overwrite)
         if not run.data_path.is_dir():
             save_interactions(interactions, run.data_path)

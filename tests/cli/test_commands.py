@@ -186,6 +186,18 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     "a mean depth of 0": (
         lambda t, _: ["train", log(t), "--out", str(t / "r"), "--mean-depth", "0", "--k-core", "0"], "mean_depth"
     ),
+    "epochs below 0": (lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--epochs", "-1"], "epochs"),
+    "a rate of nan": (
+        lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--learning-rate", "nan"], "learning_rate"
+    ),
+    "a later stage's batch size": (
+        lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--rpt-batch-size", "0"], "rpt_batch_size"
+    ),
+    "a cut of 0": (lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--cut", "0"], "cut"),
+    "two columns of one name": (lambda t, run: ["recommend", str(run), *asked(t, "user,user\nu1,u2\n")], "2 columns"),
+    "a list that is not text": (
+        lambda t, run: ["recommend", str(run), *asked(t), "--deny", binary(t / "deny.txt")], "UTF-8"
+    ),
     "heads that do not divide": (
         lambda t, _: ["train", log(t), "--out", str(t / "r"), "--heads", "3", "--k-core", "0"], "heads"
     ),
@@ -195,6 +207,14 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
 def made(path: Path, text: str) -> str:
     path.write_text(text)
     return str(path)
+
+
+def binary(path: Path) -> str:
+    path.write_bytes(b"\xff\xfe\x00")
+    return str(path)
+
+
+KEEP = ["--k-core", "0"]
 
 
 def log(folder: Path) -> str:
@@ -222,6 +242,26 @@ def test_a_mistake_is_one_line_and_code_2(
     assert named in complaint[0]
     assert "Traceback" not in complaint[0]
     assert {path.name for path in tmp_path.iterdir()} == given  # nothing half-written is left
+
+
+@pytest.mark.parametrize("option", [["--epochs", "-1"], ["--heads", "3"], ["--weight-decay", "-1"]])
+def test_a_refused_command_overwrites_nothing(run: Path, tmp_path: Path, option: list[str]) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    assert main(["train", log(tmp_path), "--out", str(copy), "--overwrite", *KEEP, *option]) == 2
+    kept = {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert kept == {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_another_tool_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    project = tmp_path / "project"
+    (project / "data").mkdir(parents=True)
+    (project / "config.json").write_text("{}")
+    (project / "data" / "precious.txt").write_text("mine")
+    assert main(["train", log(tmp_path), "--out", str(project), "--overwrite", *KEEP]) == 2
+    assert "not a run" in capsys.readouterr().err
+    assert (project / "data" / "precious.txt").read_text() == "mine"
+    assert main(["evaluate", str(project)]) == 2
 
 
 def test_a_corrupted_checkpoint_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,11 +130,28 @@ def test_a_number_that_breaks_stops_with_step_and_term(split: Split, tmp_path: P
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"patience": 0}, "patience"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"clip_norm": 0.0}, "clip_norm"),
+        ({"metric": "nope"}, "metric"),
     ],
 )
 def test_settings_out_of_range_are_named(split: Split, settings: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
         train(small(split), split, **settings)
+
+
+def test_a_fresh_state_for_each_answer_repeats_itself_too(split: Split) -> None:
+    found = []
+    for _ in range(2):
+        model = small(split)
+        model.inference_state = "fresh"
+        found.append([line["ndcg@10"] for line in train(model, split, epochs=2).history])
+    assert found[0] == found[1]
+
+
+def test_weights_that_break_between_steps_stop_too(split: Split) -> None:
+    with pytest.raises(NotFinite, match=r"weights are no numbers after step \d+|is nan at step|is inf at step"):
+        train(small(split), split, NextItem(), epochs=3, learning_rate=1e38)
 
 
 def test_bf16_learns_too(split: Split) -> None:
