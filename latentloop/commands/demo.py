@@ -28,7 +28,7 @@ class Demo:
     data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
     model: tyro.conf.OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions(dropout=0.2))
     training: tyro.conf.OmitArgPrefixes[TrainingOptions] = field(
-        default_factory=lambda: TrainingOptions(epochs=6, rpt_epochs=1, batch_size=256, learning_rate=2e-3)
+        default_factory=lambda: TrainingOptions(epochs=4, rpt_epochs=1, batch_size=256, learning_rate=2e-3)
     )
     spt: tyro.conf.OmitArgPrefixes[SPTOptions] = field(default_factory=SPTOptions)
     rpt: tyro.conf.OmitArgPrefixes[RPTOptions] = field(default_factory=RPTOptions)
