@@ -307,7 +307,9 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_bits(source: Path, tmp_pat
         *["--epochs", "12", "--rpt-epochs", "0", "--patience", "12"],
     ]
     out, whole = tmp_path / "run", tmp_path / "whole"
-    script = [sys.executable, "-c", "import sys; from latentloop.cli import main; sys.exit(main())", *command]
+    # a test run in the background inherits an ignored SIGINT, which Python would leave ignored
+    listening = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script = [sys.executable, "-c", f"{listening}; from latentloop.cli import main; sys.exit(main())", *command]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*script, "--out", str(out)], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
