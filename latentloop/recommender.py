@@ -14,6 +14,7 @@ from latentloop.errors import InputError, InputTypeError
 from latentloop.item_ids import ItemId, ItemIds
 from latentloop.packing import Packing
 from latentloop.pretrained import Pretrained
+from latentloop.quick_dropout import QuickDropout
 from latentloop.randomness import fold, row_keys
 from latentloop.recurrence import Encoder, SinglePass, Thoughts, check_depth
 from latentloop.scoring import Scorer, build_scorer
@@ -84,7 +85,7 @@ class Recommender(nn.Module, Pretrained):
         self.item_table = nn.Embedding(num_items + 1, dim, padding_idx=0)
         self.position_table = nn.Parameter(torch.empty(max_length, dim))
         self.input_norm = nn.LayerNorm(dim)
-        self.input_dropout = nn.Dropout(dropout)
+        self.input_dropout = QuickDropout(dropout)
         slots = torch.arange(max_length)
         noise = self.encoder.draw_state(row_keys(fold(seed, "inference state"), torch.zeros_like(slots)), slots)
         self.register_buffer("inference_noise", noise)
