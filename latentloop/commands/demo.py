@@ -8,7 +8,8 @@ from pathlib import Path
 
 import tyro
 
-from latentloop.commands.options import DataOptions, ModelOptions, RPTOptions, SPTOptions, TrainingOptions
+from latentloop.commands.model_options import ModelOptions
+from latentloop.commands.options import DataOptions, RPTOptions, SPTOptions, TrainingOptions
 
 __all__ = ["Demo"]
 

@@ -30,6 +30,8 @@ class Evaluate:
     """Which held-out items to ask for."""
     stage: Stage = "best"
     """Which of the run's models; best is the one that won on validation."""
+    encoder: str | None = None
+    """The package.module:function that the run was trained with, for blocks of your own."""
     depths: tuple[int, ...] = ()
     """Further depths to measure, all from one run to the deepest."""
     exclude_history: bool = False
@@ -53,7 +55,7 @@ class Evaluate:
         from latentloop.tables import Row, depth_table, results_table, subgroup_table
 
         run = RunDirectory.open(self.run_directory)
-        model, split, stage = open_run(run, self.stage)
+        model, split, stage = open_run(run, self.stage, self.encoder)
         samples = split.validation if self.split == "validation" else split.test
         data = content_hash(split.interactions)
         for depth in self.depths:
@@ -89,12 +91,18 @@ class Evaluate:
             write_json(self.out, result.to_dict())
 
 
-def open_run(run: RunDirectory, stage: Stage = "best") -> tuple[Recommender, Split, str]:
+def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = None) -> tuple[Recommender, Split, str]:
     """A run's model, its data as it was split, and the stage the model is of.
+
+    Args:
+        run: where they are.
+        stage: which model.
+        encoder: package.module:function of blocks of one's own; never taken from the run's files.
 
     Raises:
         InputError: where the run has no such model yet.
     """
+    from latentloop.commands.model_options import ModelOptions
     from latentloop.commands.options import DataOptions
     from latentloop.data.store import load_saved_interactions
     from latentloop.recommender import Recommender
@@ -104,8 +112,9 @@ def open_run(run: RunDirectory, stage: Stage = "best") -> tuple[Recommender, Spl
     if not (path / "config.json").is_file():
         raise InputError(f"{run.path} holds no {chosen} model yet: train it further with --resume, or choose --stage")
     try:
-        options = DataOptions(**run.config()["data"])
+        options, model = DataOptions(**run.config()["data"]), ModelOptions(**run.config()["model"])
     except (KeyError, TypeError) as error:
         raise InputError(f"{run.config_path} is damaged: {error}") from None
     split = options.divide(load_saved_interactions(run.data_path))
-    return Recommender.from_pretrained(path), split, chosen
+    own = None if encoder is None else model.own_encoder(encoder, loop=chosen != "base")
+    return Recommender.from_pretrained(path, encoder=own), split, chosen

@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
     from latentloop.data.splits import Split
     from latentloop.objectives import RPT, Objective
-    from latentloop.recommender import Recommender
 
-__all__ = ["DataOptions", "ModelOptions", "RPTOptions", "SPTOptions", "TrainingOptions"]
+__all__ = ["DataOptions", "RPTOptions", "SPTOptions", "TrainingOptions"]
 
 
 @dataclass(frozen=True)
@@ -53,75 +52,6 @@ class DataOptions:
 
         rule = leave_one_out if self.split == "leave-one-out" else global_time
         return rule(interactions, self.max_length)
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """The model."""
-
-    backbone: Literal["sasrec"] = "sasrec"
-    """The encoder whose layers become pre-block and core-block."""
-    dim: int = 64
-    """d: size of item vectors and thoughts."""
-    pre_layers: int = 2
-    """Layers of the pre-block."""
-    core_layers: int = 2
-    """Layers of the core-block."""
-    heads: int = 2
-    """Attention heads."""
-    inner: int = 256
-    """Width of the feed-forward nets."""
-    dropout: float = 0.5
-    """Dropout probability, on the input and in the blocks."""
-    norm: Literal["pre", "post"] = "pre"
-    """Layer norm before each sub-layer, or after it."""
-    aggregate: Literal["add", "mean", "concat", "gate"] = "add"
-    """f: how a thought meets the history again."""
-    mean_depth: int = 3
-    """k-bar: training depths average k-bar + 1, which is also the depth of an answer."""
-    depth: Literal["log-normal-poisson", "fixed"] = "log-normal-poisson"
-    """The law of training depths."""
-    state_std: float = 1.0
-    """s1: standard deviation of the random start state."""
-    inference_state: Literal["shared", "fresh", "zero"] = "shared"
-    """The start state of an answer."""
-    scorer: Literal["dot", "cosine"] = "dot"
-    """How thoughts are compared with items."""
-
-    def build(self, num_items: int, max_length: int, *, seed: int, loop: bool = True) -> Recommender:
-        """A new recommender, its weights drawn from `seed`; without the loop it is Base."""
-        import torch
-
-        from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson
-        from latentloop.randomness import dropout_seed, fold
-        from latentloop.recipes import BACKBONES, build_recommender
-
-        law: DepthLaw = LogNormalPoisson(self.mean_depth)
-        if self.depth == "fixed":
-            law = FixedDepth(self.mean_depth + 1)
-        backbone = BACKBONES[self.backbone](
-            pre_layers=self.pre_layers,
-            core_layers=self.core_layers,
-            heads=self.heads,
-            inner=self.inner,
-            dropout=self.dropout,
-            norm=self.norm,
-        )
-        with dropout_seed(fold(seed, "weights"), torch.device("cpu")):
-            return build_recommender(
-                backbone,
-                num_items,
-                dim=self.dim,
-                max_length=max_length,
-                loop=loop,
-                aggregate=self.aggregate,
-                depth_law=law,
-                state_std=self.state_std,
-                dropout=self.dropout,
-                scorer=self.scorer,
-                inference_state=self.inference_state,
-                seed=seed,
-            )
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ class Recommend:
     """Thoughts before the answer; k-bar + 1 when not given."""
     stage: Literal["best", "base", "spt", "rpt"] = "best"
     """Which of the run's models."""
+    encoder: str | None = None
+    """The package.module:function that the run was trained with, for blocks of your own."""
     include_history: bool = False
     """Let items of the history come again."""
     allow: Path | None = None
@@ -64,7 +66,7 @@ class Recommend:
             raise InputError(f"{self.out} already exists: replace it with --overwrite, or choose another --out")
         run = RunDirectory.open(self.run_directory)
         users, histories = _read(self.input)
-        model, split, _ = open_run(run, self.stage)
+        model, split, _ = open_run(run, self.stage, self.encoder)
         found = model.recommend(
             histories,
             users=users if histories is None else None,

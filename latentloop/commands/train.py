@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from latentloop.commands.options import DataOptions, ModelOptions, RPTOptions, SPTOptions, TrainingOptions
+from latentloop.commands.model_options import ModelOptions
+from latentloop.commands.options import DataOptions, RPTOptions, SPTOptions, TrainingOptions
 
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions

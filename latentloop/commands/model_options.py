@@ -1,0 +1,143 @@
+"""Options that say which model is built: a built-in backbone or blocks of one's own, and the loop around them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from latentloop.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from latentloop.depth import DepthLaw
+    from latentloop.recipes import Backbone
+    from latentloop.recommender import Recommender
+
+__all__ = ["ModelOptions"]
+
+_BACKBONE_SETTINGS = ("pre_layers", "core_layers", "heads", "inner", "norm")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model. A setting that is not given takes the backbone's own default, as its paper has it."""
+
+    backbone: Literal["sasrec"] = "sasrec"
+    """The encoder whose layers become pre-block and core-block."""
+    encoder: str | None = None
+    """Blocks of your own instead, as package.module:function; the function is called with d and returns the pre-block
+    and the core-block. It is never read from a file: evaluate, recommend and --resume need it again."""
+    dim: int = 64
+    """d: size of item vectors and thoughts."""
+    pre_layers: int | None = None
+    """Layers of the pre-block."""
+    core_layers: int | None = None
+    """Layers of the core-block."""
+    heads: int | None = None
+    """Attention heads."""
+    inner: int | None = None
+    """Width of the feed-forward nets."""
+    norm: Literal["pre", "post"] | None = None
+    """Layer norm before each sub-layer, or after it."""
+    dropout: float = 0.5
+    """Dropout probability, on the input and in a built-in backbone's blocks."""
+    aggregate: Literal["add", "mean", "concat", "gate"] = "add"
+    """f: how a thought meets the history again."""
+    mean_depth: int = 3
+    """k-bar: training depths average k-bar + 1, which is also the depth of an answer."""
+    depth: Literal["log-normal-poisson", "fixed", "uniform"] = "log-normal-poisson"
+    """The law of training depths; uniform draws from 1 to 2 k-bar + 1."""
+    state_std: float = 1.0
+    """s1: standard deviation of the random start state."""
+    inference_state: Literal["shared", "fresh", "zero"] = "shared"
+    """The start state of an answer."""
+    scorer: Literal["dot", "cosine"] = "dot"
+    """How thoughts are compared with items."""
+
+    def build(self, num_items: int, max_length: int, *, seed: int, loop: bool = True) -> Recommender:
+        """A new recommender, its weights drawn from `seed`; without the loop it is Base."""
+        import torch
+
+        from latentloop.randomness import dropout_seed, fold
+        from latentloop.recipes import build_recommender
+        from latentloop.recommender import Recommender
+
+        common: dict[str, Any] = {
+            "dim": self.dim,
+            "max_length": max_length,
+            "dropout": self.dropout,
+            "scorer": self.scorer,
+            "inference_state": self.inference_state,
+            "seed": seed,
+        }
+        with dropout_seed(fold(seed, "weights"), torch.device("cpu")):
+            if self.encoder is not None:
+                return Recommender(num_items, self.own_encoder(self.encoder, loop=loop), **common)
+            return build_recommender(
+                self.built_in(),
+                num_items,
+                loop=loop,
+                aggregate=self.aggregate,
+                depth_law=self.depth_law(),
+                state_std=self.state_std,
+                **common,
+            )
+
+    def built_in(self) -> Backbone:
+        """The hyper-parameters of the chosen backbone.
+
+        Raises:
+            InputError: for a setting that this backbone does not have.
+        """
+        from latentloop.recipes import BACKBONES
+
+        kind = BACKBONES[self.backbone]
+        known = {field.name for field in dataclasses.fields(kind)}
+        given = self._given()
+        for name in given:
+            if name not in known:
+                raise InputError(f"{_option(name)} is not a setting of {self.backbone}: leave it out")
+        backbone: Backbone = kind(**given, dropout=self.dropout)
+        return backbone
+
+    def own_encoder(self, name: str, *, loop: bool) -> nn.Module:
+        """The loop around blocks of one's own, or the blocks stacked once.
+
+        Args:
+            name: package.module:function.
+            loop: whether to think.
+
+        Raises:
+            InputError: for a setting that only built-in backbones have.
+        """
+        from latentloop.own_blocks import load_blocks
+        from latentloop.recurrence import RecurrentDepth
+        from latentloop.stacked import Stacked
+
+        given = self._given()
+        if given:
+            raise InputError(f"{_option(next(iter(given)))} is a setting of built-in backbones: leave it out")
+        blocks = load_blocks(name, self.dim)
+        if not loop:
+            return Stacked(*blocks)
+        return RecurrentDepth(*blocks, self.aggregate, depth_law=self.depth_law(), state_std=self.state_std)
+
+    def depth_law(self) -> DepthLaw:
+        """What training draws the depth from."""
+        from latentloop.depth import FixedDepth, LogNormalPoisson, UniformDepth
+
+        if self.depth == "fixed":
+            return FixedDepth(self.mean_depth + 1)
+        if self.depth == "uniform":
+            return UniformDepth(1, 2 * self.mean_depth + 1)
+        return LogNormalPoisson(self.mean_depth)
+
+    def _given(self) -> dict[str, Any]:
+        settings = {name: getattr(self, name) for name in _BACKBONE_SETTINGS}
+        return {name: value for name, value in settings.items() if value is not None}
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

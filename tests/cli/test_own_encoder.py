@@ -1,0 +1,96 @@
+"""`--encoder package.module:function`: a user's blocks from training to recommendations, and never from a file."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from latentloop.cli import main
+from latentloop.data.synthetic import synthetic_log
+
+BLOCKS = """
+from torch import nn
+
+def make_blocks(dim):
+    return nn.GRU(dim, dim, batch_first=True), nn.GRU(dim, dim, batch_first=True)
+
+def deeper_blocks(dim):
+    return nn.GRU(dim, dim, num_layers=2, batch_first=True), nn.GRU(dim, dim, batch_first=True)
+"""
+NAME = "blocks_of_a_cli_test:make_blocks"
+QUICK = ["--epochs", "1", "--rpt-epochs", "1", "--dim", "8", "--batch-size", "512", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working directory with a user's module, interactions, and a run trained with the module's blocks."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "blocks_of_a_cli_test.py").write_text(BLOCKS)
+    log = synthetic_log(num_users=80, num_items=40, seed=4)
+    rows = [f"{user},{item},{place}" for place, (user, item) in enumerate(zip(log.user, log.item, strict=True))]
+    (folder / "log.csv").write_text("\n".join(["user,item,timestamp", *rows]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", "log.csv", "--out", "run", "--encoder", NAME, "--with-base", *QUICK]) == 0
+        yield folder
+    sys.modules.pop("blocks_of_a_cli_test", None)
+
+
+@pytest.fixture(autouse=True)
+def there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs in the user's working directory."""
+    monkeypatch.chdir(folder)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize("stage", ["best", "base", "spt", "rpt"])
+def test_each_stage_is_evaluated_with_the_encoder(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "run", "--encoder", NAME, "--stage", stage]) == 0
+    assert "Popularity" in capsys.readouterr().out
+
+
+def test_recommend_with_the_encoder(tmp_path: Path) -> None:
+    asked = tmp_path / "users.csv"
+    asked.write_text("user,history\na,1 2 3\nb,4\n")
+    out = tmp_path / "out.csv"
+    assert main(["recommend", "run", "--input", str(asked), "--out", str(out), "--k", "3", "--encoder", NAME]) == 0
+    with out.open() as lines:
+        assert [row["user"] for row in csv.DictReader(lines)] == ["a"] * 3 + ["b"] * 3
+
+
+@pytest.mark.parametrize("command", [["evaluate", "run"], ["recommend", "run", "--input", "log.csv", "--out", "o.csv"]])
+def test_without_it_the_model_cannot_be_built(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command) == 2
+    assert "--encoder" in one_line(capsys)
+    assert not Path("o.csv").exists()
+
+
+def test_another_encoder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "run", "--encoder", "blocks_of_a_cli_test:deeper_blocks"]) == 2
+    assert "encoder does not match" in one_line(capsys)
+
+
+@pytest.mark.parametrize("encoder", [[], ["--encoder", "blocks_of_a_cli_test:deeper_blocks"]])
+def test_resume_needs_the_same_encoder(encoder: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "log.csv", "--out", "run", "--with-base", "--resume", *encoder, *QUICK]) == 2
+    assert "encoder" in one_line(capsys)
+
+
+def test_resume_with_it_finds_the_run_done(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "log.csv", "--out", "run", "--with-base", "--resume", "--encoder", NAME, *QUICK]) == 0
+    assert "is done" in capsys.readouterr().err
+
+
+def test_settings_of_built_in_backbones_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "log.csv", "--out", "other", "--encoder", NAME, "--heads", "4", *QUICK]) == 2
+    assert "--heads" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("other").exists()
