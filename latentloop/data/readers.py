@@ -91,7 +91,10 @@ def _format_of(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     if suffixes and suffixes[-1] in _BY_SUFFIX:
         return _BY_SUFFIX[suffixes[-1]]
-    raise InputError(f"{path}: the name does not tell the format; pass format= (one of {', '.join(FORMATS)})")
+    raise InputError(
+        f"{path}: the name does not tell the format; name the format, one of {', '.join(FORMATS)}",
+        settings=("format",),
+    )
 
 
 def _read(path: Path, wanted: Wanted, format: str) -> Log:
