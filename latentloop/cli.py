@@ -46,10 +46,8 @@ def _run(arguments: Sequence[str]) -> int:
     from latentloop.errors import InputError, InputTypeError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    for noisy in ("httpx", "accelerate", "datasets", "torch"):
+    for noisy in ("httpx", "httpx2", "accelerate", "datasets", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # what the hub's client has to say is in the error that it raises
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     command = parse(arguments)
     from latentloop.training import NotFinite
 
