@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from latentloop.commands.options import DataOptions, ModelOptions, RPTOptions, SPTOptions, TrainingOptions
+from latentloop.commands.places import Device, choose_device
 
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
@@ -42,7 +43,7 @@ class Train:
     """Continue an interrupted run."""
     overwrite: bool = False
     """Replace a run that is there."""
-    device: Literal["cpu", "cuda"] | None = None
+    device: Device | None = None
     """Where to train; the best there is when not given."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the blocks in bfloat16; scores stay float32."""
@@ -56,6 +57,7 @@ class Train:
         """Carry it out."""
         from latentloop.run_directory import RunDirectory
 
+        choose_device(self.device)
         RunDirectory.check(self.out, self.config(), resume=self.resume, overwrite=self.overwrite)
         prepared = RunDirectory(self.out).data_path
         # a run that is resumed needs its source no more
