@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,7 +52,8 @@ def _run(arguments: Sequence[str]) -> int:
     for noisy in ("httpx", "httpx2", "accelerate", "datasets", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     command = parse(arguments)
-    from latentloop.training import NotFinite
+    with _no_interrupt_lost():
+        from latentloop.training import NotFinite
 
     try:
         command.run()
@@ -76,6 +80,29 @@ def _interrupted(kept: str) -> int:
     newline = "\n" if sys.stderr.isatty() else ""  # behind the terminal's ^C
     sys.stderr.write(f"{newline}latentloop: interrupted{kept}\n")
     return INTERRUPTED
+
+
+@contextlib.contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` behind imports that swallowed it: torch goes on without numpy where its import fails."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = False
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def _kept(command: Command) -> str:

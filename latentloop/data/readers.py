@@ -43,7 +43,8 @@ def load_interactions(
 
     Exact duplicates (same user, item and time) are dropped where rows carry timestamps; nothing else is filtered.
     Rows of equal time keep the order of the source, and without timestamps its order is the order in time. Integer
-    ids stay integers and text stays text; in text files, ids that are all plain integers become integers.
+    ids stay integers and text stays text; in text files, ids that are all plain integers become integers. Numbers of
+    time stay as they are, dates (ISO 8601 text, or a table's own type) become seconds since 1970 in UTC.
 
     Args:
         source: a path (CSV, TSV, Parquet, JSON Lines, RecBole's `.inter`, or `.txt` lines of `user item item ...`,

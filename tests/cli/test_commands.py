@@ -388,13 +388,16 @@ def test_options_are_read_before_torch_is_imported() -> None:
 LISTENING = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
 
 
-@pytest.mark.parametrize("module", ["tyro", "torch", "latentloop.training", "latentloop.data.store", "accelerate"])
+@pytest.mark.parametrize(
+    "module", ["tyro", "torch", "numpy", "latentloop.training", "latentloop.data.store", "accelerate"]
+)
 def test_ctrl_c_while_modules_are_imported_is_one_line(run: Path, tmp_path: Path, module: str) -> None:
     """Each of them takes a while on a cold disk; here the signal comes the moment its import begins."""
     interrupted = f"""{LISTENING}
 class Signal:
     def find_spec(name, path=None, target=None):
         if name == {module!r}:
+            sys.meta_path.remove(Signal)
             signal.raise_signal(signal.SIGINT)
 sys.meta_path.insert(0, Signal)
 from latentloop.cli import main
