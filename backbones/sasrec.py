@@ -214,6 +214,9 @@ class SASRec:
         inner: width of the feed-forward nets.
         dropout: probability, in blocks.
         norm: "pre" or "post" layer norm.
+
+    Raises:
+        InputError: for a size below 1.
     """
 
     pre_layers: int = 2
@@ -222,6 +225,12 @@ class SASRec:
     inner: int = 256
     dropout: float = 0.5
     norm: Literal["pre", "post"] = "pre"
+
+    def __post_init__(self) -> None:
+        for name in ("pre_layers", "core_layers", "heads", "inner"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
 
     def blocks(self, dim: int) -> tuple[SASRecBlock, SASRecBlock]:
         """The pre-block and the core-block for latent size `dim`."""

@@ -1,37 +1,30 @@
-"""The command line: each command is a dataclass in `latentloop.commands`, from which tyro makes the options."""
+"""The command line: each command is a dataclass in `latentloop.commands`, from which tyro makes the options.
+
+Nothing is imported up here that takes time, so that Ctrl-C is answered in one line from the start.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
 
-import tyro
-
-from latentloop.commands.demo import Demo
-from latentloop.commands.evaluate import Evaluate
-from latentloop.commands.prepare import Prepare
-from latentloop.commands.recommend import Recommend
-from latentloop.commands.train import Train
-from latentloop.errors import InputError, InputTypeError
+if TYPE_CHECKING:
+    from latentloop.commands.parser import Command
 
 __all__ = ["main"]
 
-Command = (
-    Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Recommend, tyro.conf.subcommand("recommend")]
-    | Annotated[Prepare, tyro.conf.subcommand("prepare")]
-    | Annotated[Demo, tyro.conf.subcommand("demo")]
-)
-
-USER_ERROR, STOPPED, INTERRUPTED = 2, 1, 130
+USER_ERROR, STOPPED, INTERRUPTED, READER_GONE = 2, 1, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 training stopped, 2 the user's mistake, 130 Ctrl-C.
+    """Run a command and return its exit code: 0, 1 training stopped, 2 the user's mistake, 130 Ctrl-C, 141 nobody reads.
 
     Args:
         arguments: the command line without the program's name; None takes it from the process.
@@ -39,34 +32,92 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenMP's threads spin while they wait for each other, which costs tenfold as soon as another process wants a core
     # too; read when torch is imported, which is later than here
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `latentloop ... | head` has read enough
+        _silence_output()
+        return READER_GONE
+    except KeyboardInterrupt:
+        return _interrupted("")
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from latentloop.commands.parser import parse
+    from latentloop.errors import InputError, InputTypeError
+
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    for noisy in ("httpx", "accelerate", "datasets", "torch"):
+    for noisy in ("httpx", "httpx2", "accelerate", "datasets", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    command = tyro.cli(
-        Command,
-        args=list(sys.argv[1:] if arguments is None else arguments),
-        prog="latentloop",
-        description="Latent reasoning with recurrent depth for sequential recommendation.",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    from latentloop.training import NotFinite
+    command = parse(arguments)
+    with _no_interrupt_lost():
+        from latentloop.training import NotFinite
 
     try:
         command.run()
+    except BrokenPipeError:
+        raise
     except (InputError, InputTypeError, OSError) as error:
-        _complain(error)
+        _complain(error, command)
         return USER_ERROR
     except NotFinite as error:
-        _complain(error)
+        _complain(error, command)
         return STOPPED
     except KeyboardInterrupt:
-        sys.stderr.write("\nlatentloop: interrupted; what was finished is kept, continue with --resume\n")
-        return INTERRUPTED
+        return _interrupted(_kept(command))
     return 0
 
 
-def _complain(error: BaseException) -> None:
-    sys.stderr.write(f"latentloop: error: {' '.join(str(error).split())}\n")
+def _complain(error: BaseException, command: Command) -> None:
+    from latentloop.commands.naming import in_options
+
+    sys.stderr.write(f"latentloop: error: {in_options(error, command)}\n")
+
+
+def _interrupted(kept: str) -> int:
+    newline = "\n" if sys.stderr.isatty() else ""  # behind the terminal's ^C
+    sys.stderr.write(f"{newline}latentloop: interrupted{kept}\n")
+    return INTERRUPTED
+
+
+@contextlib.contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` behind imports that swallowed it: torch goes on without numpy where its import fails."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = False
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if heard:
+        raise KeyboardInterrupt
+
+
+def _kept(command: Command) -> str:
+    """What to say of an interrupted command's work."""
+    from latentloop.commands.train import Train
+
+    return "; what was finished is kept, continue with --resume" if isinstance(command, Train) else ""
+
+
+def _silence_output() -> None:
+    """Send what is still buffered for standard output nowhere: Python flushes it once more when it exits."""
+    with contextlib.suppress(OSError):  # an output without a descriptor has nothing to flush
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def _candidates(
     for name, listed, value in (("allow", allow, True), ("deny", deny, False)):
         known, unknown = ids.numbers(list(() if listed is None else listed))
         if unknown and strict:
-            raise InputError(f"{name} names item {unknown[0]!r}, which the model does not know")
+            raise InputError(f"{name} names item {unknown[0]!r}, which the model does not know", settings=(name,))
         if unknown:
             logger.warning("%s: skipped %d unknown item(s), the first is %r", name, len(unknown), unknown[0])
         candidates[torch.tensor(known, dtype=torch.int64) - 1] = value

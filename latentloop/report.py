@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentloop.files import write_atomically
-from latentloop.significance import compare
+from latentloop.significance import caveat, compare
 from latentloop.tables import Row, results_table
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def verdicts(result: TwoStage) -> list[str]:
             f"Post-training saw {result.kept_samples:,} of {result.train_samples:,} training samples ({kept:.0%})."
         )
     elif result.kept_samples == 0:
-        said.append("Post-training was left out: no training sample had its target near the top.")
+        said.append("Post-training (RPT): not run, no training sample had its target near the top.")
+    else:
+        said.append("Post-training (RPT): not run.")
     return said
 
 
@@ -82,10 +84,10 @@ def _compare(what: str, before: Outcome, after: Outcome) -> str:
     old, new = before.test.metrics["ndcg@10"], after.test.metrics["ndcg@10"]
     test = compare(after.test, before.test, "ndcg@10")
     change = f"{(new / old - 1):+.1%}" if old > 0 else "from 0"
-    noise = "" if test.p_t < 0.05 else ", which may be noise"
+    seeds = len(set(after.test.protocol.seeds))
     return (
-        f"{what}: test NDCG@10 {old:.4f} -> {new:.4f} ({change}{noise}; paired test over {test.users:,} users, "
-        f"p = {test.p_t:.2g}; one seed)."
+        f"{what}: test NDCG@10 {old:.4f} -> {new:.4f} ({change}{caveat(seeds, test.p_t)}; paired test over "
+        f"{test.users:,} users, p = {test.p_t:.2g})."
     )
 
 

@@ -23,9 +23,10 @@ from latentloop.randomness import fold
 from latentloop.results import Evaluation
 from latentloop.student import two_sided_p, two_sided_quantile
 
-__all__ = ["PairedTest", "bootstrap_interval", "compare", "paired_t", "sign_flip_p", "user_differences"]
+__all__ = ["PairedTest", "bootstrap_interval", "caveat", "compare", "paired_t", "sign_flip_p", "user_differences"]
 
 _CELLS = 1 << 22  # numbers drawn at a time
+_SEEDS = 3  # with fewer, a difference is those seeds'
 _EXACT = 16  # at most so many differences have all their sign patterns tried
 
 
@@ -95,6 +96,18 @@ def compare(
         bootstrap=bootstrap_interval(differences, confidence=confidence, resamples=resamples, seed=seed),
         p_sign_flip=sign_flip_p(differences, resamples=resamples, seed=seed),
     )
+
+
+def caveat(seeds: int, p: float) -> str:
+    """What to add to a difference: p is about the users of the trained weights, and says nothing of other seeds.
+
+    Args:
+        seeds: how many seeds' training it is of.
+        p: of a paired test over users.
+    """
+    if seeds < _SEEDS:
+        return f" in {'one seed' if seeds <= 1 else f'{seeds} seeds'}: another may differ"
+    return "" if p < 0.05 else ", which may be noise"
 
 
 def user_differences(first: Evaluation, second: Evaluation, metric: str = "ndcg@10") -> Float64[Tensor, " U"]:

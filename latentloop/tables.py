@@ -91,40 +91,63 @@ def results_table(
 
 
 def depth_table(
-    evaluation: Evaluation, metrics: Sequence[str] = ("recall@10", "ndcg@10"), *, markdown: bool = False
+    evaluation: Evaluation,
+    metrics: Sequence[str] = ("recall@10", "ndcg@10"),
+    *,
+    rivals: Mapping[str, Evaluation] | None = None,
+    markdown: bool = False,
 ) -> str:
     """The per-depth curve as a table, the answer's depth marked with "*".
 
     Args:
         evaluation: of a model that thinks.
         metrics: names of the columns.
+        rivals: what it has to beat at every depth, by name, such as chance and Popularity: a row each, on top.
         markdown: Markdown instead of aligned text.
     """
     own = evaluation.protocol.depth
-    body = [
-        [f"{depth}{'*' * (depth == own)}", *(_number(values.get(name)) for name in metrics)]
-        for depth, values in evaluation.per_depth.items()
-    ]
+    rows: list[tuple[str, Mapping[str, float]]] = [(name, rival.metrics) for name, rival in (rivals or {}).items()]
+    rows += [(f"{depth}{'*' * (depth == own)}", values) for depth, values in evaluation.per_depth.items()]
+    body = [[name, *(_number(values.get(metric)) for metric in metrics)] for name, values in rows]
     line = protocol_line([evaluation.protocol], leave_out=("depth",))
     return _with_line(["depth", *map(metric_title, metrics)], body, line, markdown)
 
 
 def subgroup_table(
-    evaluation: Evaluation, metrics: Sequence[str] = ("recall@10", "ndcg@10"), *, markdown: bool = False
+    evaluations: Evaluation | Mapping[str, Evaluation],
+    metrics: Sequence[str] = ("recall@10", "ndcg@10"),
+    *,
+    markdown: bool = False,
 ) -> str:
     """Metrics by quartile of history length and of the target's popularity.
 
     Args:
-        evaluation: made with `subgroups=True`.
+        evaluations: made with `subgroups=True`; several, by name, such as chance, Popularity and a model, stand beneath
+            each other in every group.
         metrics: names of the columns.
         markdown: Markdown instead of aligned text.
+
+    Raises:
+        InputError: for evaluations of different groups.
     """
+    named = evaluations if isinstance(evaluations, Mapping) else {"": evaluations}
+    groups = {name: evaluation.subgroups for name, evaluation in named.items()}
+    if len({tuple((g.by, g.low, g.high, g.size) for g in found) for found in groups.values()}) > 1:
+        raise InputError("evaluations must be of the same groups: evaluate all on one set, with subgroups=True")
+    several = len(named) > 1
     body = [
-        [f"{group.by} {group.low}-{group.high}", f"{group.size:,}", *(_number(group.metrics.get(m)) for m in metrics)]
-        for group in evaluation.subgroups
+        [
+            f"{group.by} {group.low}-{group.high}",
+            f"{group.size:,}",
+            *([name] if several else []),
+            *(_number(group.metrics.get(metric)) for metric in metrics),
+        ]
+        for alike in zip(*groups.values(), strict=True)
+        for name, group in zip(groups, alike, strict=True)
     ]
-    line = protocol_line([evaluation.protocol])
-    return _with_line(["group", "samples", *map(metric_title, metrics)], body, line, markdown)
+    header = ["group", "samples", *(["model"] if several else []), *map(metric_title, metrics)]
+    line = protocol_line([made.protocol for made in named.values()], leave_out=("stage",) if several else ())
+    return _with_line(header, body, line, markdown)
 
 
 def protocol_line(protocols: Iterable[Protocol], *, leave_out: Sequence[str] | None = None) -> str:

@@ -64,9 +64,9 @@ class TwoStage:
 
     @property
     def pretrained_won(self) -> bool:
-        """Whether no epoch of post-training beat the pre-trained model on validation."""
+        """Whether post-training ran and no epoch of it beat the pre-trained model on validation."""
         rpt = self.outcomes.get("rpt")
-        return rpt is None or rpt.fitted is None or rpt.fitted.best_epoch == 0
+        return rpt is not None and rpt.fitted is not None and rpt.fitted.best_epoch == 0
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:

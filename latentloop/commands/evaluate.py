@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from latentloop.commands.places import Device, check_output, choose_device
 from latentloop.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from latentloop.recommender import Recommender
     from latentloop.run_directory import RunDirectory
 
-__all__ = ["Evaluate", "open_run"]
+__all__ = ["Evaluate", "check_depths", "open_run"]
 
 Stage = Literal["best", "base", "spt", "rpt"]
 
@@ -40,8 +42,12 @@ class Evaluate:
     """Also by quartile of history length and of the target's popularity."""
     batch_size: int = 1024
     """Users at a time."""
+    device: Device | None = None
+    """Where to compute; the best there is when not given."""
     out: Path | None = None
-    """Also write the result as JSON."""
+    """Also write the result, and those of chance and Popularity, as JSON."""
+    overwrite: bool = False
+    """Replace the output file if it is there."""
 
     def run(self) -> None:
         """Carry it out."""
@@ -54,13 +60,18 @@ class Evaluate:
         from latentloop.run_directory import RunDirectory
         from latentloop.tables import Row, depth_table, results_table, subgroup_table
 
-        run = RunDirectory.open(self.run_directory)
-        model, split, stage = open_run(run, self.stage, self.encoder)
-        samples = split.validation if self.split == "validation" else split.test
-        data = content_hash(split.interactions)
+        if self.out is not None:
+            check_output(self.out, overwrite=self.overwrite)
         for depth in self.depths:
             if depth < 1:
                 raise InputError(f"--depths must be whole numbers of at least 1, got {depth}")
+        device = choose_device(self.device)
+        run = RunDirectory.open(self.run_directory)
+        model, split, stage = open_run(run, self.stage, self.encoder)
+        check_depths(model, self.depths)
+        model.to(device)
+        samples = split.validation if self.split == "validation" else split.test
+        data = content_hash(split.interactions)
         result = evaluate(
             model,
             samples,
@@ -75,20 +86,33 @@ class Evaluate:
             rule=split.protocol,
             data=data,
         )
+        options: dict[str, Any] = {"exclude_history": self.exclude_history, "subgroups": self.groups, "data": data}
         rivals = {
-            "chance": chance(split, samples, name=self.split, exclude_history=self.exclude_history, data=data),
-            "Popularity": popularity(split, samples, name=self.split, exclude_history=self.exclude_history, data=data),
-            stage.upper(): result,
+            "chance": chance(split, samples, name=self.split, **options),
+            "Popularity": popularity(split, samples, name=self.split, **options),
         }
-        rows = [Row.of(name, **{self.split: outcome}) for name, outcome in rivals.items()]
-        say(results_table(rows, metric_names()))
+        table = rivals | {stage.upper(): result}
+        say(results_table([Row.of(name, **{self.split: made}) for name, made in table.items()], metric_names()))
         if self.depths:
-            say(depth_table(result))
+            say("\n" + depth_table(result, rivals=rivals))
         if self.groups:
-            say(subgroup_table(result))
+            say("\n" + subgroup_table(table))
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.out, result.to_dict())
+            found = result.to_dict() | {"rivals": {name: rival.to_dict() for name, rival in rivals.items()}}
+            write_json(self.out, found)
+
+
+def check_depths(model: Recommender, depths: Sequence[int]) -> None:
+    """Refuse depths that a model cannot answer at.
+
+    Raises:
+        InputError: where the model has no loop.
+    """
+    from latentloop.recurrence import SinglePass
+
+    if isinstance(model.encoder, SinglePass) and set(depths) - {1}:
+        raise InputError("the base model has no loop and answers at depth 1 only: choose another --stage")
 
 
 def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = None) -> tuple[Recommender, Split, str]:
@@ -104,6 +128,7 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     """
     from latentloop.commands.model_options import ModelOptions
     from latentloop.commands.options import DataOptions
+    from latentloop.commands.saved import saved_options
     from latentloop.data.store import load_saved_interactions
     from latentloop.recommender import Recommender
 
@@ -111,10 +136,10 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     path = run.model_path(chosen)
     if not (path / "config.json").is_file():
         raise InputError(f"{run.path} holds no {chosen} model yet: train it further with --resume, or choose --stage")
-    try:
-        options, model = DataOptions(**run.config()["data"]), ModelOptions(**run.config()["model"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{run.config_path} is damaged: {error}") from None
+    options = saved_options(DataOptions, run.config(), "data", run.config_path)
     split = options.divide(load_saved_interactions(run.data_path))
-    own = None if encoder is None else model.own_encoder(encoder, loop=chosen != "base")
+    own = None
+    if encoder is not None:
+        model = saved_options(ModelOptions, run.config(), "model", run.config_path)
+        own = model.own_encoder(encoder, loop=chosen != "base")
     return Recommender.from_pretrained(path, encoder=own), split, chosen

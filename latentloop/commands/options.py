@@ -40,7 +40,7 @@ class DataOptions:
         from latentloop.data.readers import load_interactions
 
         if self.k_core < 0:
-            raise InputError(f"--k-core must be at least 0, got {self.k_core}")
+            raise InputError(f"k_core must be at least 0, got {self.k_core}")
         interactions = load_interactions(
             source, user=self.user, item=self.item, timestamp=self.timestamp, format=self.format
         )
@@ -122,6 +122,8 @@ class RPTOptions:
         """The objective."""
         from latentloop.objectives import RPT, NDCGReward, RecallReward
 
+        if self.reward_cutoff < 1:
+            raise InputError(f"reward_cutoff must be a whole number of at least 1, got {self.reward_cutoff}")
         reward = RecallReward(self.reward_cutoff) if self.reward == "recall" else NDCGReward(self.reward_cutoff)
         return RPT(
             rollouts=self.rollouts,

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from latentloop.commands.places import Device, check_output, choose_device
+from latentloop.commands.requests import SUFFIXES, read_requests
 from latentloop.errors import InputError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from latentloop.recommend import Recommendations
 
 __all__ = ["Recommend"]
-
-_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Recommend:
 
     The input (CSV, JSON Lines or Parquet) has a column `user`, a column `history`, or both. `history` holds item ids,
     oldest first: a list, or in CSV separated by spaces. Without it, each `user` is looked up in the data the run was
-    trained on. The output has the columns user, rank, item and score, best first.
+    trained on; users and items that the run does not know are skipped with a warning. The output has the columns user, rank, item and score, best first.
     """
 
     run_directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -51,26 +49,34 @@ class Recommend:
     deny: Path | None = None
     """A text file of item ids, one a line: these never are."""
     strict: bool = False
-    """An unknown item is an error, not a warning."""
+    """An unknown user or item is an error, not a warning."""
+    device: Device | None = None
+    """Where to compute; the best there is when not given."""
     overwrite: bool = False
     """Replace the output file if it is there."""
 
     def run(self) -> None:
         """Carry it out."""
-        from latentloop.commands.evaluate import open_run
+        from latentloop.commands.evaluate import check_depths, open_run
+        from latentloop.item_ids import ItemIds
         from latentloop.run_directory import RunDirectory
 
-        if self.out.suffix not in _SUFFIXES:
-            raise InputError(f"--out must end in {', '.join(_SUFFIXES)}, got {self.out}")
-        if self.out.exists() and not self.overwrite:
-            raise InputError(f"{self.out} already exists: replace it with --overwrite, or choose another --out")
+        if self.out.suffix not in SUFFIXES:
+            raise InputError(f"--out must end in {', '.join(SUFFIXES)}, got {self.out}")
+        check_output(self.out, overwrite=self.overwrite)
+        device = choose_device(self.device)
         run = RunDirectory.open(self.run_directory)
-        users, histories = _read(self.input)
+        asked = read_requests(self.input)
         model, split, _ = open_run(run, self.stage, self.encoder)
-        found = model.recommend(
-            histories,
-            users=users if histories is None else None,
-            data=split.interactions if histories is None else None,
+        check_depths(model, () if self.depth is None else (self.depth,))
+        data = split.interactions
+        items = ItemIds(data.item_ids) if model.item_ids is None else model.item_ids
+        asked = asked.known(ItemIds(data.user_ids, name="user_ids"), items, strict=self.strict)
+        by_history = asked.histories is not None
+        found = model.to(device).recommend(
+            asked.histories,
+            users=None if by_history else asked.users,
+            data=None if by_history else data,
             k=self.k,
             depth=self.depth,
             exclude_history=not self.include_history,
@@ -78,53 +84,7 @@ class Recommend:
             deny=_lines(self.deny),
             strict=self.strict,
         )
-        _write(self.out, users if users is not None else list(range(1, len(found) + 1)), found)
-
-
-def _read(path: Path) -> tuple[list[Any] | None, list[list[Any]] | None]:
-    """The columns `user` and `history`, None for one that is not there."""
-    from pyarrow import ArrowException, csv, parquet
-    from pyarrow import json as arrow_json
-
-    if path.suffix not in _SUFFIXES:
-        raise InputError(f"--input must end in {', '.join(_SUFFIXES)}, got {path}")
-    if not path.is_file():
-        raise InputError(f"--input: there is no file {path}")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty: it needs a column `user` or `history`")
-    table: pa.Table
-    try:
-        if path.suffix == ".csv":
-            import pyarrow as pa
-
-            text = {"user": pa.string(), "history": pa.string()}
-            # an empty line is a row of its own: the answer keeps the rows' order
-            parse = csv.ParseOptions(ignore_empty_lines=False)
-            table = csv.read_csv(
-                path,
-                parse_options=parse,
-                convert_options=csv.ConvertOptions(column_types=text, strings_can_be_null=False),
-            )
-        else:
-            table = arrow_json.read_json(path) if path.suffix == ".jsonl" else parquet.read_table(path)
-        names = table.column_names
-    except (ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    if "user" not in names and "history" not in names:
-        raise InputError(f"{path} needs a column `user` or `history`, found {', '.join(names)}")
-    for name in ("user", "history"):
-        if names.count(name) > 1:
-            raise InputError(f"{path} has {names.count(name)} columns named {name}, expected one")
-    users = table["user"].to_pylist() if "user" in names else None
-    if users is not None and None in users:
-        raise InputError(f"{path}: row {users.index(None) + 1} has no user")
-    if "history" not in names:
-        return users, None
-    histories = [history.split() if isinstance(history, str) else history for history in table["history"].to_pylist()]
-    for row, history in enumerate(histories, start=1):
-        if not isinstance(history, list) or not all(isinstance(item, str | int) for item in history):
-            raise InputError(f"{path}: row {row}: history must be a list of item ids, got {history!r}")
-    return users, histories
+        _write(self.out, asked.users if asked.users is not None else list(range(1, len(found) + 1)), found)
 
 
 def _write(path: Path, users: list[Any], found: Recommendations) -> None:

@@ -12,6 +12,7 @@ import tyro
 
 from latentloop.commands.model_options import ModelOptions
 from latentloop.commands.options import DataOptions, RPTOptions, SPTOptions, TrainingOptions
+from latentloop.commands.places import Device, choose_device
 
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
@@ -43,7 +44,7 @@ class Train:
     """Continue an interrupted run."""
     overwrite: bool = False
     """Replace a run that is there."""
-    device: Literal["cpu", "cuda"] | None = None
+    device: Device | None = None
     """Where to train; the best there is when not given."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the blocks in bfloat16; scores stay float32."""
@@ -57,6 +58,7 @@ class Train:
         """Carry it out."""
         from latentloop.run_directory import RunDirectory
 
+        choose_device(self.device)
         RunDirectory.check(self.out, self.config(), resume=self.resume, overwrite=self.overwrite)
         prepared = RunDirectory(self.out).data_path
         # a run that is resumed needs its source no more

@@ -35,8 +35,9 @@ def k_core(interactions: Interactions, k: int) -> Interactions:
         rows = rows[keep]
     if not len(rows):
         raise InputError(
-            f"k: no user is left after the {k}-core of {interactions.num_users} users and "
-            f"{interactions.num_items} items; use a smaller k, or 1 to keep everything"
+            f"no user is left after the {k}-core of {interactions.num_users} users and "
+            f"{interactions.num_items} items: use a smaller core, or 1 to keep everything",
+            settings=("k_core",),
         )
     kept_users, kept_items = np.flatnonzero(users >= k), np.flatnonzero(items >= k)
     if len(kept_users) == interactions.num_users and len(kept_items) == interactions.num_items:

@@ -43,7 +43,8 @@ def load_interactions(
 
     Exact duplicates (same user, item and time) are dropped where rows carry timestamps; nothing else is filtered.
     Rows of equal time keep the order of the source, and without timestamps its order is the order in time. Integer
-    ids stay integers and text stays text; in text files, ids that are all plain integers become integers.
+    ids stay integers and text stays text; in text files, ids that are all plain integers become integers. Numbers of
+    time stay as they are, dates (ISO 8601 text, or a table's own type) become seconds since 1970 in UTC.
 
     Args:
         source: a path (CSV, TSV, Parquet, JSON Lines, RecBole's `.inter`, or `.txt` lines of `user item item ...`,
@@ -91,7 +92,10 @@ def _format_of(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     if suffixes and suffixes[-1] in _BY_SUFFIX:
         return _BY_SUFFIX[suffixes[-1]]
-    raise InputError(f"{path}: the name does not tell the format; pass format= (one of {', '.join(FORMATS)})")
+    raise InputError(
+        f"{path}: the name does not tell the format; name the format, one of {', '.join(FORMATS)}",
+        settings=("format",),
+    )
 
 
 def _read(path: Path, wanted: Wanted, format: str) -> Log:

@@ -78,7 +78,7 @@ class Samples:
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
-            raise InputError(f"max_length: {self.max_length}, expected at least 1")
+            raise InputError(f"max_length must be at least 1, got {self.max_length}")
         if self.rows is None:
             object.__setattr__(self, "rows", torch.arange(len(self.user), device=self.user.device))
         if not len(self.user) == len(self.end) == len(self.rows):

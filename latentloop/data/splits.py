@@ -123,7 +123,10 @@ def global_time(interactions: Interactions, max_length: int = 20, validation: fl
         InputError: no timestamps, shares that leave nothing, or a part without samples.
     """
     if interactions.timestamp is None:
-        raise InputError("interactions: no timestamps; a global-time split needs them, use leave_one_out instead")
+        raise InputError(
+            "interactions: no timestamps; a global-time split needs them, use leave-one-out instead",
+            settings=("split", "timestamp"),
+        )
     if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
         raise InputError(f"validation, test: {validation} and {test}, expected two shares that sum to less than 1")
     time, count = interactions.timestamp, len(interactions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -16,40 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
+import torch
 
 from latentloop.cli import main
 from latentloop.data.synthetic import synthetic_log
+from tests.cli.worlds import KEEP, QUICK, asked, binary, log, made, read
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ["--epochs", "2", "--rpt-epochs", "1", "--dim", "16", "--pre-layers", "1", "--core-layers", "1", "--inner", "32",
-         "--batch-size", "256", "--device", "cpu"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CSV of interactions with text ids."""
-    log = synthetic_log(num_users=150, num_items=60, seed=3)
-    path = tmp_path_factory.mktemp("source") / "log.csv.gz"
-    rows = ["who,what,timestamp"]
-    for place, (user, item) in enumerate(zip(log.user.tolist(), log.item.tolist(), strict=True)):
-        rows.append(f"u{user},item-{item},{place}")
-    path.write_bytes(gzip.compress("\n".join(rows).encode()))
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run whose source is gone."""
-    folder = tmp_path_factory.mktemp("run")
-    moved = folder / "copy.csv.gz"
-    shutil.copy(source, moved)
-    out = folder / "run"
-    columns = ["--user", "who", "--item", "what"]
-    assert main(["train", str(moved), "--out", str(out), "--with-base", *columns, *QUICK]) == 0
-    moved.unlink()
-    return out
 
 
 def test_train_writes_the_whole_run(run: Path) -> None:
@@ -81,9 +54,25 @@ def test_evaluate_from_another_directory(
     command = ["evaluate", str(run), "--split", "validation", "--depths", "1", "2", "8", "--groups", "--out", "e.json"]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "Popularity" in printed and "history length" in printed and "target popularity" in printed
+    results, _, depths, _, groups, _ = printed.split("\n\n")
+    titles, _, *lines = (re.split(r" {2,}", line.strip()) for line in results.splitlines())
+    chosen = [titles.index(f"validation {metric}@10") + 1 for metric in ("Recall", "NDCG")]
+    rows = {line[0]: [line[place] for place in chosen] for line in lines}
+    assert list(rows)[:2] == ["chance", "Popularity"]
+    curve = {line.split()[0]: line.split()[1:] for line in depths.splitlines()[2:]}
+    assert list(curve) == ["chance", "Popularity", "1", "2", "4*", "8"]
+    assert {name: curve[name] for name in ("chance", "Popularity")} == {n: rows[n] for n in ("chance", "Popularity")}
+    named = [re.split(r" {2,}", line) for line in groups.splitlines()[2:]]
+    models = [line[2] for line in named]
+    assert len(models) >= 12 and models == ["chance", "Popularity", models[2]] * (len(models) // 3)
+    assert {line[0].rsplit(maxsplit=1)[0] for line in named} == {"history length", "target popularity"}
+    assert {line[3] for line in named if line[2] == "chance"} == {rows["chance"][0]}
     result = json.loads(Path("e.json").read_text())
     assert sorted(map(int, result["per_depth"])) == [1, 2, 4, 8]
+    assert [f"{result['rivals'][n]['metrics']['recall@10']:.4f}" for n in ("chance", "Popularity")] == [
+        rows[n][0] for n in ("chance", "Popularity")
+    ]
+    assert main([*command, "--overwrite"]) == 0
     best = max(
         line["ndcg@10"]
         for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
@@ -122,15 +111,6 @@ def test_recommend_for_histories_and_lists(run: Path, tmp_path: Path) -> None:
     assert {row["item"] for row in rows if row["user"] == "cold"} == {"item-2", "item-5", "item-7"}
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        return pq.read_table(path).to_pylist()
-    if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    names, *rows = [line.replace('"', "").split(",") for line in path.read_text().splitlines()]
-    return [dict(zip(names, row, strict=True)) for row in rows]
-
-
 def test_prepare_then_train(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepared = tmp_path / "prepared"
     columns = ["--user", "who", "--item", "what"]
@@ -156,6 +136,63 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     "a mistyped path": (lambda t, _: ["train", "owner/data-set", "--out", str(t / "r")], "owner/data-set"),
     "an empty file": (lambda t, _: ["train", made(t / "e.csv", ""), "--out", str(t / "r")], "e.csv"),
     "unknown columns": (lambda t, _: ["train", made(t / "c.csv", "a,b\n1,2\n"), "--out", str(t / "r")], "'a', 'b'"),
+    "no column of items": (
+        lambda t, _: ["train", made(t / "c.csv", "user,b\n1,2\n"), "--out", str(t / "r")], "(--item)"
+    ),
+    "a column that is not there": (
+        lambda t, _: ["train", log(t), "--out", str(t / "r"), "--user", "who"], "(--user)"
+    ),
+    "no times for a global split": (
+        lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--split", "global-time"], "(--split, --timestamp)"
+    ),
+    "a name that tells no format": (
+        lambda t, _: ["train", made(t / "log.dat", "user,item\n1,2\n"), "--out", str(t / "r")], "(--format)"
+    ),
+    "an unknown category": (lambda t, _: ["train", "amazon-2023:Toys", "--out", str(t / "r")], "Toys_and_Games"),
+    "a length of 0": (
+        lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--max-length", "0"], "--max-length must"
+    ),
+    "a deviation below 0": (
+        lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--state-std", "-1"], "--state-std must"
+    ),
+    "no layers": (
+        lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--core-layers", "0"], "--core-layers must"
+    ),
+    "a cut of the reward below 1": (
+        lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--reward-cutoff", "0"], "--reward-cutoff must"
+    ),
+    "a device that is not there": (
+        lambda t, run: ["evaluate", str(run), "--device", "cuda"], "--device is cuda"
+    ),
+    "no device to recommend on": (
+        lambda t, run: ["recommend", str(run), *asked(t), "--device", "cuda"], "--device is cuda"
+    ),
+    "no device to train on": (
+        lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--device", "cuda"], "--device is cuda"
+    ),
+    "a depth without a loop": (
+        lambda t, run: ["evaluate", str(run), "--stage", "base", "--depths", "2"], "choose another --stage"
+    ),
+    "evaluate over something": (
+        lambda t, run: ["evaluate", str(run), "--out", made(t / "e.json", "mine")], "--overwrite"
+    ),
+    "recommend over something": (
+        lambda t, run: ["recommend", str(run), *asked(t)[:2], "--out", made(t / "a.csv", "mine")], "--overwrite"
+    ),
+    "evaluate into a folder": (
+        lambda t, run: ["evaluate", str(run), "--out", str(t), "--overwrite"], "is a folder"
+    ),
+    "an unknown item in a list, strictly": (
+        lambda t, run: ["recommend", str(run), *asked(t), "--deny", made(t / "d.txt", "nope\n"), "--strict"], "(--deny)"
+    ),
+    "an unknown user, strictly": (
+        lambda t, run: ["recommend", str(run), *asked(t, "user\nu1\nnobody\n"), "--strict"],
+        "asked.csv: line 3: unknown user 'nobody'",
+    ),
+    "an unknown item on a line, strictly": (
+        lambda t, run: ["recommend", str(run), *asked(t, "user,history\nx,item-1\ny,item-1 nope\n"), "--strict"],
+        "asked.csv: line 3: unknown item 'nope'",
+    ),
     "a row that does not parse": (
         lambda t, _: ["train", made(t / "p.csv", "user,item,timestamp\n1,2,3\n1,2\n"), "--out", str(t / "r")],
         "3",
@@ -166,63 +203,42 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     ),
     "no user left": (
         lambda t, _: ["train", made(t / "f.csv", "user,item\n1,2\n1,3\n1,4\n"), "--out", str(t / "r")],
-        "core",
+        "(--k-core)",
     ),
     "an --out that exists": (lambda t, run: ["train", "x.csv", "--out", str(run)], "--resume"),
     "an --out that is something else": (lambda t, _: ["train", log(t), "--out", str(t), "--overwrite"], "not a run"),
     "other options on --resume": (
         lambda t, run: ["train", "x.csv", "--out", str(run), "--resume", "--seed", "9"], "was"
     ),
-    "a negative depth": (lambda t, run: ["recommend", str(run), *asked(t), "--depth", "-1"], "depth"),
+    "a negative depth": (lambda t, run: ["recommend", str(run), *asked(t), "--depth", "-1"], "--depth must"),
     "depth 0 in a curve": (lambda t, run: ["evaluate", str(run), "--depths", "0"], "at least 1"),
-    "k above the catalog": (lambda t, run: ["recommend", str(run), *asked(t), "--k", "61"], "the size of the catalog"),
+    "k above the catalog": (lambda t, run: ["recommend", str(run), *asked(t), "--k", "61"], "--k must lie in 1..58"),
     "an unknown item, strictly": (
         lambda t, run: ["recommend", str(run), *asked(t, "user,history\nx,item-1 nope\n"), "--strict"], "nope"
     ),
-    "an unknown user": (lambda t, run: ["recommend", str(run), *asked(t, "user\nnobody\n")], "nobody"),
+    "nobody but unknown users": (lambda t, run: ["recommend", str(run), *asked(t, "user\nnobody\n")], "nobody"),
     "neither user nor history": (lambda t, run: ["recommend", str(run), *asked(t, "name\nx\n")], "history"),
     "a run that is none": (lambda t, _: ["evaluate", str(t)], "config.json"),
     "prepare over something": (lambda t, run: ["prepare", "x.csv", "--out", str(run)], "--overwrite"),
     "a mean depth of 0": (
-        lambda t, _: ["train", log(t), "--out", str(t / "r"), "--mean-depth", "0", "--k-core", "0"], "mean_depth"
+        lambda t, _: ["train", log(t), "--out", str(t / "r"), "--mean-depth", "0", "--k-core", "0"], "--mean-depth must"
     ),
-    "epochs below 0": (lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--epochs", "-1"], "epochs"),
+    "epochs below 0": (lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--epochs", "-1"], "--epochs must"),
     "a rate of nan": (
-        lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--learning-rate", "nan"], "learning_rate"
+        lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--learning-rate", "nan"], "--learning-rate must"
     ),
     "a later stage's batch size": (
-        lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--rpt-batch-size", "0"], "rpt_batch_size"
+        lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--rpt-batch-size", "0"], "--rpt-batch-size must"
     ),
-    "a cut of 0": (lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--cut", "0"], "cut"),
+    "a cut of 0": (lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--cut", "0"], "--cut must"),
     "two columns of one name": (lambda t, run: ["recommend", str(run), *asked(t, "user,user\nu1,u2\n")], "2 columns"),
     "a list that is not text": (
         lambda t, run: ["recommend", str(run), *asked(t), "--deny", binary(t / "deny.txt")], "UTF-8"
     ),
     "heads that do not divide": (
-        lambda t, _: ["train", log(t), "--out", str(t / "r"), "--heads", "3", "--k-core", "0"], "heads"
+        lambda t, _: ["train", log(t), "--out", str(t / "r"), "--heads", "3", "--k-core", "0"], "--heads must"
     ),
 }  # fmt: skip
-
-
-def made(path: Path, text: str) -> str:
-    path.write_text(text)
-    return str(path)
-
-
-def binary(path: Path) -> str:
-    path.write_bytes(b"\xff\xfe\x00")
-    return str(path)
-
-
-KEEP = ["--k-core", "0"]
-
-
-def log(folder: Path) -> str:
-    return made(folder / "log.csv", "user,item\n" + "".join(f"{u},{i}\n" for u in range(5) for i in range(5)))
-
-
-def asked(folder: Path, text: str = "user\nu1\n") -> list[str]:
-    return ["--input", made(folder / "asked.csv", text), "--out", str(folder / "answer.csv")]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -233,6 +249,7 @@ def test_a_mistake_is_one_line_and_code_2(
         raise AssertionError("reached for the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments, named = MISTAKES[mistake]
     command = arguments(tmp_path, run)
     given = {path.name for path in tmp_path.iterdir()}
@@ -274,10 +291,77 @@ def test_a_corrupted_checkpoint_is_one_line(run: Path, tmp_path: Path, capsys: p
     assert "model.safetensors" in capsys.readouterr().err
 
 
-def test_an_unknown_item_is_skipped_with_a_warning(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    out = ["--input", made(tmp_path / "a.csv", "user,history\nx,item-1 nope\n"), "--out", str(tmp_path / "o.csv")]
+def test_an_unknown_item_is_skipped_with_a_warning(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = 'user,history\n"x\ny",item-1\nz,item-1 nope\n'  # a quoted line break: the third line is no record
+    out = ["--input", made(tmp_path / "a.csv", rows), "--out", str(tmp_path / "o.jsonl")]
     assert main(["recommend", str(run), *out]) == 0
-    assert len(read(tmp_path / "o.csv")) == 10
+    assert len(read(tmp_path / "o.jsonl")) == 20
+    assert "a.csv: skipped 1 unknown item(s): 'nope' (line 4)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "warned"),
+    [
+        ("a.csv", "user\nu3\nnobody\nu7\n", "skipped 1 unknown user(s): 'nobody' (line 3)"),
+        ("a.csv", "user\nx\n\nu3\ny\nu7\n", "skipped 3 unknown user(s): 'x' (line 2), '' (line 3), 'y' (line 5)"),
+        ("a.jsonl", '{"user": "u3"}\n\n{"user": "nobody"}\n{"user": "u7"}\n', "'nobody' (line 3)"),
+        (
+            "a.csv",
+            "user\nu3\nu7\n" + "".join(f"new{n}\n" for n in range(7)),
+            "7 unknown user(s): 'new0' (line 4), 'new1' (line 5), 'new2' (line 6), 'new3' (line 7), 'new4' (line 8) "
+            "and 2 more",
+        ),
+    ],
+)
+def test_unknown_users_are_skipped_with_a_warning(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, rows: str, warned: str
+) -> None:
+    known = tmp_path / "known.csv"
+    for path, text in ((tmp_path / name, rows), (tmp_path / "k.csv", "user\nu3\nu7\n")):
+        out = known if path.name == "k.csv" else tmp_path / "o.csv"
+        assert main(["recommend", str(run), "--input", made(path, text), "--k", "3", "--out", str(out)]) == 0
+    assert (tmp_path / "o.csv").read_bytes() == known.read_bytes()
+    assert warned in capsys.readouterr().err
+
+
+DAMAGE: list[tuple[str, Any, str]] = [
+    ("max_length", "20", "data.max_length must be a whole number, found '20'"),
+    ("max_length", True, "data.max_length must be a whole number"),
+    ("max_length", -3, "max_length must be at least 1"),
+    ("k_core", 5.0, "data.k_core must be a whole number"),
+    ("split", "random", "data.split must be 'leave-one-out' or 'global-time', found 'random'"),
+    ("user", 7, "data.user must be text or null"),
+    ("colour", "red", "data.colour is no option of this release"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "message"), DAMAGE)
+@pytest.mark.parametrize("command", ["evaluate", "recommend"])
+def test_a_damaged_configuration_is_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, option: str, value: Any, message: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["data"][option] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    assert main([command, str(copy), *(asked(tmp_path) if command == "recommend" else [])]) == 2
+    complaint = capsys.readouterr().err
+    assert message in complaint and len(complaint.splitlines()) == 1
+    config["data"] = [1]
+    (copy / "config.json").write_text(json.dumps(config))
+    assert main(["evaluate", str(copy)]) == 2
+    assert "data must be an object" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "recommend"])
+def test_commands_take_a_device(run: Path, tmp_path: Path, device: torch.device, command: str) -> None:
+    given = ["--input", made(tmp_path / "a.csv", "user\nu3\n")] if command == "recommend" else []
+    out = tmp_path / ("o.csv" if command == "recommend" else "o.json")
+    assert main([command, str(run), *given, "--out", str(out), "--device", device.type]) == 0
+    assert out.is_file()
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["recommend"], ["prepare"], ["demo"]])
@@ -300,6 +384,43 @@ def test_options_are_read_before_torch_is_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
 
+# a test run in the background inherits an ignored SIGINT, which Python would leave ignored
+LISTENING = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+
+@pytest.mark.parametrize(
+    "module", ["tyro", "torch", "numpy", "latentloop.training", "latentloop.data.store", "accelerate"]
+)
+def test_ctrl_c_while_modules_are_imported_is_one_line(run: Path, tmp_path: Path, module: str) -> None:
+    """Each of them takes a while on a cold disk; here the signal comes the moment its import begins."""
+    interrupted = f"""{LISTENING}
+class Signal:
+    def find_spec(name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(Signal)
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Signal)
+from latentloop.cli import main
+sys.exit(main())"""
+    command = ["train", str(run / "data"), "--out", str(tmp_path / "run"), *QUICK]
+    done = subprocess.run([sys.executable, "-c", interrupted, *command], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 130
+    said = [line for line in done.stderr.decode().splitlines() if not line.startswith(("data:", "split:"))]
+    assert len(said) == 1 and said[0].startswith("latentloop: interrupted")
+
+
+def test_a_reader_that_leaves_early_ends_the_command_quietly(run: Path) -> None:
+    script = "import sys; from latentloop.cli import main; sys.exit(main())"
+    for command in (["train", "--help"], ["evaluate", str(run)]):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        complaint = process.stderr.read()
+        assert (process.wait(), complaint) == (141, b"")
+
+
 def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_bits(source: Path, tmp_path: Path) -> None:
     """A real process, a real signal."""
     command = [
@@ -307,9 +428,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_bits(source: Path, tmp_pat
         *["--epochs", "12", "--rpt-epochs", "0", "--patience", "12"],
     ]
     out, whole = tmp_path / "run", tmp_path / "whole"
-    # a test run in the background inherits an ignored SIGINT, which Python would leave ignored
-    listening = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    script = [sys.executable, "-c", f"{listening}; from latentloop.cli import main; sys.exit(main())", *command]
+    script = [sys.executable, "-c", f"{LISTENING}; from latentloop.cli import main; sys.exit(main())", *command]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*script, "--out", str(out)], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
+from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from latentloop.data import amazon, load_interactions
@@ -20,6 +23,7 @@ CONTENT = "user_id,parent_asin,rating,timestamp\nAEB,B01,5.0,1500000002000\nAEA,
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
     """What was asked of the hub; it answers with a small file of the same layout."""
     calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(amazon, "_ask_once", lambda _: None)
     (tmp_path / "local.csv").write_text(CONTENT)
 
     def fake(**request: Any) -> str:
@@ -87,7 +91,7 @@ def test_a_mistyped_path_never_reaches_the_hub(asked: list[dict[str, Any]], sour
     assert asked == []
 
 
-@pytest.mark.parametrize("category", ["", "../secrets", "Video Games", "a/b"])
+@pytest.mark.parametrize("category", ["", "../secrets", "Video Games", "a/b", "NoSuchCategory", "video_games"])
 def test_what_cannot_be_a_category_is_refused_at_once(asked: list[dict[str, Any]], category: str) -> None:
     with pytest.raises(InputError, match="no category of that name"):
         load_interactions(f"amazon-2023:{category}")
@@ -97,7 +101,7 @@ def test_what_cannot_be_a_category_is_refused_at_once(asked: list[dict[str, Any]
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (EntryNotFoundError("404"), "has no file benchmark/5core/rating_only/Vidoe_Games.csv"),
+        (EntryNotFoundError("404"), "has no file benchmark/5core/rating_only/Software.csv"),
         (LocalEntryNotFoundError("offline"), "the hub cannot be reached"),
         (ConnectionError("refused\nby the peer"), r"the download failed \(refused\)"),
     ],
@@ -106,7 +110,40 @@ def test_a_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch, error: E
     def fail(**_: Any) -> str:
         raise error
 
+    monkeypatch.setattr(amazon, "_ask_once", lambda _: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     with pytest.raises(InputError, match=message) as caught:
-        load_interactions("amazon-2023:Vidoe_Games")
+        load_interactions("amazon-2023:Software")
     assert "\n" not in str(caught.value)
+
+
+def test_a_near_miss_is_told_what_was_meant() -> None:
+    with pytest.raises(InputError, match="did you mean amazon-2023:Video_Games"):
+        load_interactions("amazon-2023:Vidoe_Games")
+
+
+def test_a_hub_out_of_reach_is_one_line_within_seconds_and_no_noise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    began = time.monotonic()
+    with pytest.raises(InputError, match="the hub cannot be reached"):
+        load_interactions("amazon-2023:Software")
+    assert time.monotonic() - began < 10
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_cached_file_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(_: str) -> None:
+        raise AssertionError("asked the hub")
+
+    (tmp_path / "local.csv").write_text(CONTENT)
+    monkeypatch.setattr(amazon, "_ask_once", refuse)
+    for name in ("try_to_load_from_cache", "hf_hub_download"):
+        monkeypatch.setattr(huggingface_hub, name, lambda *_, **__: str(tmp_path / "local.csv"))
+    assert len(load_interactions("amazon-2023:Software")) == 3

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +215,59 @@ def test_the_format_can_be_given(tmp_path: Path) -> None:
         load_interactions(tmp_path / "log.dat", format="xml")
 
 
-def test_dates_of_typed_sources_are_times() -> None:
+MOMENTS = st.datetimes(datetime(1700, 1, 1), datetime(2250, 1, 1))  # whose microseconds float64 counts exactly
+
+
+def seconds_since_1970(moment: datetime) -> int | float:
+    """By the calendar alone."""
+    days = moment.toordinal() - date(1970, 1, 1).toordinal()
+    whole = days * 86400 + moment.hour * 3600 + moment.minute * 60 + moment.second
+    return (whole * 10**6 + moment.microsecond) / 10**6 if moment.microsecond else whole
+
+
+@given(
+    moments=st.lists(MOMENTS, min_size=1, max_size=8),
+    style=st.sampled_from(["day", " ", "T", "Z", "+02:00", "-0530"]),
+    fractions=st.booleans(),
+    suffix=st.sampled_from(["csv", "jsonl"]),
+)
+def test_dates_as_text_are_seconds_in_utc(
+    folder: Path, moments: list[datetime], style: str, fractions: bool, suffix: str
+) -> None:
+    if style == "day":
+        moments = [moment.replace(hour=0, minute=0, second=0) for moment in moments]
+    moments = [moment if fractions and style != "day" else moment.replace(microsecond=0) for moment in moments]
+    ahead = {"+02:00": timedelta(hours=2), "-0530": -timedelta(hours=5, minutes=30)}.get(style, timedelta())
+    zone = style if style[0] in "Z+-" else ""
+    joint = " " if style == " " else "T"
+    written = [m.date().isoformat() if style == "day" else m.isoformat(sep=joint) + zone for m in moments]
+    rows = [("u", f"x{n}", text) for n, text in enumerate(written)]
+    content = delimited(rows, True, ",") if suffix == "csv" else jsonl(rows, True)
+    table = load_interactions(write(folder / f"dates.{suffix}", content, False))
+    assert table.timestamp is not None
+    assert table.timestamp.tolist() == sorted(seconds_since_1970(moment - ahead) for moment in moments)
+    assert table.timestamp.is_floating_point() == any(moment.microsecond for moment in moments)
+
+
+def test_dates_of_typed_sources_are_the_same_seconds(tmp_path: Path) -> None:
     days = pd.to_datetime(["2020-01-03", "2020-01-01"])
-    assert load_interactions(pd.DataFrame({"user": [1, 1], "item": [5, 6], "time": days})).item.tolist() == [2, 1]
+    frame = pd.DataFrame({"user": [1, 1], "item": [5, 6], "time": days})
+    tables = [frame, pa.table({"user": [1, 1], "item": [5, 6], "time": pa.array([18264, 18262], pa.date32())})]
+    tables += [frame.assign(time=days.tz_localize("UTC")), frame.assign(time=days.astype("datetime64[s]"))]
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    for source in (*tables, tmp_path / "a.csv"):
+        table = load_interactions(source)
+        assert table.timestamp is not None
+        assert (table.item.tolist(), table.timestamp.tolist()) == ([2, 1], [1577836800, 1578009600])
+
+
+@pytest.mark.parametrize("header", ["user,item,date", "User,Item,DateTime"])
+def test_a_date_column_is_the_time_where_there_is_no_other(tmp_path: Path, header: str) -> None:
+    (tmp_path / "a.csv").write_text(header + "\nu,a,2023-05-02\nu,b,2023-05-01\n")
+    assert load_interactions(tmp_path / "a.csv").item.tolist() == [2, 1]
+    (tmp_path / "b.csv").write_text(header + ",ts\nu,a,sunday,1\nu,b,monday,2\n")
+    table = load_interactions(tmp_path / "b.csv")
+    assert table.timestamp is not None and table.timestamp.tolist() == [1, 2]
 
 
 HEADER = b"user_id,item_id,timestamp\n"
@@ -228,6 +279,28 @@ MISTAKES: list[tuple[str, bytes, str]] = [
     ("a.csv", HEADER + b'u,1,1\n"v\n\nv",2,2\n\nw,3,3,9\n', "line 7: 4 fields, expected 3"),
     ("a.csv", HEADER + b"u,1,1\nv,2,soon\n", "line 3: 'timestamp' is 'soon', expected a number"),
     ("a.csv", HEADER + b"u,1,1\n\nv,2,\n", "line 4: 'timestamp' is '', expected a number"),
+    ("a.csv", HEADER + b"u,1,1\nv,2,2.5\nv,2,2023-05-01\n", "line 4: 'timestamp' is '2023-05-01', expected a number"),
+    (
+        "a.csv",
+        HEADER + b"u,1,2023-05-01\nv,2,2023-05-01 10:00\n\nv,2,1682899200\nv,3,x\n",
+        "line 5: 'timestamp' is '1682899200', expected a date without a zone, as in the first row",
+    ),
+    (
+        "a.csv",
+        HEADER + b"u,1,2023-05-01T10:00Z\nv,2,2023-05-01T10:00\n",
+        "line 3: 'timestamp' is '2023-05-01T10:00', expected a date with a zone",
+    ),
+    ("a.csv", HEADER + b"u,1,2023-02-28\nv,2,2023-02-30\n", "line 3: 'timestamp' is '2023-02-30'"),
+    (
+        "a.csv",
+        HEADER + b"u,1,May 1\nv,2,May 2\n",
+        "line 2: 'timestamp' is 'May 1', expected a number such as .*, or a date such as 2023-05-01T10:00:00Z",
+    ),
+    (
+        "a.jsonl",
+        b'{"user": 1, "item": 2, "ts": "2023-05-01"}\n{"user": 1, "item": 2, "ts": "x"}\n',
+        "line 2: 'ts' is 'x'",
+    ),
     ("a.csv", HEADER + b"u,1,1\nv,2,nan\n", "line 3: 'timestamp' is nan, expected a finite number"),
     ("a.csv", HEADER + b"u,1,1\nv,,2\n", "line 3: no value in column 'item_id'"),
     ("a.csv", HEADER + b"u,1,1\nv,2,2\n  ,3,2\n", "line 4: no value in column 'user_id'"),
@@ -237,13 +310,13 @@ MISTAKES: list[tuple[str, bytes, str]] = [
     (
         "a.csv",
         b"user,thing\nu,1\n",
-        "no column recognised as the item; name it with item=; columns found: 'user', 'thing'",
+        "no column recognised as the item; name the item column; columns found: 'user', 'thing'",
     ),
     ("a.csv", b"a,b\nu,1\n", "no column recognised as the user"),
     (
         "a.csv",
         b"user,item,user_id\nu,1,2\n",
-        r"2 columns could be the user \('user', 'user_id'\); say which with user=",
+        r"2 columns could be the user \('user', 'user_id'\); name the user column",
     ),
     ("a.csv", b"user,item,item\nu,1,2\n", r"2 columns could be the item \('item', 'item'\); rename one of them"),
     ("a.csv", b"user,item,time,ts\nu,1,2,3\n", "2 columns could be the timestamp"),
@@ -276,7 +349,7 @@ MISTAKES: list[tuple[str, bytes, str]] = [
     ("a.txt", b"1 2 3\n\n2\n3 4\n", "line 3: '2' is a user without items"),
     ("a.txt", b"1 2 3\n2 \xff\n", "line 2: bytes that are not UTF-8"),
     ("a.txt", b"user_id item_id timestamp\n1 2 3\n", "line 1: 'user_id item_id timestamp' looks like column names"),
-    ("a.txt", b"user_id,item_id\n1,2\n", "looks like column names, not `user item item ...`; pass format='csv'"),
+    ("a.txt", b"user_id,item_id\n1,2\n", "looks like column names, not `user item item ...`; name the format csv"),
     ("a.parquet", b"", "the file is empty"),
     ("a.parquet", b"PAR1 this is no parquet PAR1", "cannot be read as Parquet"),
 ]

@@ -105,7 +105,7 @@ def test_the_latest_histories_reach_to_the_newest_item_and_have_no_target(
 
 def test_samples_refuse_what_leaves_a_sequence() -> None:
     sequences = sequences_of([[1, 2, 3], [4, 5]])
-    with pytest.raises(InputError, match="max_length: 0"):
+    with pytest.raises(InputError, match="max_length must be at least 1, got 0"):
         Samples(sequences, torch.tensor([0]), torch.tensor([1]), 0)
     for user, end in ((0, 0), (1, 3), (0, 4), (1, 6)):
         with pytest.raises(InputError, match="empty or leaves"):

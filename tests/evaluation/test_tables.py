@@ -119,3 +119,30 @@ def test_the_subgroup_table_has_a_row_a_group() -> None:
         assert line.split()[-3:] == [
             str(group.size), f"{group.metrics['recall@10']:.4f}", f"{group.metrics['ndcg@10']:.4f}",
         ]  # fmt: skip
+
+
+def test_rivals_stand_on_top_of_the_depth_table() -> None:
+    split = random_split(0)
+    result = evaluate(WholeNumbers(split.num_items), split.test, depths=[1, 4])
+    rivals = {"chance": chance(split, split.test), "Popularity": popularity(split, split.test)}
+    plain, lines = depth_table(result, ("mrr",)).splitlines(), depth_table(result, ("mrr",), rivals=rivals).splitlines()
+    assert [line.split() for line in lines[2:4]] == [[n, f"{r.metrics['mrr']:.4f}"] for n, r in rivals.items()]
+    assert [line.split() for line in lines[4:]] == [line.split() for line in plain[2:]]
+
+
+def test_several_evaluations_stand_beneath_each_other_in_every_group() -> None:
+    split = random_split(0, users=40)
+    named = {made.__name__: made(split, split.test, subgroups=True) for made in (chance, popularity)}
+    lines = subgroup_table(named).splitlines()
+    assert lines[0].split() == ["group", "samples", "model", "Recall@10", "NDCG@10"]
+    found = [line.split()[-4:] for line in lines[2:-2]]
+    groups = range(len(named["chance"].subgroups))
+    assert found == [
+        [str(group.size), name, f"{group.metrics['recall@10']:.4f}", f"{group.metrics['ndcg@10']:.4f}"]
+        for place in groups
+        for name, made in named.items()
+        for group in [made.subgroups[place]]
+    ]
+    other = random_split(1, users=40)
+    with pytest.raises(InputError, match="the same groups"):
+        subgroup_table(named | {"other": popularity(other, other.test, subgroups=True)})

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from latentloop.data.formats.times import parse_times, seconds
 from latentloop.data.interactions import Id, Interactions
 from latentloop.errors import InputError
 
@@ -121,39 +122,30 @@ class Log:
         kind = column.type
         if pa.types.is_dictionary(kind):
             column, kind = column.cast(kind.value_type), kind.value_type
+        times: np.ndarray
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            column = self._parsed(column, name)
-        elif pa.types.is_date(kind):
-            column = column.cast(pa.timestamp("ms")).cast(pa.int64())
-        elif pa.types.is_timestamp(kind) or pa.types.is_integer(kind):
-            column = column.cast(pa.int64())
+            times = self._parsed(column, name)
+        elif pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+            times = seconds(column)
+        elif pa.types.is_integer(kind):
+            times = column.cast(pa.int64()).to_numpy()
         elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-            column = column.cast(pa.float64())
+            times = column.cast(pa.float64()).to_numpy()
         else:
-            raise InputError(f"{self.name}: column {name!r} holds {kind}, expected timestamps as numbers")
-        times: np.ndarray = column.to_numpy()
+            raise InputError(f"{self.name}: column {name!r} holds {kind}, expected timestamps as numbers or dates")
         if times.dtype.kind == "f" and not np.isfinite(times).all():
             row = int(np.flatnonzero(~np.isfinite(times))[0])
             raise InputError(f"{self.name}: {self.where(row)}: {name!r} is {times[row]}, expected a finite number")
         return times
 
-    def _parsed(self, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-        """Text to integers, or to floats where any is no integer."""
-        column = pc.ascii_trim_whitespace(column)
-        for kind in (pa.int64(), pa.float64()):
-            try:
-                return column.cast(kind)
-            except pa.ArrowInvalid:
-                continue
-        for row, text in enumerate(column.to_pylist()):
-            try:
-                pa.scalar(text).cast(pa.float64())
-            except pa.ArrowInvalid:
-                raise InputError(
-                    f"{self.name}: {self.where(row)}: {name!r} is {text!r}, expected a number such as "
-                    "seconds since 1970"
-                ) from None
-        raise InputError(f"{self.name}: column {name!r} cannot be read as numbers")
+    def _parsed(self, column: pa.ChunkedArray, name: str) -> np.ndarray:
+        times = parse_times(column)
+        if isinstance(times, tuple):
+            row, expected = times
+            raise InputError(
+                f"{self.name}: {self.where(row)}: {name!r} is {column[row].as_py()!r}, expected {expected}"
+            )
+        return times
 
 
 def _integers_if_all(values: pa.Array) -> pa.Array:

@@ -55,6 +55,8 @@ _KNOWN = {
         "timestamps",
     ),
 }
+# Looked for where none of the above is there: many tables have both a `timestamp` and its `date`, for people.
+_SECOND_CHOICE = {"timestamp": ("datetime", "date")}
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,11 @@ class Wanted:
         user, item = self._one(columns, "user", self.user, name), self._one(columns, "item", self.item, name)
         time = self._one(columns, "timestamp", self.timestamp, name)
         if user is None or item is None:
-            what, option = ("user", "user=") if user is None else ("item", "item=")
+            what = "user" if user is None else "item"
             raise InputError(
-                f"{name}: no column recognised as the {what}; name it with {option}; columns found: {_listed(columns)}"
+                f"{name}: no column recognised as the {what}; name the {what} column; "
+                f"columns found: {_listed(columns)}",
+                settings=(what,),
             )
         if len({user, item, time}) < 3:
             raise InputError(
@@ -106,19 +110,23 @@ class Wanted:
             found = [i for i, column in enumerate(columns) if column == given]
             found = found or [i for i, column in enumerate(columns) if column.partition(":")[0].strip() == given]
             if not found:
-                raise InputError(f"{name}: no column {given!r} ({what}=); columns found: {_listed(columns)}")
+                raise InputError(
+                    f"{name}: no column {given!r} for the {what}; columns found: {_listed(columns)}", settings=(what,)
+                )
         else:
             plain = [column.partition(":")[0].strip().lower() for column in columns]
             found = [i for i, column in enumerate(plain) if column in _KNOWN[what]]
+            found = found or [i for i, column in enumerate(plain) if column in _SECOND_CHOICE.get(what, ())]
             if {plain[i] for i in found} == {"asin", "parent_asin"} and len(found) == 2:
                 # Amazon Reviews 2023: variants of a product share the parent, which is the item there
                 found = [i for i in found if plain[i] == "parent_asin"]
         if len(found) > 1:
             twice = len({columns[i] for i in found}) < len(found)
-            advice = "rename one of them" if twice else f"say which with {what}="
+            advice = "rename one of them" if twice else f"name the {what} column"
             raise InputError(
                 f"{name}: {len(found)} columns could be the {what} "
-                f"({_listed([columns[i] for i in found])}); {advice}; columns found: {_listed(columns)}"
+                f"({_listed([columns[i] for i in found])}); {advice}; columns found: {_listed(columns)}",
+                settings=() if twice else (what,),
             )
         return found[0] if found else None
 

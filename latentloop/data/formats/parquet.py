@@ -40,7 +40,8 @@ def read_parquet(path: Path, wanted: Wanted) -> Log:
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); the file is damaged or "
-            "of another format (format=)"
+            "of another format: name the format",
+            settings=("format",),
         ) from error
     if not len(table):
         raise InputError(f"{path}: no rows, expected at least one interaction")

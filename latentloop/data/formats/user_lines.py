@@ -30,7 +30,10 @@ def read_user_lines(path: Path, wanted: Wanted) -> Log:
         InputError: column names were given, an empty file, a user without items, a header line.
     """
     if wanted.any:
-        raise InputError(f"{path}: the `user item item ...` format has no columns to name; for a table pass format=")
+        raise InputError(
+            f"{path}: the `user item item ...` format has no columns to name; for a table name its format",
+            settings=("format",),
+        )
     content = read_bytes(path)
     try:
         lines = content.decode("utf-8-sig").split("\n")
@@ -50,8 +53,9 @@ def read_user_lines(path: Path, wanted: Wanted) -> Log:
     if len(alone):
         line = lines[alone[0]].strip()[:60]
         raise InputError(
-            f"{path}: line {alone[0] + 1}: {line!r} is a user without items; remove the line, or pass "
-            "format= if this is no `user item item ...` file"
+            f"{path}: line {alone[0] + 1}: {line!r} is a user without items; remove the line, or name "
+            "the format if this is no `user item item ...` file",
+            settings=("format",),
         )
     words = tokens.values
     row = np.repeat(np.arange(len(numbers)), counts)
@@ -78,5 +82,6 @@ def _refuse_table(path: Path, line: str, number: int) -> None:
             continue
         raise InputError(
             f"{path}: line {number}: {line.strip()[:60]!r} looks like column names, not "
-            f"`user item item ...`; pass format={kind!r}"
+            f"`user item item ...`; name the format {kind}",
+            settings=("format",),
         )

@@ -1,0 +1,41 @@
+"""Where a command computes, and where it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from latentloop.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Device", "check_output", "choose_device"]
+
+Device = Literal["cpu", "cuda"]
+
+
+def choose_device(asked: Device | None) -> torch.device:
+    """The device that was asked for, or the best there is.
+
+    Raises:
+        InputError: for a device that is not there.
+    """
+    import torch
+
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise InputError("--device is cuda, but torch sees no CUDA device: choose cpu")
+    return torch.device(asked or ("cuda" if there else "cpu"))
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse a file that must not be written, before any work is done.
+
+    Raises:
+        InputError: where something is there and `overwrite` is not given, or it is no file.
+    """
+    if path.is_dir():
+        raise InputError(f"--out: {path} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} already exists: replace it with --overwrite, or choose another --out")

@@ -1,0 +1,162 @@
+"""Whom to recommend to: the rows of a file, and which of them a run can answer."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentloop.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from latentloop.item_ids import ItemIds
+
+__all__ = ["SUFFIXES", "Requests", "read_requests"]
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+_NAMED = 5  # unknown ids that a warning names
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The rows of a file, in its order.
+
+    Args:
+        path: the file.
+        users: ids of the column `user`, None where it is not there.
+        histories: item ids of the column `history`, oldest first, None where it is not there.
+    """
+
+    path: Path
+    users: list[Any] | None
+    histories: list[list[Any]] | None
+
+    def known(self, users: ItemIds, items: ItemIds, *, strict: bool) -> Requests:
+        """Without users that have no history here and none in the run, and without items that the model does not know.
+
+        Args:
+            users: the run's users.
+            items: the model's items.
+            strict: whether these are errors; otherwise they are skipped with a warning.
+
+        Raises:
+            InputError: (strict) for an unknown user or item; where no user is left.
+        """
+        if self.histories is not None:
+            unknown = [
+                (row, item)
+                for row, history in enumerate(self.histories)
+                for item in history
+                if items.number(item) is None
+            ]
+            self._complain("item", unknown, strict=strict)
+            return replace(self, histories=[[i for i in h if items.number(i) is not None] for h in self.histories])
+        asked = self.users or []
+        strangers = [(row, user) for row, user in enumerate(asked) if users.number(user) is None]
+        if asked and len(strangers) == len(asked):
+            raise InputError(f"{self.path}: the run knows none of its users: {self._listed(strangers)}")
+        self._complain("user", strangers, strict=strict)
+        return replace(self, users=[user for user in asked if users.number(user) is not None])
+
+    def _complain(self, what: str, unknown: list[tuple[int, Any]], *, strict: bool) -> None:
+        if unknown and strict:
+            row, name = unknown[0]
+            raise InputError(
+                f"{self.path}: {_place(self.path, row)}: unknown {what} {name!r}; without --strict it is skipped"
+            )
+        if unknown:
+            logger.warning("%s: skipped %d unknown %s(s): %s", self.path, len(unknown), what, self._listed(unknown))
+
+    def _listed(self, unknown: Sequence[tuple[int, Any]]) -> str:
+        named = ", ".join(f"{name!r} ({_place(self.path, row)})" for row, name in unknown[:_NAMED])
+        return named + (f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else "")
+
+
+def read_requests(path: Path) -> Requests:
+    """Read a CSV, JSON Lines or Parquet file with a column `user`, a column `history` or both.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: for a file that is missing, empty or damaged, without either column, or with a row that lacks a user
+            or whose history is no list.
+    """
+    from pyarrow import ArrowException
+
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"--input must end in {', '.join(SUFFIXES)}, got {path}")
+    if not path.is_file():
+        raise InputError(f"--input: there is no file {path}")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty: it needs a column `user` or `history`")
+    try:
+        table = _table(path)
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    names = table.column_names
+    if "user" not in names and "history" not in names:
+        raise InputError(f"{path} needs a column `user` or `history`, found {', '.join(names)}")
+    for name in ("user", "history"):
+        if names.count(name) > 1:
+            raise InputError(f"{path} has {names.count(name)} columns named {name}, expected one")
+    users = table["user"].to_pylist() if "user" in names else None
+    if users is not None and None in users:
+        raise InputError(f"{path}: {_place(path, users.index(None))}: no user")
+    if "history" not in names:
+        return Requests(path, users, None)
+    histories = [history.split() if isinstance(history, str) else history for history in table["history"].to_pylist()]
+    for row, history in enumerate(histories):
+        if not isinstance(history, list) or not all(isinstance(item, str | int) for item in history):
+            raise InputError(f"{path}: {_place(path, row)}: history must be a list of item ids, got {history!r}")
+    return Requests(path, users, histories)
+
+
+def _table(path: Path) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+    from pyarrow import json as arrow_json
+    from pyarrow import parquet
+
+    if path.suffix == ".csv":
+        text = {"user": pa.string(), "history": pa.string()}
+        return arrow_csv.read_csv(
+            path,
+            # an empty line is a row of its own: the answer keeps the rows' order
+            parse_options=arrow_csv.ParseOptions(ignore_empty_lines=False),
+            convert_options=arrow_csv.ConvertOptions(column_types=text, strings_can_be_null=False),
+        )
+    return arrow_json.read_json(path) if path.suffix == ".jsonl" else parquet.read_table(path)
+
+
+def _place(path: Path, row: int) -> str:
+    """Where row `row` (from 0) stands in the file, for people: lines count from 1, a CSV's header is line 1."""
+    if path.suffix == ".parquet":
+        return f"row {row + 1}"
+    starts = _csv_lines(path) if path.suffix == ".csv" else _json_lines(path)
+    return f"line {next(islice(starts, row, None))}"
+
+
+def _csv_lines(path: Path) -> Iterator[int]:
+    """The line on which each record begins, the header's left out."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        csv.field_size_limit(2**31 - 1)  # a history may be long
+        reader = csv.reader(file)
+        next(reader)
+        before = reader.line_num
+        for _ in reader:
+            yield before + 1
+            before = reader.line_num
+
+
+def _json_lines(path: Path) -> Iterator[int]:
+    with path.open(encoding="utf-8-sig") as file:
+        yield from (number for number, line in enumerate(file, start=1) if line.strip())

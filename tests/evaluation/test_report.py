@@ -1,0 +1,72 @@
+"""What the report says in words: whether post-training ran and won, and never more than one seed can tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from latentloop.backbones.sasrec import SASRec
+from latentloop.data.splits import leave_one_out
+from latentloop.data.synthetic import synthetic_log
+from latentloop.evaluation import Evaluation
+from latentloop.metrics import Ranks, metric_table
+from latentloop.recipes import build_recommender
+from latentloop.report import verdicts
+from latentloop.significance import caveat
+from latentloop.training import Fitted
+from latentloop.two_stage import Outcome, TwoStage, two_stage
+
+
+@pytest.fixture(scope="module")
+def without_rpt() -> TwoStage:
+    split = leave_one_out(synthetic_log(num_users=60, num_items=30, seed=1), 5)
+    model = build_recommender(SASRec(1, 1, heads=1, inner=8), split.num_items, dim=8, max_length=5)
+    return two_stage(model, split, epochs=1, rpt_epochs=0, device="cpu")
+
+
+def outcome(like: Outcome, rank: int, best_epoch: int, seeds: tuple[int, ...] = (0,)) -> Outcome:
+    """Every user's target ranked alike but for a little, so that any two outcomes differ beyond doubt."""
+    users = len(like.test.user)
+    greater = torch.full((users,), rank)
+    greater[::7] += 1
+    ranks = Ranks(greater, torch.zeros(users, dtype=torch.int64))
+    test = like.test
+    protocol = replace(test.protocol, seeds=seeds)
+    evaluation = Evaluation(metric_table(ranks), protocol, ranks, test.user, test.cutoffs)
+    return Outcome(evaluation, evaluation, Fitted("rpt", best_epoch, 0.1, "ndcg@10", 3, []))
+
+
+def with_rpt(result: TwoStage, **changes: Any) -> TwoStage:
+    spt = outcome(result.outcomes["spt"], 5, 1, changes.get("seeds", (0,)))
+    return replace(result, outcomes={**result.outcomes, "spt": spt, "rpt": outcome(spt, 1, **changes)})
+
+
+def test_post_training_that_never_ran_lost_to_nothing(without_rpt: TwoStage) -> None:
+    assert not without_rpt.pretrained_won
+    assert verdicts(without_rpt) == ["Post-training (RPT): not run."]
+    nothing_kept = verdicts(replace(without_rpt, kept_samples=0))
+    assert len(nothing_kept) == 1 and "not run, no training sample" in nothing_kept[0]
+
+
+def test_the_pretrained_model_won_where_no_epoch_beat_it(without_rpt: TwoStage) -> None:
+    assert with_rpt(without_rpt, best_epoch=0).pretrained_won
+    assert "no epoch beat the pre-trained model" in verdicts(with_rpt(without_rpt, best_epoch=0))[0]
+    assert not with_rpt(without_rpt, best_epoch=2).pretrained_won
+
+
+@pytest.mark.parametrize(("seeds", "words"), [((3,), "in one seed: another may differ"), ((3, 4), "in 2 seeds")])
+def test_a_difference_of_few_seeds_is_worded_as_theirs_however_small_p(
+    without_rpt: TwoStage, seeds: tuple[int, ...], words: str
+) -> None:
+    said = verdicts(with_rpt(without_rpt, best_epoch=2, seeds=seeds))[0]
+    assert float(said.split("p = ")[1].rstrip(").")) < 1e-6
+    assert words in said
+    assert "in 3 seeds" not in verdicts(with_rpt(without_rpt, best_epoch=2, seeds=(3, 4, 5)))[0]
+
+
+def test_three_seeds_are_judged_by_p() -> None:
+    assert (caveat(3, 0.01), caveat(3, 0.2)) == ("", ", which may be noise")
+    assert caveat(1, 1e-9) == caveat(1, 0.9) != ""
