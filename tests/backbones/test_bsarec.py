@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,16 @@ from torch import Tensor
 from latentloop.backbones.bsarec import BSARec, BSARecBlock, FrequencyRescaler, low_pass
 from latentloop.errors import InputError
 from tests.backbones import naive
+from tests.backbones.precision import default_precision
 from tests.core.worlds import DIM, seeds, unchecked
 
 CUTOFFS = st.integers(1, 9).flatmap(lambda length: st.tuples(st.just(length), st.integers(1, length)))
 
 
 @pytest.fixture(autouse=True)
-def in_double() -> Any:
-    """The fixed projection is made in the default precision, so blocks are made in float64."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+def in_double() -> Iterator[None]:
+    with default_precision(torch.float64):
+        yield
 
 
 def by_transforms(layer: FrequencyRescaler, x: Tensor, cutoff: int) -> Tensor:
