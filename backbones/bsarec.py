@@ -5,8 +5,9 @@
 low(X) keeps the first c // 2 + 1 components of rfft(X) along the sequence, with c the `cutoff`. That is a fixed (L, L)
 projection, and is computed as one: three times as fast as both transforms on a CPU (forward and backward, L = 20 and
 50). The projection runs over the whole padded row and lets earlier positions see later ones; the attention is causal.
-Padding counts as zeros before it, so what the input stage or T_0 holds there changes nothing; with `padding="keep"` it
-is filtered like items, as published. The attention never looks at padding.
+Padding counts as zeros before it, so what the input stage or T_0 holds there changes nothing, and all but the rescaler
+runs on packed tokens too; with `padding="keep"` it is filtered like items, as published. The attention never looks at
+padding.
 """
 
 from __future__ import annotations
@@ -15,19 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from latentloop.backbones.layout import Layout
-from latentloop.backbones.residual import (
-    Norm,
-    Padding,
-    Residual,
-    check_block,
-    check_rows,
-    feed_forward,
-    without_padding,
-)
+from latentloop.backbones.residual import Norm, Padding, Residual, check_block, feed_forward
+from latentloop.backbones.rows import Rows
 from latentloop.backbones.sasrec import CausalAttention
 from latentloop.errors import InputError
 
@@ -109,21 +103,17 @@ class BSARecLayer(nn.Module):
         self.feed_forward = feed_forward(dim, inner)
         self.feed_forward_residual = Residual(dim, dropout=dropout, norm=norm)
 
-    def forward(
-        self, x: Float[Tensor, "B L d"], padding: Bool[Tensor, "B L"] | None, layout: Layout
-    ) -> Float[Tensor, "B L d"]:
-        """Every position's output; `padding` (True) counts as zeros for the rescaler."""
-        rescaled = self.rescaler(without_padding(self.rescaler_residual.enter(x), padding))
+    def forward(self, x: Float[Tensor, "*n d"], rows: Rows, layout: Layout) -> Float[Tensor, "*n d"]:
+        """Every position's output."""
+        rescaled = self.rescaler(rows.spread(self.rescaler_residual.enter(x)))
         attended = self.attention(self.attention_residual.enter(x), layout)
-        return self._finish(x, rescaled, attended)
+        return self._finish(x, rows.gather(rescaled), attended)
 
-    def last(
-        self, x: Float[Tensor, "B L d"], padding: Bool[Tensor, "B L"] | None, layout: Layout
-    ) -> Float[Tensor, "B d"]:
+    def last(self, x: Float[Tensor, "*n d"], rows: Rows, layout: Layout) -> Float[Tensor, "B d"]:
         """The newest position's output only."""
-        rescaled = self.rescaler.last(without_padding(self.rescaler_residual.enter(x), padding))
+        rescaled = self.rescaler.last(rows.spread(self.rescaler_residual.enter(x)))
         attended = self.attention.last(self.attention_residual.enter(x), layout)
-        return self._finish(x[:, -1], rescaled, attended)
+        return self._finish(rows.newest(x), rescaled, attended)
 
     def _finish(self, x: Tensor, rescaled: Tensor, attended: Tensor) -> Tensor:
         bias = self.rescaler_residual.leave(x, rescaled)
@@ -144,13 +134,16 @@ class BSARecBlock(nn.Module):
         norm: "pre" or "post".
         alpha: weight of the rescaler, in [0, 1]; 1 - alpha is the attention's.
         cutoff: c, in 1..L.
-        padding: "zero" makes padding zeros before each rescaler; "keep" rescales what it holds.
+        padding: "zero" makes padding zeros before each rescaler; "keep" rescales what it holds (and takes no packed
+            tokens).
 
     Raises:
         InputError: for values out of range.
     """
 
     fixed_length = True
+    packed: bool
+    """Whether it also takes packed tokens: with `padding="zero"`."""
 
     def __init__(
         self,
@@ -176,6 +169,7 @@ class BSARecBlock(nn.Module):
             raise InputError(f"cutoff must be a whole number in 1..{max_length}, the rows' max_length, got {cutoff!r}")
         self.max_length = max_length
         self.padding: Padding = padding
+        self.packed = padding == "zero"
         self.layers = nn.ModuleList(
             BSARecLayer(
                 dim,
@@ -192,37 +186,57 @@ class BSARecBlock(nn.Module):
         self.output_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "B L d"], *, padding_mask: Bool[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "B L d"]:
-        """Every position's output.
+        self,
+        x: Float[Tensor, "*n d"],
+        *,
+        padding_mask: Bool[Tensor, "B L"] | None = None,
+        offsets: Int[Tensor, " B1"] | None = None,
+        max_length: int | None = None,
+    ) -> Float[Tensor, "*n d"]:
+        """Every position's output, in the layout of `x`.
 
         Args:
-            x: left-padded rows of `max_length` positions.
+            x: left-padded rows of the block's `max_length` positions, or packed tokens (tokens, d) with `offsets`.
             padding_mask: True = padding; None where there is none.
+            offsets: where each row of packed tokens starts, and the end.
+            max_length: the longest row of packed tokens.
 
         Raises:
-            InputError: for rows of another length.
+            InputError: for padded rows of another length, or a longer packed row.
         """
-        padding, layout = self._read(x, padding_mask)
+        read = self._read(x, padding_mask, offsets, max_length)
         for layer in self.layers:
-            x = layer(x, padding, layout)
+            x = layer(x, *read)
         normed: Tensor = self.output_norm(x)
         return normed
 
     def last(
-        self, x: Float[Tensor, "B L d"], *, padding_mask: Bool[Tensor, "B L"] | None = None
+        self,
+        x: Float[Tensor, "*n d"],
+        *,
+        padding_mask: Bool[Tensor, "B L"] | None = None,
+        offsets: Int[Tensor, " B1"] | None = None,
+        max_length: int | None = None,
     ) -> Float[Tensor, "B d"]:
         """The newest position's output only: the last layer computes no other."""
-        padding, layout = self._read(x, padding_mask)
+        read = self._read(x, padding_mask, offsets, max_length)
         for layer in self.layers[:-1]:
-            x = layer(x, padding, layout)
+            x = layer(x, *read)
         last: Any = self.layers[-1]
-        normed: Tensor = self.output_norm(last.last(x, padding, layout))
+        normed: Tensor = self.output_norm(last.last(x, *read))
         return normed
 
-    def _read(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor | None, Layout]:
-        check_rows(type(self).__name__, x, self.max_length)
-        return padding_mask if self.padding == "zero" else None, Layout.padded(x, padding_mask)
+    def _read(
+        self, x: Tensor, padding_mask: Tensor | None, offsets: Tensor | None, longest: int | None
+    ) -> tuple[Rows, Layout]:
+        name, length = type(self).__name__, self.max_length
+        if offsets is not None:
+            if not self.packed:
+                raise InputError(f"{name} with padding='keep' takes no packed tokens: give it (B, L, d) rows")
+            rows = Rows.packed(name, x, offsets, longest, length=length)
+            return rows, Layout.packed(x, offsets, longest, grouped=x.device.type == "cpu")
+        rows = Rows.padded(name, x, padding_mask if self.padding == "zero" else None, length=length)
+        return rows, Layout.padded(x, padding_mask)
 
 
 @dataclass(frozen=True)

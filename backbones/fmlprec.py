@@ -4,8 +4,8 @@
 
 The product of spectra is a circular convolution: each channel has one kernel as long as the history, and every position
 sees all others, later ones too. The transform runs over the whole padded row. Padding counts as zeros before each
-filter, so what the input stage or T_0 holds there changes nothing; with `padding="keep"` it is filtered like items, as
-published.
+filter, so what the input stage or T_0 holds there changes nothing, and all but the filter runs on packed tokens too;
+with `padding="keep"` it is filtered like items, as published.
 """
 
 from __future__ import annotations
@@ -14,18 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from latentloop.backbones.residual import (
-    Norm,
-    Padding,
-    Residual,
-    check_block,
-    check_rows,
-    feed_forward,
-    without_padding,
-)
+from latentloop.backbones.residual import Norm, Padding, Residual, check_block, feed_forward
+from latentloop.backbones.rows import Rows
+from latentloop.errors import InputError
 
 __all__ = ["FMLPRec", "FMLPRecBlock", "FMLPRecLayer", "LearnableFilter"]
 
@@ -83,15 +77,15 @@ class FMLPRecLayer(nn.Module):
         self.feed_forward = feed_forward(dim, inner)
         self.feed_forward_residual = Residual(dim, dropout=dropout, norm=norm)
 
-    def forward(self, x: Float[Tensor, "B L d"], padding: Bool[Tensor, "B L"] | None) -> Float[Tensor, "B L d"]:
-        """Every position's output; `padding` (True) counts as zeros."""
-        entered = without_padding(self.filter_residual.enter(x), padding)
-        return self._finish(x, self.filter(entered))
+    def forward(self, x: Float[Tensor, "*n d"], rows: Rows) -> Float[Tensor, "*n d"]:
+        """Every position's output."""
+        filtered = self.filter(rows.spread(self.filter_residual.enter(x)))
+        return self._finish(x, rows.gather(filtered))
 
-    def last(self, x: Float[Tensor, "B L d"], padding: Bool[Tensor, "B L"] | None) -> Float[Tensor, "B d"]:
+    def last(self, x: Float[Tensor, "*n d"], rows: Rows) -> Float[Tensor, "B d"]:
         """The newest position's output only."""
-        entered = without_padding(self.filter_residual.enter(x), padding)
-        return self._finish(x[:, -1], self.filter.last(entered))
+        filtered = self.filter.last(rows.spread(self.filter_residual.enter(x)))
+        return self._finish(rows.newest(x), filtered)
 
     def _finish(self, x: Tensor, filtered: Tensor) -> Tensor:
         x = self.filter_residual.leave(x, filtered)
@@ -108,13 +102,16 @@ class FMLPRecBlock(nn.Module):
         inner: width of the feed-forward nets.
         dropout: probability.
         norm: "pre" or "post".
-        padding: "zero" makes padding zeros before each filter; "keep" filters what it holds.
+        padding: "zero" makes padding zeros before each filter; "keep" filters what it holds (and takes no packed
+            tokens).
 
     Raises:
         InputError: for values out of range.
     """
 
     fixed_length = True
+    packed: bool
+    """Whether it also takes packed tokens: with `padding="zero"`."""
 
     def __init__(
         self,
@@ -131,43 +128,60 @@ class FMLPRecBlock(nn.Module):
         check_block(layers=layers, inner=inner, dropout=dropout, norm=norm, padding=padding, max_length=max_length)
         self.max_length = max_length
         self.padding: Padding = padding
+        self.packed = padding == "zero"
         self.layers = nn.ModuleList(
             FMLPRecLayer(dim, max_length=max_length, inner=inner, dropout=dropout, norm=norm) for _ in range(layers)
         )
         self.output_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "B L d"], *, padding_mask: Bool[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "B L d"]:
-        """Every position's output.
+        self,
+        x: Float[Tensor, "*n d"],
+        *,
+        padding_mask: Bool[Tensor, "B L"] | None = None,
+        offsets: Int[Tensor, " B1"] | None = None,
+        max_length: int | None = None,
+    ) -> Float[Tensor, "*n d"]:
+        """Every position's output, in the layout of `x`.
 
         Args:
-            x: left-padded rows of `max_length` positions.
+            x: left-padded rows of the block's `max_length` positions, or packed tokens (tokens, d) with `offsets`.
             padding_mask: True = padding; None where there is none.
+            offsets: where each row of packed tokens starts, and the end.
+            max_length: the longest row of packed tokens.
 
         Raises:
-            InputError: for rows of another length.
+            InputError: for padded rows of another length, or a longer packed row.
         """
-        padding = self._padding(x, padding_mask)
+        read = self._read(x, padding_mask, offsets, max_length)
         for layer in self.layers:
-            x = layer(x, padding)
+            x = layer(x, read)
         normed: Tensor = self.output_norm(x)
         return normed
 
     def last(
-        self, x: Float[Tensor, "B L d"], *, padding_mask: Bool[Tensor, "B L"] | None = None
+        self,
+        x: Float[Tensor, "*n d"],
+        *,
+        padding_mask: Bool[Tensor, "B L"] | None = None,
+        offsets: Int[Tensor, " B1"] | None = None,
+        max_length: int | None = None,
     ) -> Float[Tensor, "B d"]:
         """The newest position's output only: the last layer computes no other."""
-        padding = self._padding(x, padding_mask)
+        read = self._read(x, padding_mask, offsets, max_length)
         for layer in self.layers[:-1]:
-            x = layer(x, padding)
+            x = layer(x, read)
         last: Any = self.layers[-1]
-        normed: Tensor = self.output_norm(last.last(x, padding))
+        normed: Tensor = self.output_norm(last.last(x, read))
         return normed
 
-    def _padding(self, x: Tensor, padding_mask: Tensor | None) -> Tensor | None:
-        check_rows(type(self).__name__, x, self.max_length)
-        return padding_mask if self.padding == "zero" else None
+    def _read(self, x: Tensor, padding_mask: Tensor | None, offsets: Tensor | None, longest: int | None) -> Rows:
+        name, length = type(self).__name__, self.max_length
+        if offsets is not None:
+            if not self.packed:
+                raise InputError(f"{name} with padding='keep' takes no packed tokens: give it (B, L, d) rows")
+            return Rows.packed(name, x, offsets, longest, length=length)
+        return Rows.padded(name, x, padding_mask if self.padding == "zero" else None, length=length)
 
 
 @dataclass(frozen=True)

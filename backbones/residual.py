@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from latentloop.errors import InputError
 from latentloop.quick_dropout import QuickDropout
 
-__all__ = ["Norm", "Padding", "Residual", "check_block", "check_rows", "feed_forward", "without_padding"]
+__all__ = ["Norm", "Padding", "Residual", "check_block", "feed_forward"]
 
 Norm = Literal["pre", "post"]
 Padding = Literal["zero", "keep"]
@@ -48,11 +48,6 @@ def feed_forward(dim: int, inner: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, inner), nn.GELU(), nn.Linear(inner, dim))
 
 
-def without_padding(x: Float[Tensor, "B L d"], padding: Bool[Tensor, "B L"] | None) -> Float[Tensor, "B L d"]:
-    """`x` with zeros where `padding` is True."""
-    return x if padding is None else x.masked_fill(padding[..., None], 0.0)
-
-
 def check_block(*, layers: int, inner: int, dropout: float, norm: str, padding: str, max_length: int) -> None:
     """Raise `InputError` for a setting out of range."""
     for name, value in (("layers", layers), ("inner", inner), ("max_length", max_length)):
@@ -64,12 +59,3 @@ def check_block(*, layers: int, inner: int, dropout: float, norm: str, padding: 
         raise InputError(f"norm must be 'pre' or 'post', got {norm!r}")
     if padding not in ("zero", "keep"):
         raise InputError(f"padding must be 'zero' or 'keep', got {padding!r}")
-
-
-def check_rows(name: str, x: Float[Tensor, "B L d"], max_length: int) -> None:
-    """Raise `InputError` for rows of another length than the block `name` is made for."""
-    if x.shape[1] != max_length:
-        raise InputError(
-            f"{name} is made for rows of max_length = {max_length} positions, got {x.shape[1]}: "
-            "make it with the recommender's max_length"
-        )

@@ -60,23 +60,38 @@ def rows(seed: int) -> tuple[Tensor, Tensor]:
 
 
 @each
-def test_only_fixed_length_is_declared(config: Config) -> None:
-    for made in config().blocks(DIM, MAX_LENGTH):
-        assert facts(made) == facts(adapt(made)) == Facts(fixed_length=True)
+def test_facts(config: Config) -> None:
+    for padding, packed in (("zero", True), ("keep", False)):
+        for made in config(padding=padding).blocks(DIM, MAX_LENGTH):
+            assert facts(made) == facts(adapt(made)) == Facts(fixed_length=True, packed=packed)
     assert config in BACKBONES.values()
 
 
 @each
 @pytest.mark.parametrize("length", [MAX_LENGTH - 1, MAX_LENGTH + 1])
 def test_rows_of_another_length_are_refused_in_one_line(config: Config, length: int) -> None:
-    made, x = block(config, 0), torch.randn(2, length, DIM)
+    made, kept, x = block(config, 0), block(config, 0, padding="keep"), torch.randn(2, length, DIM)
     message = rf"^{type(made).__name__} is made for rows of max_length = {MAX_LENGTH} positions, got {length}: [^\n]+$"
-    for call in (made, made.last, adapt(made)):
+    for call in (made, made.last, adapt(made), kept):
         with pytest.raises(InputError, match=message):
             call(x)
-    other = Recommender(NUM_ITEMS, RecurrentDepth(made, made), DIM, length)
     with pytest.raises(InputError, match=message):
-        other.think(ragged(0))
+        Recommender(NUM_ITEMS, RecurrentDepth(kept, kept), DIM, length).think(ragged(0))
+
+
+@each
+@pytest.mark.parametrize("told", [True, False])
+def test_packed_rows_longer_than_the_block_are_refused_in_one_line(config: Config, told: bool) -> None:
+    made, long = block(config, 0), MAX_LENGTH + 1
+    message = (
+        rf"^{type(made).__name__} is made for rows of at most max_length = {MAX_LENGTH} tokens, got {long}: [^\n]+$"
+    )
+    context: dict[str, Any] = {"offsets": torch.tensor([0, 2, 2 + long]), "max_length": long if told else None}
+    for call in (made, made.last):
+        with pytest.raises(InputError, match=message):
+            call(torch.randn(2 + long, DIM), **context)
+    with pytest.raises(InputError, match=message):
+        Recommender(NUM_ITEMS, RecurrentDepth(made, made), DIM, long).think(ragged(0))
 
 
 @each
@@ -90,9 +105,31 @@ def test_not_causal_a_later_item_changes_earlier_positions(config: Config, seed:
 
 
 @each
-def test_not_packed(config: Config) -> None:
-    with pytest.raises(InputError, match="takes no packed tokens"):
-        adapt(block(config, 0))(torch.randn(5, DIM), offsets=torch.tensor([0, 2, 5]))
+@given(seed=seeds, norm=NORMS, told=st.booleans())
+def test_packed_equals_padded_in_values_and_gradients(config: Config, seed: int, norm: str, told: bool) -> None:
+    made, (x, padding) = block(config, seed, norm=norm), rows(seed)
+    x.requires_grad_()
+    lengths = (~padding).sum(1)
+    context: dict[str, Any] = {"offsets": nn.functional.pad(lengths.cumsum(0), (1, 0))}
+    context["max_length"] = int(lengths.max()) if told else None
+    padded, packed = made(x, padding_mask=padding)[~padding], made(x[~padding], **context)
+    last = made.last(x[~padding], **context)
+    torch.testing.assert_close(packed, padded)
+    torch.testing.assert_close(last, packed[context["offsets"][1:] - 1])
+    for one, other in ((packed, padded), (last, made.last(x, padding_mask=padding))):
+        pairs = (torch.autograd.grad((y**3).sum(), [x, *made.parameters()], retain_graph=True) for y in (one, other))
+        for found, wanted in zip(*pairs, strict=True):
+            torch.testing.assert_close(found, wanted)
+
+
+@each
+def test_kept_padding_takes_no_packed_tokens(config: Config) -> None:
+    """What stands at padding acts on every answer, and packed tokens have none."""
+    made = block(config, 0, padding="keep")
+    offsets = torch.tensor([0, 2, 5])
+    for call in (made, made.last):
+        with pytest.raises(InputError, match=rf"^{type(made).__name__} with padding='keep' takes no packed tokens"):
+            call(torch.randn(5, DIM), offsets=offsets)
 
 
 @each
@@ -169,7 +206,7 @@ def test_an_answer_depends_on_neither_length_nor_neighbours_nor_the_start_state_
         real = max(1, int((history[row] != 0).sum()))
         alone = made.think(history[row : row + 1, -real:]).steps
         torch.testing.assert_close(alone[:, 0], wanted[:, row])
-    start = torch.randn(len(history), MAX_LENGTH, DIM)
+    start = torch.randn(len(history), MAX_LENGTH, DIM)  # what stands at padding is dropped with it
     padding = history[:, -MAX_LENGTH:] == 0
     padding[:, -1] = False
     other = torch.where(padding[..., None], 100 * torch.randn_like(start), start)
