@@ -32,6 +32,31 @@ def test_wrap_your_encoder() -> None:
         assert rows["rpt"] >= rows["spt"]  # the model as it came to post-training may win, so RPT is never below
 
 
+def check_backbone(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result = load(name).main(epochs=3)
+    found = {row: metrics["ndcg@10"] for row, metrics in result.metrics.items()}
+    assert list(found) == ["chance", "popularity", "base", "spt", "rpt"]
+    assert min(found["base"], found["spt"], found["rpt"]) > found["popularity"] > found["chance"]
+    *table, best = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table] == list(found)
+    user, items = best.split(" -> ")
+    data = result.split.interactions
+    assert user == str(data.user_ids[0])
+    assert len(set(items.split()) & {str(item) for item in data.item_ids}) == 5
+
+
+def test_sasrec(capsys: pytest.CaptureFixture[str]) -> None:
+    check_backbone("sasrec", capsys)
+
+
+def test_fmlprec(capsys: pytest.CaptureFixture[str]) -> None:
+    check_backbone("fmlprec", capsys)
+
+
+def test_bsarec(capsys: pytest.CaptureFixture[str]) -> None:
+    check_backbone("bsarec", capsys)
+
+
 def test_recommend_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [f"user-{user},item-{(user + step) % 30},{step}" for user in range(60) for step in range(8)]
     path = tmp_path / "log.csv"

@@ -15,6 +15,8 @@ import latentloop  # noqa: E402
 latentloop.__path__.append(str(ROOT))
 
 from latentloop.adapt import adapt  # noqa: E402
+from latentloop.backbones.bsarec import BSARec  # noqa: E402
+from latentloop.backbones.fmlprec import FMLPRec  # noqa: E402
 from tests.adapt.zoo import CASES, TOLERANCE, by_hand, every_padding, transformer  # noqa: E402
 
 
@@ -38,6 +40,12 @@ def main() -> None:
         with torch.set_grad_enabled(grad):
             output = compiled(batch.x, **context).detach()
         torch.testing.assert_close(output, by_hand(case, module, batch), **TOLERANCE)
+
+    length, dim = batch.x.shape[1:]
+    for made in (FMLPRec().blocks(dim, length)[0].eval(), BSARec(cutoff=3).blocks(dim, length)[0].eval()):
+        torch.compiler.reset()
+        compiled = torch.compile(adapt(made), backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(batch.x, **context), adapt(made)(batch.x, **context), **TOLERANCE)
 
     module = transformer(1)
     adapted = adapt(torch.compile(module, backend="eager"), causal=True)
