@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from latentloop.data.sequences import Samples
 from latentloop.errors import InputError
-from latentloop.item_softmax import count_ranks
+from latentloop.item_ranks import count_ranks
 from latentloop.metrics import CUTOFFS, Ranks, metric_names
 from latentloop.recurrence import Thoughts, check_depth
 from latentloop.results import Evaluation, Protocol, Subgroup

@@ -22,7 +22,8 @@ from torch import Tensor
 from latentloop.data.batch import Batch
 from latentloop.dropout import dropout_off, switch_dropout_off
 from latentloop.errors import InputError, InputTypeError
-from latentloop.item_softmax import count_ranks, log_prob, log_prob_and_kl, top1
+from latentloop.item_ranks import count_ranks, top1
+from latentloop.item_softmax import log_prob, log_prob_and_kl
 from latentloop.objectives.advantages import advantages
 from latentloop.objectives.checks import above_zero, at_least, one_of
 from latentloop.objectives.compose import Composable, Terms

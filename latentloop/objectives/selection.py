@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from latentloop.data.sequences import Samples
-from latentloop.item_softmax import count_ranks
+from latentloop.item_ranks import count_ranks
 from latentloop.objectives.checks import at_least
 from latentloop.randomness import fold, row_keys
 from latentloop.recommender import Recommender
