@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latentloop.data.sequences import Samples
+from latentloop.encoder import Thoughts, check_depth
 from latentloop.errors import InputError
 from latentloop.item_ranks import count_ranks
 from latentloop.metrics import CUTOFFS, Ranks, metric_names
-from latentloop.recurrence import Thoughts, check_depth
 from latentloop.results import Evaluation, Protocol, Subgroup
 
 __all__ = ["Evaluation", "Protocol", "Subgroup", "Thinker", "describe_protocol", "evaluate", "ranks"]

@@ -10,14 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latentloop.depth import DepthLaw
+from latentloop.encoder import Encoder, Thoughts, check_depth
 from latentloop.errors import InputError, InputTypeError
 from latentloop.item_ids import ItemId, ItemIds
 from latentloop.packing import Packing
 from latentloop.pretrained import Pretrained
 from latentloop.quick_dropout import QuickDropout
 from latentloop.randomness import fold, row_keys
-from latentloop.recurrence import Encoder, SinglePass, Thoughts, check_depth
 from latentloop.scoring import Scorer, build_scorer
+from latentloop.single_pass import SinglePass
 
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
