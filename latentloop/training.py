@@ -9,23 +9,25 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
+from latentloop.accelerator import make_accelerator
 from latentloop.data.batch import Batch, batches, num_batches
 from latentloop.data.positives import SameTarget
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
 from latentloop.metrics import metric_names
 from latentloop.objectives.compose import Objective, views_of
-from latentloop.objectives.views import encode_views
+from latentloop.optimizer import build_optimizer
 from latentloop.pretrained import WEIGHTS, load_weights
 from latentloop.randomness import dropout_seed, fold
 from latentloop.run_directory import RunDirectory
 from latentloop.train_state import Progress, load_state, save_state
+from latentloop.training_settings import check_settings
+from latentloop.training_step import StepModule, updates
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Fitted", "NotFinite", "check_settings", "fit", "make_accelerator"]
 
 logger = logging.getLogger(__name__)
-
-Precision = Literal["fp32", "bf16"]
 
 
 class NotFinite(RuntimeError):
@@ -63,44 +63,6 @@ class Fitted:
     metric: str
     epochs: int
     history: list[dict[str, Any]]
-
-
-class _Step(nn.Module):
-    """Model and objective in one module: autocast and DDP's gradient exchange act only inside its forward."""
-
-    def __init__(self, model: Recommender, objective: Objective) -> None:
-        super().__init__()
-        self.model = model
-        self.objective = objective
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        views = encode_views(self.model, batch, views_of(self.objective))
-        return self.objective(views, batch)
-
-
-def make_accelerator(*, device: str | None = None, precision: str = "fp32") -> Accelerator:
-    """An `accelerate.Accelerator` for a device and a precision.
-
-    Args:
-        device: "cpu", "cuda", or None for the best there is.
-        precision: "fp32", or "bf16" for autocast.
-
-    Raises:
-        InputError: for a device that is not there, or an unknown precision.
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
-
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
-    if device not in (None, "cpu", "cuda"):
-        raise InputError(f"device must be 'cpu' or 'cuda', got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is 'cuda', but torch sees no CUDA device: choose 'cpu'")
-    if PartialState._shared_state and PartialState().num_processes == 1:
-        # Accelerate keeps one global state, which would refuse another precision or device in the same process
-        AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
 
 
 def fit(
@@ -166,14 +128,12 @@ def fit(
     start = getattr(objective, "start", None)
     if start is not None:
         start(model)
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(model, weight_decay), lr=learning_rate, fused=device.type in ("cpu", "cuda")
-    )
+    optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay)
     progress = (load_state(run.state_path(stage), model, optimizer) if run else None) or Progress()
     if run is not None and accelerator.is_main_process:
         run.rewind(stage, progress.history[-1]["epoch"] if progress.history else -1)
     best_weights = None if run else copy.deepcopy(model.state_dict())
-    step_module, optimizer = accelerator.prepare(_Step(model, objective), optimizer)
+    step_module, optimizer = accelerator.prepare(StepModule(model, objective), optimizer)
     key = fold(seed, stage)
     positives = SameTarget(train) if "same_target" in views_of(objective) else False
 
@@ -214,7 +174,7 @@ def fit(
         count = num_batches(len(train), batch_size, world=world)
         with _bar(loop, count, f"{stage} epoch {epoch}", progress_bar, accelerator.is_main_process) as bar:
             for batch in bar:
-                for terms in _updates(step_module, model, objective, optimizer, accelerator, batch, clip_norm):
+                for terms in updates(step_module, model, objective, optimizer, accelerator, batch, clip_norm):
                     progress.step += 1
                     means.add(terms, len(batch))
                     _stop_if_not_finite(terms, stage, epoch, progress, run)
@@ -233,33 +193,6 @@ def fit(
     _restore_best(model, best_weights, run, stage)
     best = progress.best if progress.best is not None else math.nan
     return Fitted(stage, progress.best_epoch, best, metric, progress.epoch, progress.history)
-
-
-def _updates(
-    step_module: nn.Module,
-    model: Recommender,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-    batch: Batch,
-    clip_norm: float | None,
-) -> Iterator[dict[str, Tensor]]:
-    """Prepare once, then take the objective's number of optimizer steps; yields each step's terms."""
-    prepare = getattr(objective, "prepare", None)
-    prepared = batch
-    if prepare is not None:
-        with torch.no_grad(), accelerator.autocast():
-            prepared = prepare(model, batch)
-    for update in range(getattr(objective, "updates", 1)):
-        dropout_key = fold(batch.key, "dropout", accelerator.process_index, update)
-        with dropout_seed(dropout_key, accelerator.device):
-            loss, terms = step_module(prepared)
-            accelerator.backward(loss)
-        if clip_norm is not None:
-            terms["gradient_norm"] = torch.as_tensor(accelerator.clip_grad_norm_(model.parameters(), clip_norm))
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        yield {"loss": loss.detach(), **terms}
 
 
 def _kept(stage: str, progress: Progress, run: RunDirectory | None) -> str:
@@ -312,14 +245,6 @@ def _restore_best(
     model.eval()
 
 
-def _parameter_groups(model: Recommender, weight_decay: float) -> list[dict[str, Any]]:
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in named if p.ndim >= 2 and not name.startswith(("item_table", "position_table"))]
-    chosen = {id(p) for p in decayed}
-    plain = [p for _, p in named if id(p) not in chosen]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
 def _patient(progress: Progress, patience: int) -> bool:
     return progress.epoch - progress.best_epoch < patience
 
@@ -335,24 +260,3 @@ def _summary(line: dict[str, Any], metric: str, progress: Progress) -> str:
         f"{line['stage']} epoch {line['epoch']}: loss {line['loss']:.4f}, validation {metric} {line[metric]:.4f}{best}, "
         f"{line['train_seconds']:.1f} s, {line['samples_per_second']:.0f} samples/s"
     )
-
-
-def check_settings(**settings: int | float | None) -> None:
-    """Refuse settings of training that are out of range, by name.
-
-    Raises:
-        InputError: naming the setting.
-    """
-    for name, value in settings.items():
-        if name.endswith(("learning_rate", "weight_decay", "clip_norm")):
-            zero = name == "weight_decay"
-            if value is None and name == "clip_norm":
-                continue
-            if value is None or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-                raise InputError(
-                    f"{name} must be a finite number {'of at least' if zero else 'above'} 0, got {value!r}"
-                )
-        else:
-            least = 0 if name.endswith("epochs") else 1
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")

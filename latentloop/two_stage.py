@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from latentloop.accelerator import Precision, make_accelerator
 from latentloop.baselines import chance, popularity
 from latentloop.data.card import content_hash
 from latentloop.data.interactions import Interactions
@@ -19,7 +20,8 @@ from latentloop.objectives import RPT, SPT, NextItem, Objective, select
 from latentloop.randomness import dropout_seed, fold
 from latentloop.results import Evaluation
 from latentloop.run_directory import RunDirectory
-from latentloop.training import Fitted, Precision, check_settings, fit, make_accelerator
+from latentloop.training import Fitted, fit
+from latentloop.training_settings import check_settings
 
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
