@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from latentloop.depth import DepthLaw
 from latentloop.errors import InputError
 
-__all__ = ["Encoder", "Thoughts", "check_depth", "distance_from_newest", "newest", "read_newest", "same_shape"]
+__all__ = ["Encoder", "Thoughts", "distance_from_newest", "newest", "read_newest", "same_shape"]
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,6 @@ class Encoder(Protocol):
     def thoughts(self, hidden: Tensor, *, state: Tensor, depth: int, **context: Any) -> Thoughts:
         """The newest position's state after each of `depth` steps."""
         ...
-
-
-def check_depth(depth: int) -> int:
-    """Return `depth` if it is a whole number of at least 1, else raise `InputError`."""
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
-        raise InputError(f"depth must be a whole number of at least 1, got {depth!r}")
-    return depth
 
 
 def distance_from_newest(x: Float[Tensor, "*n d"], offsets: Int[Tensor, " B1"] | None = None) -> Int[Tensor, "*n"]:

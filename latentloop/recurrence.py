@@ -21,14 +21,15 @@ from torch.utils.checkpoint import checkpoint
 
 from latentloop.adapt import adapt
 from latentloop.aggregate import Aggregate, build_aggregate
+from latentloop.checks import at_least
 from latentloop.depth import DepthLaw, LogNormalPoisson
 from latentloop.dropout import replayed_modes
-from latentloop.encoder import Encoder, Thoughts, check_depth, distance_from_newest, newest, read_newest, same_shape
+from latentloop.encoder import Encoder, Thoughts, distance_from_newest, newest, read_newest, same_shape
 from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import facts
 from latentloop.randomness import keyed_normal
 
-__all__ = ["Encoder", "RecurrentDepth", "Thoughts", "check_depth", "distance_from_newest"]
+__all__ = ["Encoder", "RecurrentDepth", "Thoughts", "distance_from_newest"]
 
 
 class RecurrentDepth(nn.Module):
@@ -85,8 +86,7 @@ class RecurrentDepth(nn.Module):
         Raises:
             InputError: where d is not a whole number of at least 1, or was bound to another value before.
         """
-        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-            raise InputError(f"dim must be a whole number of at least 1, got {dim!r}")
+        at_least("dim", dim, 1)
         if self.dim not in (None, dim):
             raise InputError(f"dim is {self.dim} since this encoder was first bound and cannot become {dim}")
         for name, block in (("pre_block", self.pre_block), ("core_block", self.core_block)):
@@ -145,7 +145,7 @@ class RecurrentDepth(nn.Module):
         Raises:
             InputError: for a depth below 1 or a state shaped unlike `hidden`.
         """
-        depth = check_depth(self.depth_law.inference_depth if depth is None else depth)
+        depth = at_least("depth", self.depth_law.inference_depth if depth is None else depth, 1)
         if state.shape != hidden.shape:
             raise InputError(f"state must be shaped like hidden, {tuple(hidden.shape)}, got {tuple(state.shape)}")
         return self._steps(hidden, state, depth, context)
@@ -159,7 +159,7 @@ class RecurrentDepth(nn.Module):
             for unrolled in self.unroll(hidden, state=state, depth=depth - 1, **context):
                 state = unrolled
                 read.append(newest(state, context.get("offsets")))
-        check_depth(depth)
+        at_least("depth", depth, 1)
         read.append(read_newest("core_block", self.core_block, self._mix(state, hidden), **context))
         return Thoughts(torch.stack(read))
 

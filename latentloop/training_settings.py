@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-from latentloop.errors import InputError
+from latentloop.checks import above_zero, at_least, zero_or_more
 
 __all__ = ["check_settings"]
 
@@ -16,15 +14,11 @@ def check_settings(**settings: int | float | None) -> None:
         InputError: naming the setting.
     """
     for name, value in settings.items():
-        if name.endswith(("learning_rate", "weight_decay", "clip_norm")):
-            zero = name == "weight_decay"
-            if value is None and name == "clip_norm":
-                continue
-            if value is None or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-                raise InputError(
-                    f"{name} must be a finite number {'of at least' if zero else 'above'} 0, got {value!r}"
-                )
+        if name == "clip_norm" and value is None:
+            continue
+        if name == "weight_decay":
+            zero_or_more(name, value)
+        elif name.endswith(("learning_rate", "clip_norm")):
+            above_zero(name, value)
         else:
-            least = 0 if name.endswith("epochs") else 1
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+            at_least(name, value, 0 if name.endswith("epochs") else 1)

@@ -9,19 +9,18 @@ Shapes: B rows, G rollouts a row, R = rows that are differentiated x G (row b's 
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import fields
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from latentloop.checks import above_zero, at_least, one_of, zero_or_more
 from latentloop.data.batch import Batch
 from latentloop.dropout import switch_dropout_off
 from latentloop.errors import InputError, InputTypeError
 from latentloop.item_softmax import log_prob, log_prob_and_kl
 from latentloop.objectives.advantages import advantages
-from latentloop.objectives.checks import above_zero, at_least, one_of
 from latentloop.objectives.compose import Composable, Terms
 from latentloop.objectives.policy import (
     KL,
@@ -104,9 +103,7 @@ class RPT(Composable):
         self.policy: Policy = policy
         self.ratio: Ratio = ratio
         self.kl: KL = kl
-        if not (math.isfinite(kl_weight) and kl_weight >= 0):
-            raise InputError(f"kl_weight must be a finite number of at least 0, got {kl_weight!r}")
-        self.kl_weight = float(kl_weight)
+        self.kl_weight = zero_or_more("kl_weight", kl_weight)
         self.clip = above_zero("clip", clip)
         self.updates = at_least("updates", updates, 1)
         self.keep_kl, self.dropout, self.own_depth = bool(keep_kl), bool(dropout), bool(own_depth)
