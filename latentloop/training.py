@@ -20,7 +20,7 @@ from latentloop.data.positives import SameTarget
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
 from latentloop.metrics import metric_names
-from latentloop.objectives.compose import Objective, views_of
+from latentloop.objectives.contract import Objective, views_of
 from latentloop.optimizer import build_optimizer
 from latentloop.pretrained import WEIGHTS, load_weights
 from latentloop.randomness import dropout_seed, fold

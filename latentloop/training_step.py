@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latentloop.data.batch import Batch
-from latentloop.objectives.compose import Objective, views_of
+from latentloop.objectives.contract import Objective, call, views_of
 from latentloop.objectives.views import encode_views
 from latentloop.randomness import dropout_seed, fold
 
@@ -30,9 +30,13 @@ class StepModule(nn.Module):
         self.objective = objective
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and the terms of one update."""
+        """The loss and the terms of one update.
+
+        Raises:
+            InputTypeError: where the objective returned anything else.
+        """
         views = encode_views(self.model, batch, views_of(self.objective))
-        return self.objective(views, batch)
+        return call(self.objective, views, batch)
 
 
 def updates(

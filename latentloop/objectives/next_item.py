@@ -12,7 +12,8 @@ from latentloop.checks import at_least
 from latentloop.data.batch import Batch
 from latentloop.errors import InputError
 from latentloop.item_softmax import cross_entropy
-from latentloop.objectives.compose import Composable, Terms
+from latentloop.objectives.compose import Composable
+from latentloop.objectives.contract import Terms
 from latentloop.objectives.views import Views
 from latentloop.randomness import fold, generator
 

@@ -21,7 +21,8 @@ from latentloop.dropout import switch_dropout_off
 from latentloop.errors import InputError, InputTypeError
 from latentloop.item_softmax import log_prob, log_prob_and_kl
 from latentloop.objectives.advantages import advantages
-from latentloop.objectives.compose import Composable, Terms
+from latentloop.objectives.compose import Composable
+from latentloop.objectives.contract import Terms
 from latentloop.objectives.policy import (
     KL,
     Policy,
