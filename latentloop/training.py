@@ -100,7 +100,8 @@ def fit(
         patience: stop after so many epochs without a better `metric`.
         metric: the validation metric to choose by.
         seed: of everything random in the stage.
-        accelerator: device, precision and processes; None makes one for the best device.
+        accelerator: device, precision, processes and trackers (each epoch's terms and metrics are logged to those that
+            are initialised, as `stage`/name at step epoch); None makes one for the best device.
         validate_first: validate before the first step, so that the model as it came may win.
         run: where to keep metrics, the best model and the state to continue from; None keeps them in memory.
         progress_bar: None shows one on a terminal only.
@@ -220,6 +221,8 @@ class _Stage:
             self.best.keep(self.model, line["epoch"], write=main)
         if self.run is not None and main:
             self.run.log(line)
+        told = {f"{self.name}/{name}": value for name, value in line.items() if name not in ("stage", "epoch")}
+        self.accelerator.log(told, step=line["epoch"])
         self.save()
         self.accelerator.wait_for_everyone()
         if main and line["epoch"]:
