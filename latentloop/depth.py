@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from latentloop.errors import InputError
+from latentloop.checks import at_least, zero_or_more
 
 __all__ = ["DepthLaw", "FixedDepth", "LogNormalPoisson", "UniformDepth"]
 
@@ -32,12 +32,6 @@ class DepthLaw(Protocol):
         ...
 
 
-def _whole(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value
-
-
 @dataclass(frozen=True)
 class LogNormalPoisson:
     """The paper's law (LARES eq. 6): xi ~ N(log k-bar - sigma^2/2, sigma^2), k = min(Poisson(exp xi) + 1, 3 k-bar).
@@ -56,9 +50,8 @@ class LogNormalPoisson:
     sigma: float = 0.5
 
     def __post_init__(self) -> None:
-        _whole("mean_depth", self.mean_depth, 1)
-        if not (math.isfinite(self.sigma) and self.sigma >= 0):
-            raise InputError(f"sigma must be a finite number of at least 0, got {self.sigma!r}")
+        at_least("mean_depth", self.mean_depth, 1)
+        zero_or_more("sigma", self.sigma)
 
     @property
     def inference_depth(self) -> int:
@@ -91,7 +84,7 @@ class FixedDepth:
     depth: int
 
     def __post_init__(self) -> None:
-        _whole("depth", self.depth, 1)
+        at_least("depth", self.depth, 1)
 
     @property
     def inference_depth(self) -> int:
@@ -124,8 +117,8 @@ class UniformDepth:
     high: int
 
     def __post_init__(self) -> None:
-        _whole("low", self.low, 1)
-        _whole("high", self.high, self.low)
+        at_least("low", self.low, 1)
+        at_least("high", self.high, self.low)
 
     @property
     def inference_depth(self) -> int:

@@ -1,4 +1,4 @@
-"""Dropout off, whatever mode a module is in, and its settings replayed where a checkpoint recomputes."""
+"""Modes of a module for a while: evaluating, dropout off in whatever mode, and replayed where a checkpoint recomputes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import nn
 
-__all__ = ["dropout_off", "replayed_modes", "switch_dropout_off"]
+__all__ = ["dropout_off", "evaluating", "replayed_modes", "switch_dropout_off"]
 
 # These choose another kernel by their mode (cuDNN's RNNs cannot be differentiated in eval mode, the transformer's fast
 # path gives other last bits), so their mode stays and only their own dropout goes.
@@ -38,6 +38,22 @@ def dropout_off(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        _restore(before)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; afterwards every submodule is in the mode it was in: what was frozen stays frozen.
+
+    Args:
+        module: it is left by its own `train`, because some modules do more there than set a flag.
+    """
+    before = _modes(module)
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(before[0][1])
         _restore(before)
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from latentloop.checks import at_least
 from latentloop.data.sequences import Samples
+from latentloop.dropout import evaluating
+from latentloop.encoder import Thoughts
 from latentloop.errors import InputError
-from latentloop.item_softmax import count_ranks
+from latentloop.item_ranks import count_ranks
 from latentloop.metrics import CUTOFFS, Ranks, metric_names
-from latentloop.recurrence import Thoughts, check_depth
 from latentloop.results import Evaluation, Protocol, Subgroup
 
 __all__ = ["Evaluation", "Protocol", "Subgroup", "Thinker", "describe_protocol", "evaluate", "ranks"]
@@ -173,16 +175,15 @@ def ranks(
     Raises:
         InputError: see `evaluate`.
     """
-    deepest = max((check_depth(depth) for depth in depths), default=0)
+    deepest = max((at_least("depth", depth, 1) for depth in depths), default=0)
     if not deepest:
         raise InputError("depths: none given, expected at least one")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    at_least("batch_size", batch_size, 1)
     if not len(samples):
         raise InputError("samples: none, there is nothing to evaluate")
     if model.num_items != samples.num_items:
         raise InputError(f"samples: of a catalog of {samples.num_items} items, but the model knows {model.num_items}")
-    with _at_rest(model), torch.no_grad():
+    with evaluating(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
         keys = model.keys()
         # thoughts of all depths are held at once: a deep curve goes through fewer rows at a time
         batch_size = min(batch_size, max(1, _THOUGHTS_AT_ONCE // (deepest * keys.shape[1])))
@@ -210,19 +211,3 @@ def _count(
 ) -> Int64[Tensor, "2 B"]:
     greater, ties = count_ranks(model.queries(thoughts), keys, target, exclude=exclude)
     return torch.stack([greater, ties]).cpu()
-
-
-@contextmanager
-def _at_rest(model: Thinker) -> Iterator[None]:
-    """Eval mode inside; afterwards each submodule has the mode it had, so that what the user froze stays frozen."""
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(modes[model])
-        for module, mode in modes.items():
-            module.training = mode

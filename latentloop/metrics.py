@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from latentloop.checks import at_least
 from latentloop.errors import InputError
 
 __all__ = ["CUTOFFS", "Metric", "Ranks", "metric_names", "metric_table", "mrr", "ndcg", "parse_metric", "recall"]
@@ -168,5 +169,4 @@ def _expected(ranks: Ranks, cutoff: int | None, gain: Callable[[Tensor], Tensor]
 
 
 def _check_cutoff(cutoff: int) -> None:
-    if isinstance(cutoff, bool) or not isinstance(cutoff, int) or cutoff < 1:
-        raise InputError(f"cutoffs must be whole numbers of at least 1, got {cutoff!r}")
+    at_least("each of cutoffs", cutoff, 1)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from latentloop.checks import at_least, is_whole
+from latentloop.dropout import evaluating
 from latentloop.errors import InputError
 from latentloop.histories import from_ids, from_tensor, left_padded, of_users
 from latentloop.item_ids import ItemId, ItemIds
@@ -58,10 +59,9 @@ def recommend(
     batch_size: int = 1024,
 ) -> Recommendations:
     """See `Recommender.recommend`."""
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= model.num_items:
+    if not is_whole(k) or not 1 <= k <= model.num_items:
         raise InputError(f"k must lie in 1..{model.num_items}, the size of the catalog, got {k!r}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    at_least("batch_size", batch_size, 1)
     if (histories is None) == (users is None):
         raise InputError("give either histories or users (with data), and not both")
     ids = _catalog(model, data)
@@ -74,7 +74,7 @@ def recommend(
     candidates = _candidates(ids, allow, deny, strict, model.device)
     items: list[list[ItemId]] = []
     scores: list[list[float]] = []
-    with _evaluating(model):
+    with evaluating(model):
         keys = model.keys()
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
@@ -98,18 +98,6 @@ def _catalog(model: Recommender, data: Interactions | Split | None) -> ItemIds:
     if len(data.item_ids) != model.num_items:
         raise InputError(f"data must hold the model's {model.num_items} items, found {len(data.item_ids)}")
     return ItemIds(data.item_ids)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout inside; afterwards every part is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _candidates(

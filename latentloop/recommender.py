@@ -9,15 +9,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from latentloop.checks import at_least
 from latentloop.depth import DepthLaw
+from latentloop.encoder import Encoder, Thoughts
 from latentloop.errors import InputError, InputTypeError
 from latentloop.item_ids import ItemId, ItemIds
 from latentloop.packing import Packing
 from latentloop.pretrained import Pretrained
 from latentloop.quick_dropout import QuickDropout
 from latentloop.randomness import fold, row_keys
-from latentloop.recurrence import Encoder, SinglePass, Thoughts, check_depth
 from latentloop.scoring import Scorer, build_scorer
+from latentloop.single_pass import SinglePass
 
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
@@ -68,8 +70,7 @@ class Recommender(nn.Module, Pretrained):
     ) -> None:
         super().__init__()
         for name, value in (("num_items", num_items), ("dim", dim), ("max_length", max_length)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+            at_least(name, value, 1)
         if not 0 <= dropout < 1:
             raise InputError(f"dropout must lie in [0, 1), got {dropout!r}")
         if inference_state not in get_args(InferenceState):
@@ -146,10 +147,9 @@ class Recommender(nn.Module, Pretrained):
             InputError: for a depth or copies below 1, an item id outside 0..N, a state or keys of the wrong shape, or
                 both of them.
         """
-        depth = self.inference_depth if depth is None else check_depth(depth)
+        depth = self.inference_depth if depth is None else at_least("depth", depth, 1)
         history = self._checked(history)
-        if isinstance(copies, bool) or not isinstance(copies, int) or copies < 1:
-            raise InputError(f"copies must be a whole number of at least 1, got {copies!r}")
+        at_least("copies", copies, 1)
         wanted = (history.shape[0] * copies, history.shape[1], self.dim)
         if state is not None and state_keys is not None:
             raise InputError("state and state_keys both say what T_0 is: give one of them")

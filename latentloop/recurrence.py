@@ -10,10 +10,9 @@ Shapes: B rows, L positions, d latent size, k depth; `*n d` is either layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -22,105 +21,15 @@ from torch.utils.checkpoint import checkpoint
 
 from latentloop.adapt import adapt
 from latentloop.aggregate import Aggregate, build_aggregate
-from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson
+from latentloop.checks import at_least
+from latentloop.depth import DepthLaw, LogNormalPoisson
 from latentloop.dropout import replayed_modes
+from latentloop.encoder import Encoder, Thoughts, distance_from_newest, newest, read_newest, same_shape
 from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import facts
 from latentloop.randomness import keyed_normal
 
-__all__ = ["Encoder", "RecurrentDepth", "SinglePass", "Thoughts", "check_depth", "distance_from_newest"]
-
-
-@dataclass(frozen=True)
-class Thoughts:
-    """The newest position's state after each step: t_1..t_k, of which the last is the user's preference p.
-
-    Args:
-        steps: (k, B, d) float.
-    """
-
-    steps: Float[Tensor, "k B d"]
-
-    @property
-    def final(self) -> Float[Tensor, "B d"]:
-        """The last thought, p = t_k."""
-        return self.steps[-1]
-
-    @property
-    def depth(self) -> int:
-        """The number of thoughts, k."""
-        return self.steps.shape[0]
-
-    def rows(self, start: int, stop: int) -> Thoughts:
-        """The thoughts of rows start..stop-1."""
-        return Thoughts(self.steps[:, start:stop])
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """What `Recommender` asks of an encoder; `RecurrentDepth` and `SinglePass` are the two that exist."""
-
-    depth_law: DepthLaw
-
-    @property
-    def packed(self) -> bool:
-        """Whether it also takes (tokens, d) with `offsets`."""
-        ...
-
-    @property
-    def fixed_length(self) -> bool:
-        """Whether it needs rows of exactly `max_length` positions."""
-        ...
-
-    def bind(self, dim: int) -> None:
-        """Learn the latent size d."""
-        ...
-
-    def draw_state(self, keys: Tensor, slots: Tensor) -> Tensor:
-        """T_0 for each (row key, distance from the newest item)."""
-        ...
-
-    def pre(self, x: Tensor, **context: Any) -> Tensor:
-        """H, shaped like `x`."""
-        ...
-
-    def thoughts(self, hidden: Tensor, *, state: Tensor, depth: int, **context: Any) -> Thoughts:
-        """The newest position's state after each of `depth` steps."""
-        ...
-
-
-def check_depth(depth: int) -> int:
-    """Return `depth` if it is a whole number of at least 1, else raise `InputError`."""
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
-        raise InputError(f"depth must be a whole number of at least 1, got {depth!r}")
-    return depth
-
-
-def distance_from_newest(x: Float[Tensor, "*n d"], offsets: Int[Tensor, " B1"] | None = None) -> Int[Tensor, "*n"]:
-    """How many positions after each one lie before the row's end: 0 at the newest, in either layout."""
-    if offsets is None:
-        length = x.shape[-2]
-        return torch.arange(length - 1, -1, -1, device=x.device).expand(x.shape[:-1])
-    ends = torch.repeat_interleave(offsets[1:] - 1, offsets.diff(), output_size=x.shape[0])
-    return ends - torch.arange(x.shape[0], device=x.device)
-
-
-def _newest(x: Float[Tensor, "*n d"], offsets: Int[Tensor, " B1"] | None = None) -> Float[Tensor, "B d"]:
-    return x[:, -1] if offsets is None else x[offsets[1:] - 1]
-
-
-def _same_shape(name: str, output: Tensor, wanted: Tensor) -> Tensor:
-    if output.shape != wanted.shape:
-        raise InputError(f"{name} must return {tuple(wanted.shape)} like its input, got {tuple(output.shape)}")
-    return output
-
-
-def _read_newest(name: str, block: nn.Module, x: Tensor, **context: Any) -> Float[Tensor, "B d"]:
-    """The block's output at the newest position; a block's optional `last` computes only that."""
-    last: Callable[..., Tensor] | None = getattr(block, "last", None)
-    if last is not None:
-        return last(x, **context)
-    return _newest(_same_shape(name, block(x, **context), x), context.get("offsets"))
+__all__ = ["Encoder", "RecurrentDepth", "Thoughts", "distance_from_newest"]
 
 
 class RecurrentDepth(nn.Module):
@@ -177,8 +86,7 @@ class RecurrentDepth(nn.Module):
         Raises:
             InputError: where d is not a whole number of at least 1, or was bound to another value before.
         """
-        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-            raise InputError(f"dim must be a whole number of at least 1, got {dim!r}")
+        at_least("dim", dim, 1)
         if self.dim not in (None, dim):
             raise InputError(f"dim is {self.dim} since this encoder was first bound and cannot become {dim}")
         for name, block in (("pre_block", self.pre_block), ("core_block", self.core_block)):
@@ -208,14 +116,14 @@ class RecurrentDepth(nn.Module):
     def pre(self, x: Float[Tensor, "*n d"], **context: Any) -> Float[Tensor, "*n d"]:
         """H = pre_block(x)."""
         self._bound()
-        return _same_shape("pre_block", self.pre_block(x, **context), x)
+        return same_shape("pre_block", self.pre_block(x, **context), x)
 
     def step(
         self, state: Float[Tensor, "*n d"], hidden: Float[Tensor, "*n d"], **context: Any
     ) -> Float[Tensor, "*n d"]:
         """One thought at every position: core_block(LN(f(state, hidden)))."""
         mixed = self._mix(state, hidden)
-        return _same_shape("core_block", self.core_block(mixed, **context), hidden)
+        return same_shape("core_block", self.core_block(mixed, **context), hidden)
 
     def unroll(
         self,
@@ -237,7 +145,7 @@ class RecurrentDepth(nn.Module):
         Raises:
             InputError: for a depth below 1 or a state shaped unlike `hidden`.
         """
-        depth = check_depth(self.depth_law.inference_depth if depth is None else depth)
+        depth = at_least("depth", self.depth_law.inference_depth if depth is None else depth, 1)
         if state.shape != hidden.shape:
             raise InputError(f"state must be shaped like hidden, {tuple(hidden.shape)}, got {tuple(state.shape)}")
         return self._steps(hidden, state, depth, context)
@@ -250,9 +158,9 @@ class RecurrentDepth(nn.Module):
         if depth > 1:
             for unrolled in self.unroll(hidden, state=state, depth=depth - 1, **context):
                 state = unrolled
-                read.append(_newest(state, context.get("offsets")))
-        check_depth(depth)
-        read.append(_read_newest("core_block", self.core_block, self._mix(state, hidden), **context))
+                read.append(newest(state, context.get("offsets")))
+        at_least("depth", depth, 1)
+        read.append(read_newest("core_block", self.core_block, self._mix(state, hidden), **context))
         return Thoughts(torch.stack(read))
 
     def forward(
@@ -303,50 +211,3 @@ class RecurrentDepth(nn.Module):
         if self.dim is None:
             raise InputError("this encoder does not know its dim yet: pass dim= or give it to a Recommender")
         return self.dim
-
-
-class SinglePass(nn.Module):
-    """A bare block as an encoder: one pass, one thought, no T_0, no aggregate, no extra LN ("Base").
-
-    Args:
-        block: any module that `adapt` understands.
-    """
-
-    depth_law: DepthLaw = FixedDepth(1)
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = adapt(block)
-
-    def bind(self, dim: int) -> None:
-        """Nothing of a bare block depends on d."""
-
-    @property
-    def packed(self) -> bool:
-        """Whether the block also takes packed tokens."""
-        return facts(self.block).packed
-
-    @property
-    def fixed_length(self) -> bool:
-        """Whether the block needs rows of exactly `max_length` positions."""
-        return facts(self.block).fixed_length
-
-    def draw_state(self, keys: Int[Tensor, " n"], slots: Int[Tensor, " n"]) -> Float[Tensor, "n 0"]:
-        """No start state: (n, 0)."""
-        return torch.empty(keys.shape[0], 0, device=keys.device)
-
-    def pre(self, x: Float[Tensor, "*n d"], **context: Any) -> Float[Tensor, "*n d"]:
-        """Nothing comes before the one pass."""
-        return x
-
-    def thoughts(
-        self, hidden: Float[Tensor, "*n d"], *, state: Float[Tensor, "*n _"], depth: int, **context: Any
-    ) -> Thoughts:
-        """The newest position after the one pass.
-
-        Raises:
-            InputError: for a depth other than 1.
-        """
-        if depth != 1:
-            raise InputError(f"depth must be 1 for an encoder without a loop, got {depth!r}: wrap it in RecurrentDepth")
-        return Thoughts(_read_newest("encoder", self.block, hidden, **context)[None])

@@ -5,6 +5,7 @@ metrics.jsonl    one line an epoch and stage
 data/            the prepared interactions, with their hash
 spt/ rpt/ base/  each a loadable model
 state/           what an interrupted stage continues from
+tensorboard/     each epoch's numbers for TensorBoard, where that was asked for
 report.md        the final table
 """
 
@@ -21,7 +22,18 @@ from latentloop.files import read_json, write_atomically, write_json
 __all__ = ["RunDirectory"]
 
 _MARK, _VERSION = "latentloop_run", 1
-_OURS = ("config.json", "metrics.jsonl", "data", "spt", "rpt", "base", "state", "report.md", "validation.png")
+_OURS = (
+    "config.json",
+    "metrics.jsonl",
+    "data",
+    "spt",
+    "rpt",
+    "base",
+    "state",
+    "tensorboard",
+    "report.md",
+    "validation.png",
+)
 
 
 class RunDirectory:

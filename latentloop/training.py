@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from latentloop.accelerator import make_accelerator
+from latentloop.best_weights import BestWeights
 from latentloop.data.batch import Batch, batches, num_batches
 from latentloop.data.positives import SameTarget
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
+from latentloop.finite import NotFinite, check_weights
 from latentloop.metrics import metric_names
-from latentloop.objectives.compose import Objective, views_of
-from latentloop.objectives.views import encode_views
-from latentloop.pretrained import WEIGHTS, load_weights
+from latentloop.objectives.contract import Objective, views_of
+from latentloop.optimizer import build_optimizer
 from latentloop.randomness import dropout_seed, fold
 from latentloop.run_directory import RunDirectory
+from latentloop.step_terms import StepTerms, steps_together
 from latentloop.train_state import Progress, load_state, save_state
+from latentloop.training_settings import check_settings
+from latentloop.training_step import StepModule, updates
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -36,12 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Fitted", "NotFinite", "check_settings", "fit", "make_accelerator"]
 
 logger = logging.getLogger(__name__)
-
-Precision = Literal["fp32", "bf16"]
-
-
-class NotFinite(RuntimeError):
-    """Training met NaN or infinity; the message names the step, the term and the last good checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -63,44 +61,6 @@ class Fitted:
     metric: str
     epochs: int
     history: list[dict[str, Any]]
-
-
-class _Step(nn.Module):
-    """Model and objective in one module: autocast and DDP's gradient exchange act only inside its forward."""
-
-    def __init__(self, model: Recommender, objective: Objective) -> None:
-        super().__init__()
-        self.model = model
-        self.objective = objective
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        views = encode_views(self.model, batch, views_of(self.objective))
-        return self.objective(views, batch)
-
-
-def make_accelerator(*, device: str | None = None, precision: str = "fp32") -> Accelerator:
-    """An `accelerate.Accelerator` for a device and a precision.
-
-    Args:
-        device: "cpu", "cuda", or None for the best there is.
-        precision: "fp32", or "bf16" for autocast.
-
-    Raises:
-        InputError: for a device that is not there, or an unknown precision.
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
-
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
-    if device not in (None, "cpu", "cuda"):
-        raise InputError(f"device must be 'cpu' or 'cuda', got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is 'cuda', but torch sees no CUDA device: choose 'cpu'")
-    if PartialState._shared_state and PartialState().num_processes == 1:
-        # Accelerate keeps one global state, which would refuse another precision or device in the same process
-        AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
 
 
 def fit(
@@ -140,14 +100,16 @@ def fit(
         patience: stop after so many epochs without a better `metric`.
         metric: the validation metric to choose by.
         seed: of everything random in the stage.
-        accelerator: device, precision and processes; None makes one for the best device.
+        accelerator: device, precision, processes and trackers (each epoch's terms and metrics are logged to those that
+            are initialised, as `stage`/name at step epoch); None makes one for the best device.
         validate_first: validate before the first step, so that the model as it came may win.
         run: where to keep metrics, the best model and the state to continue from; None keeps them in memory.
         progress_bar: None shows one on a terminal only.
 
     Raises:
         InputError: for a setting out of range, or a `run` that holds another model's state.
-        NotFinite: where the loss or a gradient is not a number.
+        NotFinite: where a term or the weights are no numbers; the model has the best weights so far then, or those
+            it came with, and the message says which.
     """
     check_settings(
         epochs=epochs,
@@ -160,199 +122,144 @@ def fit(
     if metric not in metric_names():
         raise InputError(f"metric must be one of {', '.join(metric_names())}, got {metric!r}")
     accelerator = accelerator or make_accelerator()
-    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    model.to(device)
-    train, validation = train.to(device), validation.to(device)
+    model.to(accelerator.device)
+    train, validation = train.to(accelerator.device), validation.to(accelerator.device)
     start = getattr(objective, "start", None)
     if start is not None:
         start(model)
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(model, weight_decay), lr=learning_rate, fused=device.type in ("cpu", "cuda")
-    )
+    optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay)
     progress = (load_state(run.state_path(stage), model, optimizer) if run else None) or Progress()
     if run is not None and accelerator.is_main_process:
         run.rewind(stage, progress.history[-1]["epoch"] if progress.history else -1)
-    best_weights = None if run else copy.deepcopy(model.state_dict())
-    step_module, optimizer = accelerator.prepare(_Step(model, objective), optimizer)
-    key = fold(seed, stage)
-    positives = SameTarget(train) if "same_target" in views_of(objective) else False
-
-    def validate() -> dict[str, float]:
-        # a fresh T_0 an answer, where the model asks for one, must repeat itself too, and be the same in every stage
-        with dropout_seed(fold(seed, "evaluation"), device):
-            try:
-                return dict(evaluate(model, validation, split="validation", stage=stage, seeds=(seed,)).metrics)
-            except InputError as error:
-                if all(bool(p.isfinite().all()) for p in model.parameters()):
-                    raise
-                raise NotFinite(
-                    f"{stage}: weights are no numbers after step {progress.step}; {_kept(stage, progress, run)}; "
-                    f"try a lower learning rate or clip_norm"
-                ) from error
-
-    def finish_epoch(line: dict[str, Any]) -> None:
-        nonlocal best_weights
-        progress.history.append(line)
-        if progress.best is None or line[metric] > progress.best:
-            progress.best, progress.best_epoch = line[metric], line["epoch"]
-            if run is None:
-                best_weights = copy.deepcopy(model.state_dict())
-            elif accelerator.is_main_process:
-                model.save_pretrained(run.model_path(stage))
-        if run is not None and accelerator.is_main_process:
-            run.log(line)
-            save_state(run.state_path(stage), model, optimizer, progress)
-        accelerator.wait_for_everyone()
-
-    if validate_first and progress.epoch == 0 and not progress.history:
-        finish_epoch({"stage": stage, "epoch": 0, **validate()})
-    while not progress.finished and progress.epoch < epochs and _patient(progress, patience):
-        began, epoch = time.perf_counter(), progress.epoch + 1
-        model.train()
-        means = _Means()
-        loop = batches(train, batch_size, key=key, epoch=epoch, same_target=positives, rank=rank, world=world)
-        count = num_batches(len(train), batch_size, world=world)
-        with _bar(loop, count, f"{stage} epoch {epoch}", progress_bar, accelerator.is_main_process) as bar:
-            for batch in bar:
-                for terms in _updates(step_module, model, objective, optimizer, accelerator, batch, clip_norm):
-                    progress.step += 1
-                    means.add(terms, len(batch))
-                    _stop_if_not_finite(terms, stage, epoch, progress, run)
-                bar.set_postfix({name: f"{value:.4f}" for name, value in means.latest().items()}, refresh=False)
-        trained = time.perf_counter() - began
-        line = {"stage": stage, "epoch": epoch, "step": progress.step, **means.value(), **validate()}
-        line |= {"train_seconds": round(trained, 3), "samples_per_second": round(len(train) / trained, 1)}
-        progress.epoch = epoch
-        finish_epoch(line)
-        if accelerator.is_main_process:
-            logger.info("%s", _summary(line, metric, progress))
+    best = BestWeights(
+        model, run.model_path(stage) if run else None, kept=None if progress.best is None else progress.best_epoch
+    )
+    step_module, optimizer = accelerator.prepare(StepModule(model, objective), optimizer)
+    going = _Stage(
+        stage, model, train, validation, objective, step_module, optimizer, accelerator, progress, best, run,
+        metric=metric, batch_size=batch_size, clip_norm=clip_norm, seed=seed, progress_bar=progress_bar,
+    )  # fmt: skip
+    try:
+        if validate_first and not progress.history:
+            going.finish({"stage": stage, "epoch": 0, **going.validate()})
+        while not progress.finished and progress.epoch < epochs and progress.epoch - progress.best_epoch < patience:
+            going.finish(going.train_epoch(progress.epoch + 1))
+    except NotFinite as error:
+        best.restore(model)
+        raise NotFinite(f"{stage}: {error}; {best}; try a lower learning rate or clip_norm") from None
     if not progress.finished:
         progress.finished = True
-        if run is not None and accelerator.is_main_process:
-            save_state(run.state_path(stage), model, optimizer, progress)
-    _restore_best(model, best_weights, run, stage)
-    best = progress.best if progress.best is not None else math.nan
-    return Fitted(stage, progress.best_epoch, best, metric, progress.epoch, progress.history)
+        going.save()
+    best.restore(model)
+    value = progress.best if progress.best is not None else math.nan
+    return Fitted(stage, progress.best_epoch, value, metric, progress.epoch, progress.history)
 
 
-def _updates(
-    step_module: nn.Module,
-    model: Recommender,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-    batch: Batch,
-    clip_norm: float | None,
-) -> Iterator[dict[str, Tensor]]:
-    """Prepare once, then take the objective's number of optimizer steps; yields each step's terms."""
-    prepare = getattr(objective, "prepare", None)
-    prepared = batch
-    if prepare is not None:
-        with torch.no_grad(), accelerator.autocast():
-            prepared = prepare(model, batch)
-    for update in range(getattr(objective, "updates", 1)):
-        dropout_key = fold(batch.key, "dropout", accelerator.process_index, update)
-        with dropout_seed(dropout_key, accelerator.device):
-            loss, terms = step_module(prepared)
-            accelerator.backward(loss)
-        if clip_norm is not None:
-            terms["gradient_norm"] = torch.as_tensor(accelerator.clip_grad_norm_(model.parameters(), clip_norm))
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        yield {"loss": loss.detach(), **terms}
+@dataclass
+class _Stage:
+    """A stage that is going on: what one epoch of it needs."""
 
+    name: str
+    model: Recommender
+    train: Samples
+    validation: Samples
+    objective: Objective
+    step_module: nn.Module
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    progress: Progress
+    best: BestWeights
+    run: RunDirectory | None
+    metric: str
+    batch_size: int
+    clip_norm: float | None
+    seed: int
+    progress_bar: bool | None
 
-def _kept(stage: str, progress: Progress, run: RunDirectory | None) -> str:
-    if run is None or progress.best is None:
-        return "no model was kept yet"
-    return f"the last good model is {run.model_path(stage)}"
+    def __post_init__(self) -> None:
+        # the samples are sorted once for all epochs
+        self.positives = SameTarget(self.train) if "same_target" in views_of(self.objective) else False
 
+    def train_epoch(self, epoch: int) -> dict[str, Any]:
+        """Every sample once, then validation; the epoch's line."""
+        began, progress = time.perf_counter(), self.progress
+        self.model.train()
+        terms = StepTerms(epoch, every=steps_together(self.accelerator.device))
+        try:
+            with self._batches(epoch) as bar:
+                for batch in bar:
+                    for step in self._updates(batch):
+                        progress.step += 1
+                        terms.add(progress.step, step, len(batch))
+                    bar.set_postfix({name: f"{value:.4f}" for name, value in terms.latest.items()}, refresh=False)
+        except InputError:
+            # numbers that broke lead to mistakes further on, which the numbers themselves explain better
+            terms.settle()
+            check_weights(self.model, progress.step)
+            raise
+        means, trained = terms.means(), time.perf_counter() - began
+        line = {"stage": self.name, "epoch": epoch, "step": progress.step, **means, **self.validate()}
+        line |= {"train_seconds": round(trained, 3), "samples_per_second": round(len(self.train) / trained, 1)}
+        progress.epoch = epoch
+        return line
 
-class _Means:
-    """Row-weighted means of the terms over an epoch."""
+    def validate(self) -> dict[str, float]:
+        """Metrics on validation."""
+        check_weights(self.model, self.progress.step)
+        # a fresh T_0 an answer, where the model asks for one, must repeat itself too, and be the same in every stage
+        with dropout_seed(fold(self.seed, "evaluation"), self.accelerator.device):
+            found = evaluate(self.model, self.validation, split="validation", stage=self.name, seeds=(self.seed,))
+        return dict(found.metrics)
 
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.rows = 0
-        self._latest: dict[str, float] = {}
+    def finish(self, line: dict[str, Any]) -> None:
+        """Log an epoch's line, keep its weights where they are the best, and save what to continue from."""
+        progress, main = self.progress, self.accelerator.is_main_process
+        progress.history.append(line)
+        better = progress.best is None or line[self.metric] > progress.best
+        if better:
+            progress.best, progress.best_epoch = line[self.metric], line["epoch"]
+            self.best.keep(self.model, line["epoch"], write=main)
+        if self.run is not None and main:
+            self.run.log(line)
+        told = {f"{self.name}/{name}": value for name, value in line.items() if name not in ("stage", "epoch")}
+        self.accelerator.log(told, step=line["epoch"])
+        self.save()
+        self.accelerator.wait_for_everyone()
+        if main and line["epoch"]:
+            logger.info("%s", _summary(line, self.metric, better))
 
-    def add(self, terms: dict[str, Tensor], rows: int) -> None:
-        self._latest = {name: float(value) for name, value in terms.items()}
-        for name, value in self._latest.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * rows
-        self.rows += rows
+    def save(self) -> None:
+        """Save what to continue from, where there is a run directory."""
+        if self.run is not None and self.accelerator.is_main_process:
+            save_state(self.run.state_path(self.name), self.model, self.optimizer, self.progress)
 
-    def latest(self) -> dict[str, float]:
-        return self._latest
+    def _batches(self, epoch: int) -> Any:
+        """The epoch's batches behind a progress bar."""
+        accelerator = self.accelerator
+        world, main = accelerator.num_processes, accelerator.is_main_process
+        loop = batches(
+            self.train,
+            self.batch_size,
+            key=fold(self.seed, self.name),
+            epoch=epoch,
+            same_target=self.positives,
+            rank=accelerator.process_index,
+            world=world,
+        )
+        count = num_batches(len(self.train), self.batch_size, world=world)
+        shown = main and (sys.stderr.isatty() if self.progress_bar is None else self.progress_bar)
+        name = f"{self.name} epoch {epoch}"
+        return tqdm(loop, total=count, desc=name, disable=not shown, leave=False, dynamic_ncols=True)
 
-    def value(self) -> dict[str, float]:
-        return {name: total / self.rows for name, total in self.sums.items()}
-
-
-def _stop_if_not_finite(
-    terms: dict[str, Tensor], stage: str, epoch: int, progress: Progress, run: RunDirectory | None
-) -> None:
-    bad = [name for name, value in terms.items() if not math.isfinite(float(value))]
-    if bad:
-        named = next((name for name in bad if name != "loss"), "loss")
-        raise NotFinite(
-            f"{stage}: {named} is {float(terms[named])} at step {progress.step} of epoch {epoch}; "
-            f"{_kept(stage, progress, run)}; "
-            f"try a lower learning rate or clip_norm"
+    def _updates(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
+        return updates(
+            self.step_module, self.model, self.objective, self.optimizer, self.accelerator, batch, self.clip_norm
         )
 
 
-def _restore_best(
-    model: Recommender, best_weights: dict[str, Tensor] | None, run: RunDirectory | None, stage: str
-) -> None:
-    if best_weights is not None:
-        model.load_state_dict(best_weights)
-    elif run is not None and (run.model_path(stage) / WEIGHTS).is_file():
-        load_weights(model, run.model_path(stage))
-    model.eval()
-
-
-def _parameter_groups(model: Recommender, weight_decay: float) -> list[dict[str, Any]]:
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in named if p.ndim >= 2 and not name.startswith(("item_table", "position_table"))]
-    chosen = {id(p) for p in decayed}
-    plain = [p for _, p in named if id(p) not in chosen]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
-def _patient(progress: Progress, patience: int) -> bool:
-    return progress.epoch - progress.best_epoch < patience
-
-
-def _bar(loop: Iterator[Batch], count: int, name: str, wanted: bool | None, main: bool) -> Any:
-    shown = main and (sys.stderr.isatty() if wanted is None else wanted)
-    return tqdm(loop, total=count, desc=name, disable=not shown, leave=False, dynamic_ncols=True)
-
-
-def _summary(line: dict[str, Any], metric: str, progress: Progress) -> str:
-    best = " *" if progress.best_epoch == line["epoch"] else ""
+def _summary(line: dict[str, Any], metric: str, better: bool) -> str:
+    best = " *" if better else ""
     return (
         f"{line['stage']} epoch {line['epoch']}: loss {line['loss']:.4f}, validation {metric} {line[metric]:.4f}{best}, "
         f"{line['train_seconds']:.1f} s, {line['samples_per_second']:.0f} samples/s"
     )
-
-
-def check_settings(**settings: int | float | None) -> None:
-    """Refuse settings of training that are out of range, by name.
-
-    Raises:
-        InputError: naming the setting.
-    """
-    for name, value in settings.items():
-        if name.endswith(("learning_rate", "weight_decay", "clip_norm")):
-            zero = name == "weight_decay"
-            if value is None and name == "clip_norm":
-                continue
-            if value is None or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-                raise InputError(
-                    f"{name} must be a finite number {'of at least' if zero else 'above'} 0, got {value!r}"
-                )
-        else:
-            least = 0 if name.endswith("epochs") else 1
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")

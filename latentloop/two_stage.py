@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from latentloop.accelerator import Precision, closing_trackers, make_accelerator
 from latentloop.baselines import chance, popularity
 from latentloop.data.card import content_hash
 from latentloop.data.interactions import Interactions
@@ -19,9 +20,12 @@ from latentloop.objectives import RPT, SPT, NextItem, Objective, select
 from latentloop.randomness import dropout_seed, fold
 from latentloop.results import Evaluation
 from latentloop.run_directory import RunDirectory
-from latentloop.training import Fitted, Precision, check_settings, fit, make_accelerator
+from latentloop.training import Fitted, fit
+from latentloop.training_settings import check_settings
 
 if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
     from latentloop.recommender import Recommender
 
 __all__ = ["Outcome", "TwoStage", "two_stage"]
@@ -143,6 +147,7 @@ def two_stage(
     seed: int = 0,
     device: str | None = None,
     precision: Precision = "fp32",
+    tracker: str | GeneralTracker | None = None,
     run: RunDirectory | None = None,
     progress_bar: bool | None = None,
 ) -> TwoStage:
@@ -168,6 +173,7 @@ def two_stage(
         seed: of everything random.
         device: "cpu", "cuda" or None for the best.
         precision: "fp32" or "bf16".
+        tracker: who is told of each epoch: "tensorboard" (into `run`), or an `accelerate.tracking.GeneralTracker`.
         run: where to keep everything, see `RunDirectory`; None keeps it in memory.
         progress_bar: None shows one on a terminal only.
 
@@ -193,40 +199,45 @@ def two_stage(
         cut=cut,
         trials=trials,
     )
+    directory = None if run is None else run.path
+    accelerator = make_accelerator(device=device, precision=precision, tracker=tracker, directory=directory)
     settings = {
         "patience": patience,
         "weight_decay": weight_decay,
         "clip_norm": clip_norm,
-        "accelerator": make_accelerator(device=device, precision=precision),
+        "accelerator": accelerator,
         "progress_bar": progress_bar,
     }
     recipe = _Recipe(split, run, seed, settings, content_hash(split.interactions))
-    recipe.rival("chance", chance)
-    recipe.rival("popularity", popularity)
-    budget = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    if base is not None:
-        recipe.train(base, NextItem(), "base", **budget)
-    recipe.train(model, SPT() if spt is None else spt, "spt", **budget)
-    kept = len(split.train)
-    if rpt_epochs > 0:
-        samples = select(model, split.train, cut=cut, trials=trials, key=fold(seed, "selection"))
-        kept = len(samples)
-        logger.info("selection: %d of %d training samples have their target in the top %d", kept, len(split.train), cut)
-        if kept:
-            pretrained = copy.deepcopy(model.state_dict())
-            recipe.train(
-                model,
-                RPT() if rpt is None else rpt,
-                "rpt",
-                samples,
-                epochs=rpt_epochs,
-                batch_size=rpt_batch_size,
-                learning_rate=rpt_learning_rate,
-                validate_first=True,
+    with closing_trackers(accelerator):
+        recipe.rival("chance", chance)
+        recipe.rival("popularity", popularity)
+        budget = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+        if base is not None:
+            recipe.train(base, NextItem(), "base", **budget)
+        recipe.train(model, SPT() if spt is None else spt, "spt", **budget)
+        kept = len(split.train)
+        if rpt_epochs > 0:
+            samples = select(model, split.train, cut=cut, trials=trials, key=fold(seed, "selection"))
+            kept = len(samples)
+            logger.info(
+                "selection: %d of %d training samples have their target in the top %d", kept, len(split.train), cut
             )
-            if (
-                recipe.outcomes["rpt"].validation.metrics["ndcg@10"]
-                < recipe.outcomes["spt"].validation.metrics["ndcg@10"]
-            ):
-                model.load_state_dict(pretrained)
+            if kept:
+                pretrained = copy.deepcopy(model.state_dict())
+                recipe.train(
+                    model,
+                    RPT() if rpt is None else rpt,
+                    "rpt",
+                    samples,
+                    epochs=rpt_epochs,
+                    batch_size=rpt_batch_size,
+                    learning_rate=rpt_learning_rate,
+                    validate_first=True,
+                )
+                if (
+                    recipe.outcomes["rpt"].validation.metrics["ndcg@10"]
+                    < recipe.outcomes["spt"].validation.metrics["ndcg@10"]
+                ):
+                    model.load_state_dict(pretrained)
     return TwoStage(model, recipe.outcomes, len(split.train), kept, split)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from latentloop.dropout import dropout_off, replayed_modes, switch_dropout_off
+from latentloop.dropout import dropout_off, evaluating, replayed_modes, switch_dropout_off
 
 
 class Functional(nn.Module):
@@ -43,6 +43,30 @@ MODULES = [
     lambda: nn.TransformerEncoderLayer(8, 2, 8, 0.5, batch_first=True),
     lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, 0.5, batch_first=True), 2),
 ]
+
+
+class Merging(nn.Module):
+    """Does more in `train` than set a flag, as adapters do that merge their weights for an answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.frozen, self.merged = nn.Dropout(0.5), nn.Dropout(0.5), False
+
+    def train(self, mode: bool = True) -> Merging:
+        self.merged = not mode
+        return super().train(mode)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluating_gives_every_mode_back_by_the_modules_own_way(training: bool) -> None:
+    module = nn.Sequential(Merging(), nn.Linear(2, 2)).train(training)
+    module[0].frozen.eval()
+    modes = [part.training for part in module.modules()]
+    with pytest.raises(KeyError), evaluating(module):
+        assert module[0].merged and not any(part.training for part in module.modules())
+        raise KeyError
+    assert module[0].merged is not training
+    assert [part.training for part in module.modules()] == modes
 
 
 @pytest.mark.parametrize("make", MODULES)

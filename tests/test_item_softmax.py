@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from latentloop import item_softmax
+from latentloop import item_scores
 from latentloop.errors import InputError
-from latentloop.item_softmax import count_ranks, cross_entropy, log_prob, log_prob_and_kl, top1
+from latentloop.item_ranks import count_ranks, top1
+from latentloop.item_softmax import cross_entropy, log_prob, log_prob_and_kl
 
 # Sums of up to 60 float32 terms in another order: a few units in the last place (2^-24 = 6e-8) each.
 TOLERANCE = {torch.float32: {"rtol": 2e-5, "atol": 2e-6}, torch.float64: {"rtol": 1e-10, "atol": 1e-12}}
@@ -31,7 +32,7 @@ seeds = st.integers(0, 2**31 - 1)
 @contextmanager
 def chunks_of(rows: int, items: int) -> Iterator[None]:
     """Chunks of so many rows."""
-    with mock.patch.multiple(item_softmax, _CPU_BUDGET=rows * items, _LEAST_ROWS=1):
+    with mock.patch.multiple(item_scores, CPU_BUDGET=rows * items, LEAST_ROWS=1):
         yield
 
 

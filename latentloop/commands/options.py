@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from latentloop.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from latentloop.data.interactions import Interactions
     from latentloop.data.splits import Split
     from latentloop.objectives import RPT, Objective
@@ -70,12 +72,19 @@ class SPTOptions:
     """Another sample with the same target, or the same one again."""
     keep_false_negatives: bool = False
     """Leave rows with the same target among an anchor's negatives."""
+    negatives: int = 0
+    """Estimate the next-item softmax from so many sampled negatives a step, for huge catalogs; 0 is all items."""
 
-    def build(self) -> Objective:
-        """The objective."""
-        from latentloop.objectives import SPT
+    def build(self, item_counts: Tensor | None = None) -> Objective:
+        """The objective; negatives are sampled by `item_counts` (N + 1,), how often each item occurs, else uniformly."""
+        from latentloop.objectives import SPT, SampledNextItem
 
+        if self.negatives < 0:
+            raise InputError(f"--negatives must be at least 0, got {self.negatives}")
+        counts = None if item_counts is None else item_counts[1:]
+        sampled = SampledNextItem(self.negatives, item_counts=counts) if self.negatives else None
         return SPT(
+            next_item=sampled,
             alpha=self.alpha,
             gamma=self.gamma,
             temperature=self.temperature,

@@ -48,6 +48,8 @@ class Train:
     """Where to train; the best there is when not given."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the blocks in bfloat16; scores stay float32."""
+    tracker: Literal["tensorboard"] | None = None
+    """Also log each epoch's numbers to RUN/tensorboard."""
     data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
     model: tyro.conf.OmitArgPrefixes[ModelOptions] = field(default_factory=ModelOptions)
     training: tyro.conf.OmitArgPrefixes[TrainingOptions] = field(default_factory=TrainingOptions)
@@ -72,11 +74,12 @@ class Train:
 
     def fit(self, interactions: Interactions) -> TwoStage:
         """Train on interactions that are read already; the run directory is made once nothing can be refused."""
+        from latentloop.accelerator import check_tracker, make_accelerator
         from latentloop.data.card import DataCard
         from latentloop.data.store import save_interactions
         from latentloop.report import print_report, write_report
         from latentloop.run_directory import RunDirectory
-        from latentloop.training import check_settings, make_accelerator
+        from latentloop.training_settings import check_settings
         from latentloop.two_stage import two_stage
 
         card = DataCard.of(interactions)
@@ -87,8 +90,9 @@ class Train:
         num_items, max_length = interactions.num_items, self.data.max_length
         model = self.model.build(num_items, max_length, seed=self.seed)
         base = self.model.build(num_items, max_length, seed=self.seed, loop=False) if self.with_base else None
-        spt, rpt = self.spt.build(), self.rpt.build()
+        spt, rpt = self.spt.build(split.item_counts), self.rpt.build()
         make_accelerator(device=self.device, precision=self.precision)
+        check_tracker(self.tracker, self.out)
         check_settings(**dataclasses.asdict(self.training), cut=self.rpt.cut, trials=self.rpt.trials)
         run = RunDirectory.create(self.out, self.config(), resume=self.resume, overwrite=self.overwrite)
         if not run.data_path.is_dir():
@@ -107,6 +111,7 @@ class Train:
             seed=self.seed,
             device=self.device,
             precision=self.precision,
+            tracker=self.tracker,
             run=run,
         )
         write_report(result, run, card, seed=self.seed)
@@ -114,8 +119,8 @@ class Train:
         return result
 
     def config(self) -> dict[str, Any]:
-        """What was asked for, as plain values; how it is carried out (device, resume) is left out."""
+        """What was asked for, as plain values; how it is carried out (device, tracker, resume) is left out."""
         config = dataclasses.asdict(self)
-        for name in ("out", "resume", "overwrite", "device"):
+        for name in ("out", "resume", "overwrite", "device", "tracker"):
             del config[name]
         return config

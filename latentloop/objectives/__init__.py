@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from latentloop.objectives.advantages import advantages
-from latentloop.objectives.compose import Objective, Sum, Weighted, views_of
+from latentloop.objectives.compose import Sum, Weighted
+from latentloop.objectives.contract import Objective, views_of
 from latentloop.objectives.info_nce import info_nce, symmetric_info_nce
 from latentloop.objectives.next_item import NextItem, SampledNextItem
 from latentloop.objectives.rewards import NDCGReward, RecallReward, Reward

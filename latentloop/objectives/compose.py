@@ -8,33 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from latentloop.data.batch import Batch
 from latentloop.errors import InputError, InputTypeError
+from latentloop.objectives.contract import Objective, Terms, call, views_of
 from latentloop.objectives.views import Views
 from latentloop.recommender import Recommender
 
-__all__ = ["Composable", "Objective", "Sum", "Weighted", "views_of"]
-
-Terms = dict[str, Tensor]
-
-
-@runtime_checkable
-class Objective(Protocol):
-    """What `fit` trains with; a plain function of this signature is one too."""
-
-    def __call__(self, views: Any, batch: Any, /) -> tuple[Tensor, Terms]:
-        """The loss to differentiate, and detached 0-d terms for the logs."""
-        ...
-
-
-def views_of(part: Objective) -> tuple[str, ...]:
-    """The views a part reads: its `views`, or the anchor where it names none."""
-    views: tuple[str, ...] = getattr(part, "views", ("anchor",))
-    return views
+__all__ = ["Composable", "Sum", "Weighted"]
 
 
 class Composable:
@@ -98,7 +81,7 @@ class Weighted(Composable):
 
     def __call__(self, views: Views, batch: Batch) -> tuple[Tensor, Terms]:
         """Weight times the part's loss, and its terms."""
-        loss, terms = self.part(views, batch)
+        loss, terms = call(self.part, views, batch)
         return loss * self.weight, terms
 
     def __repr__(self) -> str:
@@ -153,10 +136,9 @@ class Sum(Composable):
 
     def __call__(self, views: Views, batch: Batch) -> tuple[Tensor, Terms]:
         """The sum of the losses and all terms; a name taken twice gets a number."""
-        total, terms = self.parts[0](views, batch)
-        terms = dict(terms)
+        total, terms = call(self.parts[0], views, batch)
         for part in self.parts[1:]:
-            loss, own = part(views, batch)
+            loss, own = call(part, views, batch)
             total = total + loss
             for name, value in own.items():
                 terms[_free_name(name, terms)] = value

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from latentloop.checks import above_zero, one_of
 from latentloop.errors import InputError
-from latentloop.objectives.checks import above_zero, one_of
 
 __all__ = ["Similarity", "info_nce", "same_target_mask", "symmetric_info_nce"]
 

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from latentloop.checks import at_least
 from latentloop.data.batch import Batch
 from latentloop.errors import InputError
 from latentloop.item_softmax import cross_entropy
-from latentloop.objectives.checks import at_least
-from latentloop.objectives.compose import Composable, Terms
+from latentloop.objectives.compose import Composable
+from latentloop.objectives.contract import Terms
 from latentloop.objectives.views import Views
 from latentloop.randomness import fold, generator
 

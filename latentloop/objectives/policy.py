@@ -31,6 +31,10 @@ def ratios(
 ) -> Float[Tensor, "_ R"]:
     """P = pi / pi_old: (1, R) of the rollout's joint probability, or (k, R), one a step.
 
+    log P is cut at 80: e^89 is infinite in float32, and 0 x infinity would make NaN of a gradient that the clip has
+    stopped. So P never exceeds e^80, and beyond it has no gradient, for A < 0 neither, where the clip alone would let
+    one pass. No P below is changed.
+
     Args:
         new: log pi of each step's choice.
         old: log pi_old of it.
@@ -60,7 +64,7 @@ def target_kl(new: Float[Tensor, "k R"], reference: Float[Tensor, "k R"]) -> Flo
     """exp(d) - d - 1, d = log pi_ref(target) - log pi(target).
 
     A penalty that is 0 at the reference and not below; not an estimate of the divergence, because the target is not
-    sampled from pi.
+    sampled from pi. d is cut at 80, as in `ratios`.
     """
     gap = (reference - new).clamp(max=_LARGEST_LOG)
     return torch.expm1(gap) - gap

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from latentloop.objectives.checks import at_least
+from latentloop.checks import at_least
 
 __all__ = ["NDCGReward", "RecallReward", "Reward"]
 

@@ -9,23 +9,20 @@ Shapes: B rows, G rollouts a row, R = rows that are differentiated x G (row b's 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from latentloop.checks import above_zero, at_least, one_of, zero_or_more
 from latentloop.data.batch import Batch
-from latentloop.dropout import dropout_off, switch_dropout_off
+from latentloop.dropout import switch_dropout_off
 from latentloop.errors import InputError, InputTypeError
-from latentloop.item_softmax import count_ranks, log_prob, log_prob_and_kl, top1
+from latentloop.item_softmax import log_prob, log_prob_and_kl
 from latentloop.objectives.advantages import advantages
-from latentloop.objectives.checks import above_zero, at_least, one_of
-from latentloop.objectives.compose import Composable, Terms
+from latentloop.objectives.compose import Composable
+from latentloop.objectives.contract import Terms
 from latentloop.objectives.policy import (
     KL,
     Policy,
@@ -37,46 +34,21 @@ from latentloop.objectives.policy import (
     target_kl,
 )
 from latentloop.objectives.rewards import RecallReward, Reward
+from latentloop.objectives.rollouts import (
+    Prepared,
+    by_step,
+    choices,
+    draw_depths,
+    for_rollouts,
+    placed,
+    rewards_of,
+    think,
+)
 from latentloop.objectives.views import Views
-from latentloop.randomness import dropout_seed, fold, generator, row_keys
+from latentloop.randomness import fold, row_keys
 from latentloop.recommender import Recommender
 
 __all__ = ["RPT", "Prepared"]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Prepared(Batch):
-    """A batch and what its rollouts fixed, all without gradient.
-
-    Args:
-        groups: (M,) rows of the batch that the loss has to think through again.
-        state_keys: (R,) from which each rollout's T_0 is drawn.
-        depth: steps of the deepest rollout.
-        live: (k, R) steps that count; all of them unless each rollout has its own depth.
-        choice: (k, R) the item whose probability is the policy's.
-        advantage: (R,), in the precision of the log-probabilities.
-        pays_kl: (R,) whether a rollout is held to the reference.
-        old: (k, R) log pi_old of the choice; None where the only update is the first, at which pi_old is pi.
-        ref_queries: (k, R, d) the reference's thoughts, for the full divergence.
-        ref_keys: (N, d) the reference's items, for the full divergence.
-        ref_log_prob: (k, R) log pi_ref of the target, for the divergence on the target.
-        dropout_key: seeds dropout in every pass over these rollouts; None keeps it off.
-        rewards: (B, G) float64.
-    """
-
-    groups: Int[Tensor, " M"]
-    state_keys: Int[Tensor, " R"]
-    depth: int
-    live: Bool[Tensor, "k R"]
-    choice: Int[Tensor, "k R"]
-    advantage: Float[Tensor, " R"]
-    pays_kl: Bool[Tensor, " R"]
-    old: Float[Tensor, "k R"] | None
-    ref_queries: Float[Tensor, "k R d"] | None
-    ref_keys: Float[Tensor, "N d"] | None
-    ref_log_prob: Float[Tensor, "k R"] | None
-    dropout_key: int | None
-    rewards: Float[Tensor, "B G"]
 
 
 class RPT(Composable):
@@ -132,9 +104,7 @@ class RPT(Composable):
         self.policy: Policy = policy
         self.ratio: Ratio = ratio
         self.kl: KL = kl
-        if not (math.isfinite(kl_weight) and kl_weight >= 0):
-            raise InputError(f"kl_weight must be a finite number of at least 0, got {kl_weight!r}")
-        self.kl_weight = float(kl_weight)
+        self.kl_weight = zero_or_more("kl_weight", kl_weight)
         self.clip = above_zero("clip", clip)
         self.updates = at_least("updates", updates, 1)
         self.keep_kl, self.dropout, self.own_depth = bool(keep_kl), bool(dropout), bool(own_depth)
@@ -166,20 +136,20 @@ class RPT(Composable):
         """
         if self.kl_weight > 0 and self.reference is None:
             raise InputError("RPT has no reference yet: call start(model) before prepare")
-        depths = self._depths(model, batch.key)
+        depths = draw_depths(model, batch.key, self.rollouts, self.own_depth)
         keys = torch.stack([row_keys(fold(batch.key, "rollout", g), batch.rows) for g in range(self.rollouts)], 1)
         dropout_key = fold(batch.key, "rollout dropout", int(batch.rows[0])) if self.dropout else None
-        steps = self._think(model, batch.history, max(depths), keys.flatten(), dropout_key)
-        rewards = self._rewards(model, steps, batch.target, depths)
+        steps = think(model, batch.history, max(depths), keys.flatten(), self.rollouts, dropout_key)
+        rewards = rewards_of(model, steps, batch.target, depths, self.reward)
         advantage = advantages(rewards)
         tied = rewards.amax(1) == rewards.amin(1)
         groups = self._groups(tied)
         rows = (groups[:, None] * self.rollouts + torch.arange(self.rollouts, device=groups.device)).flatten()
         live = torch.arange(1, max(depths) + 1)[:, None] <= torch.tensor(depths)
         live = live.to(batch.target.device).repeat(1, len(groups))
-        target = _for_rollouts(batch.target[groups], self.rollouts).expand(max(depths), -1)
+        target = for_rollouts(batch.target[groups], self.rollouts).expand(max(depths), -1)
         queries, items = model.queries(steps[:, rows]), model.keys()
-        chosen = self._choices(queries, items, target, advantage.flatten()[rows])
+        chosen = choices(self.policy, queries, items, target, advantage.flatten()[rows])
         prepared: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(Batch)}
         prepared |= {
             "groups": groups,
@@ -188,8 +158,8 @@ class RPT(Composable):
             "live": live,
             "choice": chosen,
             "advantage": advantage.flatten()[rows].to(torch.promote_types(queries.dtype, torch.float32)),
-            "pays_kl": _for_rollouts(~tied[groups] | self.keep_kl, self.rollouts),
-            "old": None if self.updates == 1 else _by_step(log_prob, live, queries, items, chosen),
+            "pays_kl": for_rollouts(~tied[groups] | self.keep_kl, self.rollouts),
+            "old": None if self.updates == 1 else by_step(log_prob, live, queries, items, chosen),
             "dropout_key": dropout_key,
             "rewards": rewards,
         }
@@ -210,7 +180,7 @@ class RPT(Composable):
             raise InputTypeError("RPT needs the batch that prepare(model, batch) returned, got a plain one")
         model, live = views.model, batch.live
         history = batch.history[batch.groups]
-        steps = self._think(model, history, batch.depth, batch.state_keys, batch.dropout_key)
+        steps = think(model, history, batch.depth, batch.state_keys, self.rollouts, batch.dropout_key)
         new, divergence = self._log_probs(batch, model.queries(steps), model.keys())
         ratio = ratios(new, new.detach() if batch.old is None else batch.old, live, self.ratio)
         count = batch.rewards.numel()
@@ -235,53 +205,12 @@ class RPT(Composable):
     def __repr__(self) -> str:
         return f"RPT(rollouts={self.rollouts}, reward={self.reward!r}, policy={self.policy!r})"
 
-    def _depths(self, model: Recommender, key: int) -> list[int]:
-        if not self.own_depth:
-            return [model.depth_law.sample(generator(fold(key, "depth")))] * self.rollouts
-        return [model.depth_law.sample(generator(fold(key, "depth", g))) for g in range(self.rollouts)]
-
-    def _think(
-        self, model: Recommender, history: Tensor, depth: int, keys: Tensor, dropout_key: int | None
-    ) -> Float[Tensor, "k R d"]:
-        """Thoughts of all rollouts; H is computed once for a row's rollouts where dropout does not tell them apart."""
-        context: AbstractContextManager[None]
-        if dropout_key is None:
-            context, copies = dropout_off(model), self.rollouts
-        else:
-            context, copies = dropout_seed(dropout_key, history.device), 1
-            history = _for_rollouts(history, self.rollouts)
-        with context:
-            return model.think(history, depth=depth, state_keys=keys, copies=copies).steps
-
-    def _rewards(self, model: Recommender, steps: Tensor, target: Tensor, depths: list[int]) -> Float[Tensor, "B G"]:
-        last = torch.tensor(depths, device=steps.device).repeat(len(target)) - 1
-        final = steps[last, torch.arange(steps.shape[1], device=steps.device)]
-        greater, ties = count_ranks(model.queries(final), model.keys(), _for_rollouts(target, self.rollouts))
-        shape = (len(target), self.rollouts)
-        rewards: object = self.reward(greater.view(shape), ties.view(shape))
-        if isinstance(rewards, Tensor) and rewards.shape == shape:
-            return rewards.double()
-        found = tuple(rewards.shape) if isinstance(rewards, Tensor) else type(rewards).__name__
-        raise InputError(f"reward must return a tensor {shape} like its arguments, got {found}")
-
     def _groups(self, tied: Tensor) -> Tensor:
         """Rows to differentiate: all, or (where tied groups owe nothing) those whose rewards differ, at least one."""
         everyone = torch.arange(len(tied), device=tied.device)
         if self.dropout or (self.keep_kl and self.kl_weight > 0):
             return everyone
         return everyone[~tied] if not bool(tied.all()) else everyone[:1]
-
-    def _choices(self, queries: Tensor, items: Tensor, target: Tensor, advantage: Tensor) -> Int[Tensor, "k R"]:
-        if self.policy == "target":
-            return target.contiguous()
-        if self.policy == "top":
-            return top1(queries.flatten(0, 1), items).view(target.shape)
-        lost = (advantage <= 0).nonzero()[:, 0]
-        chosen = target.clone()
-        if lost.numel() and len(items) > 1:
-            others = top1(queries[:, lost].flatten(0, 1), items, target[:, lost].flatten())
-            chosen[:, lost] = others.view(-1, len(lost))
-        return chosen
 
     def _reference(self, model: Recommender, prepared: dict[str, Any], target: Tensor) -> dict[str, Tensor | None]:
         """The reference under each rollout's T_0 and depth, without dropout."""
@@ -297,7 +226,7 @@ class RPT(Composable):
         queries, items = self.reference.queries(thoughts.steps), self.reference.keys()
         if self.kl == "full":
             return held | {"ref_queries": queries, "ref_keys": items}
-        return held | {"ref_log_prob": _by_step(log_prob, prepared["live"], queries, items, target)}
+        return held | {"ref_log_prob": by_step(log_prob, prepared["live"], queries, items, target)}
 
     def _log_probs(self, batch: Prepared, queries: Tensor, items: Tensor) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities of the choices and the divergence of each step, (k, R) both."""
@@ -308,35 +237,15 @@ class RPT(Composable):
             picked, divergence = log_prob_and_kl(
                 queries.flatten(0, 1)[rows], items, ref_queries.flatten(0, 1)[rows], ref_items, choice.flatten()[rows]
             )
-            return _placed(picked, rows, live), _placed(divergence, rows, live)
-        new = _by_step(log_prob, live, queries, items, choice)
+            return placed(picked, rows, live), placed(divergence, rows, live)
+        new = by_step(log_prob, live, queries, items, choice)
         if batch.ref_log_prob is None:
             return new, None
-        target = _for_rollouts(batch.target[batch.groups], self.rollouts).expand(batch.depth, -1)
-        of_target = new if self.policy == "target" else _by_step(log_prob, live, queries, items, target)
+        target = for_rollouts(batch.target[batch.groups], self.rollouts).expand(batch.depth, -1)
+        of_target = new if self.policy == "target" else by_step(log_prob, live, queries, items, target)
         return new, target_kl(of_target, batch.ref_log_prob)
 
 
 def _has_state(model: Recommender) -> bool:
     probe = torch.zeros(1, dtype=torch.int64, device=model.device)
     return model.encoder.draw_state(probe, probe).shape[1] > 0
-
-
-def _for_rollouts(values: Tensor, rollouts: int) -> Tensor:
-    return values.repeat_interleave(rollouts, 0)
-
-
-def _by_step(
-    function: Callable[[Tensor, Tensor, Tensor], Tensor],
-    live: Bool[Tensor, "k R"],
-    queries: Float[Tensor, "k R d"],
-    items: Float[Tensor, "N d"],
-    choice: Int[Tensor, "k R"],
-) -> Float[Tensor, "k R"]:
-    """`function` of every live step's query and choice; 0 at the others."""
-    rows = live.flatten().nonzero()[:, 0]
-    return _placed(function(queries.flatten(0, 1)[rows], items, choice.flatten()[rows]), rows, live)
-
-
-def _placed(values: Tensor, rows: Tensor, live: Bool[Tensor, "k R"]) -> Float[Tensor, "k R"]:
-    return values.new_zeros(live.numel()).index_copy(0, rows, values).view(live.shape)

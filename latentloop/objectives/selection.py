@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from latentloop.checks import at_least
 from latentloop.data.sequences import Samples
-from latentloop.item_softmax import count_ranks
-from latentloop.objectives.checks import at_least
+from latentloop.dropout import evaluating
+from latentloop.item_ranks import count_ranks
 from latentloop.randomness import fold, row_keys
 from latentloop.recommender import Recommender
 
@@ -45,17 +46,12 @@ def select(
     at_least("cut", cut, 1)
     at_least("trials", trials, 1)
     at_least("batch_size", batch_size, 1)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        places = torch.arange(len(samples), device=samples.device)
+    places = torch.arange(len(samples), device=samples.device)
+    with evaluating(model):
         kept = [
             _reached(model, samples, places[start : start + batch_size], cut, trials, key, depth)
             for start in range(0, len(samples), batch_size)
         ]
-    finally:
-        for module, training in modes:
-            module.training = training
     mask = torch.cat(kept) if kept else torch.zeros(0, dtype=torch.bool)
     return samples.select(mask.to(samples.device))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from latentloop.errors import InputError
-from latentloop.objectives.compose import Objective, Sum
+from latentloop.objectives.compose import Sum
+from latentloop.objectives.contract import Objective
 from latentloop.objectives.info_nce import Similarity
 from latentloop.objectives.next_item import NextItem
 from latentloop.objectives.step import StepAlignment

@@ -7,9 +7,10 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from latentloop.checks import above_zero, one_of
 from latentloop.data.batch import Batch
-from latentloop.objectives.checks import above_zero, one_of
-from latentloop.objectives.compose import Composable, Terms
+from latentloop.objectives.compose import Composable
+from latentloop.objectives.contract import Terms
 from latentloop.objectives.info_nce import Similarity, same_target_mask, symmetric_info_nce
 from latentloop.objectives.views import Views
 from latentloop.randomness import fold, generator

@@ -6,9 +6,10 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from latentloop.checks import above_zero, one_of
 from latentloop.data.batch import Batch
-from latentloop.objectives.checks import above_zero, one_of
-from latentloop.objectives.compose import Composable, Terms
+from latentloop.objectives.compose import Composable
+from latentloop.objectives.contract import Terms
 from latentloop.objectives.info_nce import Similarity, same_target_mask, symmetric_info_nce
 from latentloop.objectives.views import Views
 

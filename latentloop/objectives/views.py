@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from latentloop.data.batch import Batch
+from latentloop.encoder import Thoughts
 from latentloop.errors import InputError
 from latentloop.randomness import fold, generator, row_keys
 from latentloop.recommender import Recommender
-from latentloop.recurrence import Thoughts
 
 __all__ = ["VIEW_NAMES", "Views", "encode_views"]
 

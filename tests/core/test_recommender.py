@@ -15,7 +15,8 @@ from latentloop.depth import FixedDepth
 from latentloop.errors import InputError, InputTypeError
 from latentloop.randomness import row_keys
 from latentloop.recommender import Recommender
-from latentloop.recurrence import Encoder, RecurrentDepth, SinglePass
+from latentloop.recurrence import Encoder, RecurrentDepth
+from latentloop.single_pass import SinglePass
 from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, depths, encoder, fewer, ragged, recommender, seeds, unchecked
 
 LAYOUTS = st.booleans()

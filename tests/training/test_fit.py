@@ -103,23 +103,94 @@ def test_a_user_objective_is_a_plain_function(split: Split) -> None:
     assert fitted.history[-1]["size"] < fitted.history[0]["size"]
 
 
+def steps_of(split: Split) -> int:
+    return math.ceil(len(split.train) / 128)
+
+
+class Breaks:
+    """A loss that is learned, and numbers that break at one step.
+
+    Args:
+        at: the step at which they break.
+        how: "term": a term is NaN and nothing else; "loss": so is the loss, hence all weights after the step;
+            "gradient": the loss is a number, and all weights are none after the step.
+    """
+
+    def __init__(self, at: int, how: str) -> None:
+        self.at, self.how, self.calls = at, how, 0
+
+    def __call__(self, views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        self.calls += 1
+        loss, terms = NextItem()(views, batch)
+        odd, broken = torch.ones(()), self.calls == self.at
+        if broken and self.how == "term":
+            odd = odd * math.nan
+        elif broken and self.how == "loss":
+            loss = loss * math.nan
+        elif broken:
+            loss = loss + views["anchor"].final.mul(0).abs().sum().sqrt()  # 0, whose slope is 0 x infinity
+        return loss, terms | {"odd": odd.detach()}
+
+
 @pytest.mark.parametrize("in_run", [True, False])
-def test_a_number_that_breaks_stops_with_step_and_term(split: Split, tmp_path: Path, in_run: bool) -> None:
-    calls = 0
-
-    def breaks(views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        nonlocal calls
-        calls += 1
-        loss = views["anchor"].final.square().mean()
-        per_epoch = math.ceil(len(split.train) / 128)
-        return loss, {"odd": loss.detach() * (math.nan if calls == per_epoch + 2 else 1.0)}
-
+@pytest.mark.parametrize("together", [1, 5, 1000])
+@pytest.mark.parametrize(("how", "named"), [("term", "odd is nan"), ("loss", "loss is nan")])
+def test_a_number_that_breaks_stops_with_its_step_and_leaves_the_best_weights(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_run: bool, together: int, how: str, named: str
+) -> None:
+    monkeypatch.setattr("latentloop.training.steps_together", lambda device: together)
+    per_epoch = steps_of(split)
+    wanted, model = small(split), small(split)
+    train(wanted, split, Breaks(0, how), epochs=1)
     run = RunDirectory.create(tmp_path / "run", {}) if in_run else None
-    with pytest.raises(NotFinite, match=r"odd is nan at step \d+ of epoch 2") as caught:
-        train(small(split), split, breaks, epochs=3, run=run)
+    at = per_epoch + 2
+    with pytest.raises(NotFinite, match=rf"^spt: {named} at step {at} of epoch 2; ") as caught:
+        train(model, split, Breaks(at, how), epochs=3, run=run)
+    assert same(weights(model), weights(wanted)) and not model.training
     assert ("the last good model is" in str(caught.value)) == in_run
+    assert ("the model has its best weights so far again, of epoch 1" in str(caught.value)) != in_run
     if run is not None:
-        assert (run.model_path("spt") / "model.safetensors").is_file()
+        assert same(weights(Recommender.from_pretrained(run.model_path("spt"))), weights(wanted))
+        assert [line["epoch"] for line in run.metrics()] == [1]
+
+
+@pytest.mark.parametrize("in_run", [True, False])
+def test_where_none_was_kept_yet_the_weights_are_those_it_came_with(split: Split, tmp_path: Path, in_run: bool) -> None:
+    model = small(split)
+    before = weights(model)
+    run = RunDirectory.create(tmp_path / "run", {}) if in_run else None
+    with pytest.raises(NotFinite, match="at step 3 of epoch 1; the model has the weights it came with again; try"):
+        train(model, split, Breaks(3, "loss"), run=run)
+    assert same(weights(model), before)
+
+
+@pytest.mark.parametrize("together", [1, 1000])
+def test_weights_that_break_in_an_epochs_last_step_are_neither_measured_nor_kept(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr("latentloop.training.steps_together", lambda device: together)
+    run, last = RunDirectory.create(tmp_path / "run", {}), 2 * steps_of(split)
+    with pytest.raises(NotFinite, match=rf"^spt: weights are no numbers after step {last}; the last good model is"):
+        train(small(split), split, Breaks(last, "gradient"), epochs=3, run=run)
+    assert [line["epoch"] for line in run.metrics()] == [1]
+    kept = weights(Recommender.from_pretrained(run.model_path("spt")))
+    assert all(bool(value.isfinite().all()) for value in kept.values())
+
+
+@pytest.mark.parametrize(("how", "named"), [("loss", "loss is nan at step 2"), ("gradient", "weights are no numbers")])
+def test_a_mistake_that_follows_from_a_broken_number_is_told_as_the_number(
+    split: Split, monkeypatch: pytest.MonkeyPatch, how: str, named: str
+) -> None:
+    monkeypatch.setattr("latentloop.training.steps_together", lambda device: 1000)
+
+    class Prepares(Breaks):
+        def prepare(self, model: Recommender, batch: Any) -> Any:
+            if not all(bool(p.isfinite().all()) for p in model.parameters()):
+                raise InputError("scores must be numbers")
+            return batch
+
+    with pytest.raises(NotFinite, match=named):
+        train(small(split), split, Prepares(2, how))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""Where training runs and who is told: device, precision, processes and experiment trackers, by Accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from latentloop.errors import InputError, InputTypeError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from accelerate.tracking import GeneralTracker
+
+__all__ = ["Precision", "check_tracker", "closing_trackers", "make_accelerator"]
+
+Precision = Literal["fp32", "bf16"]
+
+
+def check_tracker(tracker: object, directory: object) -> None:
+    """Refuse a tracker that `make_accelerator` would refuse, before any work is done.
+
+    Raises:
+        InputError: for an unknown name, a package that is not installed, or no directory to write to.
+        InputTypeError: for an object that is no tracker.
+    """
+    if tracker is None:
+        return
+    if not isinstance(tracker, str):
+        from accelerate.tracking import GeneralTracker
+
+        if not isinstance(tracker, GeneralTracker):
+            raise InputTypeError(
+                f"tracker must be 'tensorboard' or an accelerate.tracking.GeneralTracker, got {tracker!r}"
+            )
+        return
+    if tracker != "tensorboard":
+        raise InputError(
+            f"tracker must be 'tensorboard' or an accelerate.tracking.GeneralTracker of your own, got {tracker!r}"
+        )
+    if all(find_spec(name) is None for name in ("tensorboard", "tensorboardX")):
+        raise InputError("tracker 'tensorboard' needs a package that is missing: pip install latentloop[tracking]")
+    if directory is None:
+        raise InputError("tracker 'tensorboard' needs a directory to write to: pass directory= (two_stage: run=)")
+
+
+@contextmanager
+def closing_trackers(accelerator: Accelerator) -> Iterator[None]:
+    """Let the trackers finish when the block ends, however it does; the processes stay together."""
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+def make_accelerator(
+    *,
+    device: str | None = None,
+    precision: str = "fp32",
+    tracker: str | GeneralTracker | None = None,
+    directory: str | Path | None = None,
+) -> Accelerator:
+    """An `accelerate.Accelerator` for a device and a precision.
+
+    Args:
+        device: "cpu", "cuda", or None for the best there is.
+        precision: "fp32", or "bf16" for autocast.
+        tracker: who is told of each epoch: "tensorboard", or an `accelerate.tracking.GeneralTracker` of one's own.
+        directory: where a tracker writes; TensorBoard's files go to `directory`/tensorboard.
+
+    Raises:
+        InputError: for a device that is not there, an unknown precision, or a tracker that cannot be had.
+        InputTypeError: for an object that is no tracker.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
+    if device not in (None, "cpu", "cuda"):
+        raise InputError(f"device must be 'cpu' or 'cuda', got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device is 'cuda', but torch sees no CUDA device: choose 'cpu'")
+    check_tracker(tracker, directory)
+    if PartialState._shared_state and PartialState().num_processes == 1:
+        # Accelerate keeps one global state, which would refuse another precision or device in the same process
+        AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        log_with=tracker,
+        project_dir=None if directory is None else str(directory),
+    )
+    if tracker is not None:
+        accelerator.init_trackers("tensorboard" if tracker == "tensorboard" else "latentloop")
+    return accelerator

@@ -1,0 +1,48 @@
+"""Checks of arguments that the whole library shares: each returns the value or raises one line that names it."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import TypeGuard
+
+from latentloop.errors import InputError
+
+__all__ = ["above_zero", "at_least", "is_whole", "one_of", "zero_or_more"]
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether `value` is a whole number: an int, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def at_least(name: str, value: object, least: int) -> int:
+    """Return `value` if it is a whole number of at least `least`, else raise `InputError`."""
+    if not is_whole(value) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return value
+
+
+def above_zero(name: str, value: object) -> float:
+    """Return `value` if it is a finite number above 0, else raise `InputError`."""
+    if not _is_finite(value) or value <= 0:
+        raise InputError(f"{name} must be a finite number above 0, got {value!r}")
+    return float(value)
+
+
+def zero_or_more(name: str, value: object) -> float:
+    """Return `value` if it is a finite number of at least 0, else raise `InputError`."""
+    if not _is_finite(value) or value < 0:
+        raise InputError(f"{name} must be a finite number of at least 0, got {value!r}")
+    return float(value)
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `choices`, else raise `InputError`."""
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def _is_finite(value: object) -> TypeGuard[Real]:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

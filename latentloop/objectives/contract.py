@@ -1,0 +1,65 @@
+"""What an objective is, and how it is called: whatever a user wrote comes back as a loss and its terms, or is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from latentloop.errors import InputTypeError
+
+__all__ = ["Objective", "Terms", "call", "views_of"]
+
+Terms = dict[str, Tensor]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What `fit` trains with; a plain function of this signature is one too."""
+
+    def __call__(self, views: Any, batch: Any, /) -> tuple[Tensor, Terms]:
+        """The loss to differentiate, and detached 0-d terms for the logs."""
+        ...
+
+
+def views_of(part: Objective) -> tuple[str, ...]:
+    """The views a part reads: its `views`, or the anchor where it names none."""
+    views: tuple[str, ...] = getattr(part, "views", ("anchor",))
+    return views
+
+
+def call(part: Objective, views: Any, batch: Any) -> tuple[Tensor, Terms]:
+    """The loss and the terms of `part(views, batch)`; terms that are plain numbers become tensors.
+
+    Raises:
+        InputTypeError: where it returned anything but a scalar loss and a mapping of named numbers.
+    """
+    found: object = part(views, batch)
+    if not (isinstance(found, tuple) and len(found) == 2):
+        raise _unlike(part, _described(found))
+    loss, terms = found
+    if not (isinstance(loss, Tensor) and loss.numel() == 1 and isinstance(terms, Mapping)):
+        raise _unlike(part, f"({_described(loss)}, {_described(terms)})")
+    for name, value in terms.items():
+        if not (value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)):
+            raise _unlike(part, f"{_described(value)} as term {name!r}")
+    return loss, {name: torch.as_tensor(value) for name, value in terms.items()}
+
+
+def _unlike(part: Objective, found: str) -> InputTypeError:
+    name = getattr(part, "__name__", type(part).__name__)
+    return InputTypeError(
+        f"objective {name} must return (loss, terms), a scalar tensor and a dict of named scalars such as "
+        f"{{'{name.strip('<>')}': loss.detach()}}, got {found}"
+    )
+
+
+def _described(found: object) -> str:
+    if isinstance(found, Tensor):
+        return "a scalar tensor" if found.numel() == 1 else f"a tensor of shape {tuple(found.shape)}"
+    if isinstance(found, tuple):
+        return f"({', '.join(map(_described, found))})"
+    kind = type(found).__name__
+    return "None" if found is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

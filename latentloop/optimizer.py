@@ -1,0 +1,27 @@
+"""The optimizer of a stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from latentloop.recommender import Recommender
+
+__all__ = ["build_optimizer", "parameter_groups"]
+
+
+def build_optimizer(model: Recommender, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over everything of `model` that can be trained, fused where its device has it; see `parameter_groups`."""
+    fused = model.device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, fused=fused)
+
+
+def parameter_groups(model: Recommender, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices of the encoder, which decay, and everything else (tables, norms, biases), which does not."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in named if p.ndim >= 2 and not name.startswith(("item_table", "position_table"))]
+    chosen = {id(p) for p in decayed}
+    plain = [p for _, p in named if id(p) not in chosen]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

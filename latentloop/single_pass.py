@@ -1,0 +1,64 @@
+"""A bare block as an encoder: what thinking is compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from latentloop.adapt import adapt
+from latentloop.depth import DepthLaw, FixedDepth
+from latentloop.encoder import Thoughts, read_newest
+from latentloop.errors import InputError
+from latentloop.facts import facts
+
+__all__ = ["SinglePass"]
+
+
+class SinglePass(nn.Module):
+    """A bare block as an encoder: one pass, one thought, no T_0, no aggregate, no extra LN ("Base").
+
+    Args:
+        block: any module that `adapt` understands.
+    """
+
+    depth_law: DepthLaw = FixedDepth(1)
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = adapt(block)
+
+    def bind(self, dim: int) -> None:
+        """Nothing of a bare block depends on d."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether the block also takes packed tokens."""
+        return facts(self.block).packed
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether the block needs rows of exactly `max_length` positions."""
+        return facts(self.block).fixed_length
+
+    def draw_state(self, keys: Int[Tensor, " n"], slots: Int[Tensor, " n"]) -> Float[Tensor, "n 0"]:
+        """No start state: (n, 0)."""
+        return torch.empty(keys.shape[0], 0, device=keys.device)
+
+    def pre(self, x: Float[Tensor, "*n d"], **context: Any) -> Float[Tensor, "*n d"]:
+        """Nothing comes before the one pass."""
+        return x
+
+    def thoughts(
+        self, hidden: Float[Tensor, "*n d"], *, state: Float[Tensor, "*n _"], depth: int, **context: Any
+    ) -> Thoughts:
+        """The newest position after the one pass.
+
+        Raises:
+            InputError: for a depth other than 1.
+        """
+        if depth != 1:
+            raise InputError(f"depth must be 1 for an encoder without a loop, got {depth!r}: wrap it in RecurrentDepth")
+        return Thoughts(read_newest("encoder", self.block, hidden, **context)[None])

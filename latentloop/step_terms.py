@@ -1,0 +1,92 @@
+"""The terms of an epoch's steps: their means, and a stop at the first one that is no number."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentloop.finite import NotFinite
+
+__all__ = ["StepTerms", "steps_together"]
+
+
+def steps_together(device: torch.device) -> int:
+    """How many steps' terms come to the host at once: waiting for an accelerator at each step would leave it idle."""
+    return 1 if device.type == "cpu" else 16
+
+
+@dataclass(frozen=True)
+class _Step:
+    number: int
+    rows: int
+    names: tuple[str, ...]
+    values: Tensor  # one a name, where the step was computed
+
+
+class StepTerms:
+    """Terms stay on their device until those of `every` steps come to the host in one transfer.
+
+    A number that broke is therefore seen up to `every` - 1 steps late, but named with its own step. Whoever keeps
+    weights calls `settle` first.
+
+    Args:
+        epoch: number of the epoch, for the message.
+        every: steps of a transfer, at least 1.
+    """
+
+    def __init__(self, epoch: int, *, every: int = 1) -> None:
+        self.epoch, self.every = epoch, every
+        self.latest: dict[str, float] = {}
+        """The terms of the last step that has come to the host."""
+        self._waiting: list[_Step] = []
+        self._sums: dict[str, float] = {}
+        self._rows = 0
+
+    @torch.no_grad()
+    def add(self, step: int, terms: Mapping[str, Tensor], rows: int) -> None:
+        """Take a step's terms.
+
+        Args:
+            step: its number.
+            terms: one-element tensors by name.
+            rows: rows of the step, its weight in the means.
+
+        Raises:
+            NotFinite: see `settle`.
+        """
+        dtype = functools.reduce(torch.promote_types, (value.dtype for value in terms.values()), torch.float32)
+        device = next((value.device for value in terms.values()), None)
+        values = [value.detach().reshape(()).to(device, dtype) for value in terms.values()]
+        if values:
+            self._waiting.append(_Step(step, rows, tuple(terms), torch.stack(values)))
+        self._rows += rows
+        if len(self._waiting) >= self.every:
+            self.settle()
+
+    def settle(self) -> None:
+        """Bring what waits to the host.
+
+        Raises:
+            NotFinite: naming the first step with a term that is NaN or infinite, and the term: a part's before the
+                loss, which is their sum.
+        """
+        waiting, self._waiting = self._waiting, []
+        values = iter(torch.cat([step.values for step in waiting]).tolist() if waiting else ())
+        for step in waiting:
+            self.latest = dict(zip(step.names, values, strict=False))
+            broken = [name for name, value in self.latest.items() if not math.isfinite(value)]
+            if broken:
+                named = next((name for name in broken if name != "loss"), "loss")
+                raise NotFinite(f"{named} is {self.latest[named]} at step {step.number} of epoch {self.epoch}")
+            for name, value in self.latest.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value * step.rows
+
+    def means(self) -> dict[str, float]:
+        """Means over the epoch's steps, weighted by their rows; settles first."""
+        self.settle()
+        return {name: total / self._rows for name, total in self._sums.items()}

@@ -1,0 +1,66 @@
+"""An optimizer step: model and objective in one module, and the updates that one batch gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from latentloop.data.batch import Batch
+from latentloop.objectives.contract import Objective, call, views_of
+from latentloop.objectives.views import encode_views
+from latentloop.randomness import dropout_seed, fold
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from latentloop.recommender import Recommender
+
+__all__ = ["StepModule", "updates"]
+
+
+class StepModule(nn.Module):
+    """Model and objective in one module: autocast and DDP's gradient exchange act only inside its forward."""
+
+    def __init__(self, model: Recommender, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and the terms of one update.
+
+        Raises:
+            InputTypeError: where the objective returned anything else.
+        """
+        views = encode_views(self.model, batch, views_of(self.objective))
+        return call(self.objective, views, batch)
+
+
+def updates(
+    step_module: nn.Module,
+    model: Recommender,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    batch: Batch,
+    clip_norm: float | None,
+) -> Iterator[dict[str, Tensor]]:
+    """Prepare once, then take the objective's number of optimizer steps; yields each step's terms."""
+    prepare = getattr(objective, "prepare", None)
+    prepared = batch
+    if prepare is not None:
+        with torch.no_grad(), accelerator.autocast():
+            prepared = prepare(model, batch)
+    for update in range(getattr(objective, "updates", 1)):
+        dropout_key = fold(batch.key, "dropout", accelerator.process_index, update)
+        with dropout_seed(dropout_key, accelerator.device):
+            loss, terms = step_module(prepared)
+            accelerator.backward(loss)
+        if clip_norm is not None:
+            terms["gradient_norm"] = torch.as_tensor(accelerator.clip_grad_norm_(model.parameters(), clip_norm))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield {"loss": loss.detach(), **terms}

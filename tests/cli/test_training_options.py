@@ -1,0 +1,63 @@
+"""`train --tracker` and `train --negatives`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from latentloop import accelerator
+from latentloop.cli import main
+from latentloop.commands.options import SPTOptions
+from latentloop.data.synthetic import synthetic_log
+from latentloop.errors import InputError
+from latentloop.objectives import NextItem, SampledNextItem, Sum
+
+SMALL = ["--epochs", "1", "--rpt-epochs", "0", "--dim", "16", "--pre-layers", "1", "--core-layers", "1", "--inner", "32",
+         "--batch-size", "256", "--device", "cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    log = synthetic_log(num_users=100, num_items=50, seed=4)
+    path = tmp_path_factory.mktemp("source") / "log.csv"
+    pairs = zip(log.user.tolist(), log.item.tolist(), strict=True)
+    path.write_text("user,item,timestamp\n" + "\n".join(f"u{u},i{i},{n}" for n, (u, i) in enumerate(pairs)))
+    return path
+
+
+def test_a_tracked_run_with_sampled_negatives(source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    out = tmp_path / "run"
+    arguments = ["train", str(source), "--out", str(out), *SMALL, "--negatives", "16"]
+    assert main([*arguments, "--tracker", "tensorboard"]) == 0
+    assert [path.name.split(".")[0] for path in (out / "tensorboard").iterdir()] == ["events"]
+    config = json.loads((out / "config.json").read_text())
+    assert config["spt"]["negatives"] == 16
+    assert main([*arguments, "--resume"]) == 0  # how a run is watched is none of what it is
+
+
+def test_negatives_choose_the_objective() -> None:
+    counts = torch.tensor([0, 5, 1, 3])
+    full, sampled = SPTOptions().build(counts), SPTOptions(negatives=8).build(counts)
+    assert isinstance(full, Sum) and isinstance(full.parts[0], NextItem)
+    assert isinstance(sampled, Sum) and isinstance(sampled.parts[0], SampledNextItem)
+    drawn, log_expected = sampled.parts[0].draw(3, 0)
+    weights = counts[1:].double() ** 0.75
+    wanted = (8 * weights / weights.sum()).log()[drawn - 1]
+    torch.testing.assert_close(log_expected.double(), wanted, rtol=1e-6, atol=1e-6)
+    with pytest.raises(InputError, match="--negatives must be at least 0, got -1"):
+        SPTOptions(negatives=-1).build(counts)
+
+
+def test_a_missing_package_is_one_line_and_leaves_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(accelerator, "find_spec", lambda name: None)
+    out = tmp_path / "run"
+    assert main(["train", str(source), "--out", str(out), *SMALL, "--tracker", "tensorboard"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "pip install latentloop[tracking]" in line
+    assert not out.exists()
