@@ -10,9 +10,11 @@ Shapes: B rows, L positions, d latent size, k depth; `*n d` is either layout.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -35,12 +37,12 @@ __all__ = ["Encoder", "RecurrentDepth", "Thoughts", "distance_from_newest"]
 class RecurrentDepth(nn.Module):
     """Latent reasoning around any two blocks: `T_i = core(LN(f(T_{i-1}, pre(x))))` (LARES eq. 5).
 
-    Each block is any module that `adapt` understands; one module may serve as both. The number of parameters does
-    not depend on the depth.
+    Each block is any module that `adapt` understands; one module may serve as both, with shared weights. The number of
+    parameters does not depend on the depth.
 
     Args:
         pre_block: maps embedded histories (B, L, d) to H (B, L, d).
-        core_block: one pass of it is one thought.
+        core_block: one pass of it is one thought; "copy" is a deep copy of `pre_block`, the same weights at the start.
         aggregate: f: "add" (T + H), "mean", "concat" (then linear 2d -> d), "gate", or any callable or module of
             (state, hidden).
         depth_law: what training draws the depth from and what an answer's depth is; k-bar = 3 by default.
@@ -56,7 +58,7 @@ class RecurrentDepth(nn.Module):
     def __init__(
         self,
         pre_block: nn.Module,
-        core_block: nn.Module,
+        core_block: nn.Module | Literal["copy"],
         aggregate: str | Aggregate = "add",
         *,
         depth_law: DepthLaw | None = None,
@@ -65,12 +67,14 @@ class RecurrentDepth(nn.Module):
         checkpoint_steps: bool = False,
     ) -> None:
         super().__init__()
-        if not state_std >= 0:
-            raise InputError(f"state_std must be at least 0, got {state_std!r}")
+        if not 0 <= state_std < math.inf:
+            raise InputError(f"state_std must be a finite number of at least 0, got {state_std!r}")
+        if isinstance(core_block, str) and core_block != "copy":
+            raise InputError(f'core_block must be a module or "copy", got {core_block!r}')
         if depth_law is not None and not isinstance(depth_law, DepthLaw):
             raise InputTypeError(f"depth_law must be a depth law such as FixedDepth(4), got {depth_law!r}")
         self.pre_block = adapt(pre_block)
-        self.core_block = adapt(core_block)
+        self.core_block = adapt(copy.deepcopy(pre_block) if isinstance(core_block, str) else core_block)
         self.aggregate = build_aggregate(aggregate)
         self.depth_law: DepthLaw = LogNormalPoisson() if depth_law is None else depth_law
         self.state_std = float(state_std)

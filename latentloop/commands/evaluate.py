@@ -109,7 +109,7 @@ def check_depths(model: Recommender, depths: Sequence[int]) -> None:
     Raises:
         InputError: where the model has no loop.
     """
-    from latentloop.recurrence import SinglePass
+    from latentloop.single_pass import SinglePass
 
     if isinstance(model.encoder, SinglePass) and set(depths) - {1}:
         raise InputError("the base model has no loop and answers at depth 1 only: choose another --stage")

@@ -17,14 +17,24 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelOptions"]
 
-_BACKBONE_SETTINGS = ("pre_layers", "core_layers", "heads", "inner", "norm")
+_BACKBONE_SETTINGS = {
+    "pre_layers": "pre_layers",
+    "core_layers": "core_layers",
+    "heads": "heads",
+    "inner": "inner",
+    "norm": "norm",
+    "padding": "padding",
+    "filter_weight": "alpha",
+    "cutoff": "cutoff",
+}
+"""Options, and what they are called in a backbone: --alpha is pre-training's already."""
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """The model. A setting that is not given takes the backbone's own default, as its paper has it."""
 
-    backbone: Literal["sasrec"] = "sasrec"
+    backbone: Literal["sasrec", "fmlprec", "bsarec"] = "sasrec"
     """The encoder whose layers become pre-block and core-block."""
     encoder: str | None = None
     """Blocks of your own instead, as package.module:function; the function is called with d and returns the pre-block
@@ -41,6 +51,12 @@ class ModelOptions:
     """Width of the feed-forward nets."""
     norm: Literal["pre", "post"] | None = None
     """Layer norm before each sub-layer, or after it."""
+    padding: Literal["zero", "keep"] | None = None
+    """fmlprec, bsarec: zeros at padded positions before each filter, or what stands there."""
+    filter_weight: float | None = None
+    """bsarec: alpha, the weight of its frequency rescaler; attention has the rest."""
+    cutoff: int | None = None
+    """bsarec: c; the lowest c // 2 + 1 frequencies pass as they are."""
     dropout: float = 0.5
     """Dropout probability, on the input and in a built-in backbone's blocks."""
     aggregate: Literal["add", "mean", "concat", "gate"] = "add"
@@ -96,10 +112,11 @@ class ModelOptions:
         kind = BACKBONES[self.backbone]
         known = {field.name for field in dataclasses.fields(kind)}
         given = self._given()
-        for name in given:
-            if name not in known:
-                raise InputError(f"{_option(name)} is not a setting of {self.backbone}: leave it out")
-        backbone: Backbone = kind(**given, dropout=self.dropout)
+        for option in given:
+            if _BACKBONE_SETTINGS[option] not in known:
+                raise InputError(f"{_option(option)} is not a setting of {self.backbone}: leave it out")
+        settings = {_BACKBONE_SETTINGS[option]: value for option, value in given.items()}
+        backbone: Backbone = kind(**settings, dropout=self.dropout)
         return backbone
 
     def own_encoder(self, name: str, *, loop: bool) -> nn.Module:

@@ -25,7 +25,7 @@ def main() -> None:
     padding = torch.arange(MAX_LENGTH) < (MAX_LENGTH - lengths)[:, None]
     for name, blocks in ENCODERS.items():
         try:
-            block = adapt(blocks()[1]).eval()
+            block = adapt(blocks()[0]).eval()
         except pytest.skip.Exception:
             continue
         torch.compiler.reset()

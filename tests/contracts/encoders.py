@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -11,13 +11,15 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from latentloop.adapt import adapt
+from latentloop.backbones.bsarec import BSARec
+from latentloop.backbones.fmlprec import FMLPRec
 from latentloop.backbones.sasrec import SASRec
 
 __all__ = ["DIM", "ENCODERS", "MAX_LENGTH", "Blocks"]
 
 DIM, MAX_LENGTH = 16, 8
 
-Blocks = tuple[nn.Module, nn.Module]
+Blocks = tuple[nn.Module, nn.Module | Literal["copy"]]
 
 
 class MaskedAttention(nn.Module):
@@ -107,10 +109,9 @@ def shared(make: Callable[[], nn.Module]) -> Callable[[], Blocks]:
     return blocks
 
 
-def copied() -> Blocks:
+def copied() -> tuple[nn.Module, Literal["copy"]]:
     """A copy of the pre-block as core-block."""
-    block = nn.GRU(DIM, DIM, batch_first=True)
-    return block, copy.deepcopy(block)
+    return nn.GRU(DIM, DIM, batch_first=True), "copy"
 
 
 def hugging_face(name: str) -> Callable[[], Blocks]:
@@ -137,6 +138,14 @@ def hugging_face(name: str) -> Callable[[], Blocks]:
 
 ENCODERS: dict[str, Callable[[], Blocks]] = {
     "sasrec": lambda: SASRec(pre_layers=1, core_layers=1, inner=32, dropout=0.1).blocks(DIM),
+    "fmlprec": lambda: FMLPRec(pre_layers=1, core_layers=1, inner=32, dropout=0.1).blocks(DIM, MAX_LENGTH),
+    "fmlprec, padding kept": lambda: FMLPRec(
+        pre_layers=1, core_layers=1, inner=32, dropout=0.1, norm="post", padding="keep"
+    ).blocks(DIM, MAX_LENGTH),
+    "bsarec": lambda: BSARec(pre_layers=1, core_layers=1, inner=32, dropout=0.1).blocks(DIM, MAX_LENGTH),
+    "bsarec, padding kept": lambda: BSARec(
+        pre_layers=1, core_layers=1, inner=32, dropout=0.1, norm="post", padding="keep"
+    ).blocks(DIM, MAX_LENGTH),
     "gru": twice(lambda: nn.GRU(DIM, DIM, batch_first=True)),
     "lstm": twice(lambda: nn.LSTM(DIM, DIM, batch_first=True)),
     "gru shared": shared(lambda: nn.GRU(DIM, DIM, batch_first=True)),

@@ -217,3 +217,23 @@ def test_contracts_and_copies() -> None:
     assert isinstance(loop, Encoder)
     assert isinstance(copy.deepcopy(loop), Encoder)
     assert Thoughts(torch.zeros(2, 3, 4)).depth == 2
+
+
+def test_a_core_block_is_a_copy_on_request_and_shared_otherwise() -> None:
+    block = nn.GRU(DIM, DIM, batch_first=True)
+    copied, shared = RecurrentDepth(block, "copy", dim=DIM), RecurrentDepth(block, block, dim=DIM)
+    count = sum(p.numel() for p in block.parameters())
+    extra = 2 * DIM  # the layer norm
+    assert sum(p.numel() for p in copied.parameters()) == 2 * count + extra
+    assert sum(p.numel() for p in shared.parameters()) == count + extra
+    assert copied.pre_block.module is block and copied.core_block.module is not block
+    weights = [dict(part.module.named_parameters())["weight_hh_l0"] for part in (copied.pre_block, copied.core_block)]
+    assert torch.equal(*weights)
+    with unchecked(), pytest.raises(InputError, match='core_block must be a module or "copy", got .again.'):
+        RecurrentDepth(block, "again")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("std", [-1.0, float("inf"), float("nan")])
+def test_a_state_needs_a_finite_spread(std: float) -> None:
+    with pytest.raises(InputError, match="state_std must be a finite number of at least 0"):
+        RecurrentDepth(nn.Linear(DIM, DIM), "copy", state_std=std)
