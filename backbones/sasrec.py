@@ -223,11 +223,11 @@ class SASRec:
     dropout: float = 0.5
     norm: Literal["pre", "post"] = "pre"
 
-    def blocks(self, dim: int) -> tuple[SASRecBlock, SASRecBlock]:
-        """The pre-block and the core-block for latent size `dim`."""
+    def blocks(self, dim: int, max_length: int | None = None) -> tuple[SASRecBlock, SASRecBlock]:
+        """The pre-block and the core-block for latent size `dim`; they take rows of any length."""
         return self._block(dim, self.pre_layers), self._block(dim, self.core_layers)
 
-    def base(self, dim: int) -> SASRecBlock:
+    def base(self, dim: int, max_length: int | None = None) -> SASRecBlock:
         """Pre- and core-layers stacked once, without a loop: the plain backbone with as many parameters."""
         return self._block(dim, self.pre_layers + self.core_layers)
 

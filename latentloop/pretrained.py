@@ -143,7 +143,7 @@ def _build(
             if saved_shape(folder, name) != shape:
                 raise InputError(f"{name} has shape {saved_shape(folder, name)} in {WEIGHTS}, expected {shape}")
         if encoder is None:
-            backbone, encoder = build_encoder(config["backbone"], config["dim"])
+            backbone, encoder = build_encoder(config["backbone"], config["dim"], config["max_length"])
         if scorer is None:
             settings = dict(config["scorer"])
             scorer = _SCORERS[settings.pop("name")](**settings)

@@ -22,11 +22,11 @@ __all__ = ["BACKBONES", "Backbone", "build_encoder", "build_recommender", "descr
 class Backbone(Protocol):
     """A backbone's hyper-parameters, a frozen dataclass that makes blocks."""
 
-    def blocks(self, dim: int) -> tuple[nn.Module, nn.Module]:
-        """Pre-block and core-block."""
+    def blocks(self, dim: int, max_length: int) -> tuple[nn.Module, nn.Module]:
+        """Pre-block and core-block for latent size `dim` and rows of at most `max_length` positions."""
         ...
 
-    def base(self, dim: int) -> nn.Module:
+    def base(self, dim: int, max_length: int) -> nn.Module:
         """Both stacked once, without a loop."""
         ...
 
@@ -71,9 +71,9 @@ def build_recommender(
     """
     encoder: nn.Module
     if loop:
-        encoder = RecurrentDepth(*backbone.blocks(dim), aggregate, depth_law=depth_law, state_std=state_std)
+        encoder = RecurrentDepth(*backbone.blocks(dim, max_length), aggregate, depth_law=depth_law, state_std=state_std)
     else:
-        encoder = backbone.base(dim)
+        encoder = backbone.base(dim, max_length)
     model = Recommender(
         num_items,
         encoder,
@@ -108,7 +108,7 @@ def describe(backbone: Any, encoder: Encoder) -> dict[str, Any] | None:
     return {"name": name, "settings": settings, "loop": loop}
 
 
-def build_encoder(description: dict[str, Any], dim: int) -> tuple[Backbone, nn.Module]:
+def build_encoder(description: dict[str, Any], dim: int, max_length: int) -> tuple[Backbone, nn.Module]:
     """The inverse of `describe`: only the names listed here can be built.
 
     Raises:
@@ -119,9 +119,9 @@ def build_encoder(description: dict[str, Any], dim: int) -> tuple[Backbone, nn.M
     backbone: Backbone = BACKBONES[description["name"]](**description["settings"])
     loop = description["loop"]
     if loop is None:
-        return backbone, backbone.base(dim)
+        return backbone, backbone.base(dim, max_length)
     law = dict(loop["depth_law"])
     depth_law: DepthLaw = _DEPTH_LAWS[law.pop("name")](**law)
     return backbone, RecurrentDepth(
-        *backbone.blocks(dim), loop["aggregate"], depth_law=depth_law, state_std=loop["state_std"]
+        *backbone.blocks(dim, max_length), loop["aggregate"], depth_law=depth_law, state_std=loop["state_std"]
     )
