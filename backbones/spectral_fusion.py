@@ -2,8 +2,8 @@
 
     Y = irfft(V * (W + T)),   V = rfft(g_v v),   T = rfft(g_t t),   W (L/2 + 1, d) complex
 
-A product of spectra is a circular convolution over the sequence, so every position of v meets every position of t. v
-is the embedded item sequence, t the text sequence; g_v = sigmoid(v w_v + b_v) and g_t = sigmoid(t w_t + b_t) are
+A product of spectra is a circular convolution over the sequence, so every position of v meets every position of t:
+what stands at i in v and at j in t meets at i + j (modulo L). v is the embedded item sequence, t the text sequence; g_v = sigmoid(v w_v + b_v) and g_t = sigmoid(t w_t + b_t) are
 learned gates, one number a position. All transforms are orthonormal and run in float32 at least.
 """
 
@@ -38,7 +38,12 @@ class SpectralFusion(nn.Module):
             nn.init.zeros_(gate.bias)
 
     def forward(self, items: Float[Tensor, "B L d"], text: Float[Tensor, "B L d"]) -> Float[Tensor, "B L d"]:
-        """Fuse rows of exactly L positions; padding is zeros in both."""
+        """Fuse rows of exactly L positions.
+
+        Args:
+            items: padding is zeros, wherever it stands.
+            text: likewise, and its place 0 leaves the item it meets where it is.
+        """
         gated_items = items * self.item_gate(items).sigmoid()
         gated_text = text * self.text_gate(text).sigmoid()
         item_spectrum = torch.fft.rfft(_wide(gated_items), dim=1, norm="ortho")

@@ -7,6 +7,10 @@
 In the loop, text, fusion and the pre-layers are the pre-block; the core-block is Transformer layers alone, so texts are
 read once and not at every step. Scores are cosines over a temperature of .07 (`scorer`).
 
+Texts are laid from the oldest item on, items end with the newest: the convolution then puts the product of the i-th
+oldest item and the j-th oldest text at the (i + j)-th oldest position, so the newest one gets its share of texts, as in
+rows padded on the right. Were both left-padded, it would land further left by the padding, for short rows outside.
+
 Known of the published setting: d 300, L 50, BERT text, cosine scores at temperature .07. Two layers of two heads, 8
 experts, inner 256 and dropout .5 are those of UniSRec, by the same group, which TedRec is compared with. What the paper
 leaves open, or could not be read there, is ours: the encoder is SASRec's (causal), padding is zeros in both sequences
@@ -98,7 +102,7 @@ class TedRecBlock(nn.Module):
         return self.encoder.last(self._fused(x, history, padding_mask), padding_mask=padding_mask)
 
     def text_sequence(self, history: Int[Tensor, "B L"]) -> Float[Tensor, "B L d"]:
-        """The adapted texts of `history`."""
+        """The adapted texts of `history`, padding on the right."""
         size = len(self.text.features)
         if size <= history.numel():  # whichever is less work: all items once, or every position
             return self._adapted(torch.arange(size, device=history.device), history)
@@ -116,9 +120,15 @@ class TedRecBlock(nn.Module):
                 "make it with the recommender's max_length"
             )
         items: Tensor = self.fusion_norm(x) if self.pre_norm else x
-        text = self.text_sequence(history).to(items.dtype)
+        text_padding = padding_mask
         if padding_mask is not None:
-            items, text = (v.masked_fill(padding_mask[..., None], 0.0) for v in (items, text))
+            items = items.masked_fill(padding_mask[..., None], 0.0)
+            places = torch.arange(x.shape[1], device=x.device) + padding_mask.sum(1, keepdim=True)
+            places = places % x.shape[1]  # the oldest item first
+            history, text_padding = history.gather(1, places), padding_mask.gather(1, places)
+        text = self.text_sequence(history).to(items.dtype)
+        if text_padding is not None:
+            text = text.masked_fill(text_padding[..., None], 0.0)
         fused: Tensor = x + self.dropout(self.fusion(items, text))
         return fused if self.pre_norm else self.fusion_norm(fused)
 
