@@ -59,6 +59,11 @@ class Encoder(Protocol):
         ...
 
     @property
+    def packed_core(self) -> bool:
+        """Whether `thoughts` takes (tokens, d) with `offsets`, whatever `pre` does."""
+        ...
+
+    @property
     def fixed_length(self) -> bool:
         """Whether it needs rows of exactly `max_length` positions."""
         ...

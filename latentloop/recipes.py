@@ -11,6 +11,7 @@ from latentloop.aggregate import Add, Concat, Gate, Mean
 from latentloop.backbones.bsarec import BSARec
 from latentloop.backbones.fmlprec import FMLPRec
 from latentloop.backbones.sasrec import SASRec
+from latentloop.backbones.tedrec import TedRec
 from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson, UniformDepth
 from latentloop.errors import InputError
 from latentloop.recommender import Recommender
@@ -33,7 +34,7 @@ class Backbone(Protocol):
         ...
 
 
-BACKBONES: dict[str, type[Any]] = {"sasrec": SASRec, "fmlprec": FMLPRec, "bsarec": BSARec}
+BACKBONES: dict[str, type[Any]] = {"sasrec": SASRec, "fmlprec": FMLPRec, "bsarec": BSARec, "tedrec": TedRec}
 _DEPTH_LAWS: dict[str, type[Any]] = {law.__name__: law for law in (LogNormalPoisson, FixedDepth, UniformDepth)}
 _AGGREGATES: dict[type[nn.Module], str] = {Add: "add", Mean: "mean", Concat: "concat", Gate: "gate"}
 
@@ -49,7 +50,7 @@ def build_recommender(
     depth_law: DepthLaw | None = None,
     state_std: float = 1.0,
     dropout: float = 0.5,
-    scorer: str | Scorer = "dot",
+    scorer: str | Scorer | None = None,
     inference_state: Any = "shared",
     init_std: float = 0.02,
     seed: int = 0,
@@ -66,11 +67,17 @@ def build_recommender(
         depth_law: what training draws the depth from.
         state_std: s1.
         dropout: on the embedded history.
-        scorer: see `Recommender`.
+        scorer: see `Recommender`; None is the backbone's own, "dot" where it has none.
         inference_state: see `Recommender`.
         init_std: see `Recommender`.
         seed: of the saved draw of T_0.
+
+    Raises:
+        InputError: for a value out of range, or a backbone made for another number of items.
     """
+    known = getattr(backbone, "num_items", num_items)
+    if known != num_items:
+        raise InputError(f"num_items is {num_items}, but the backbone knows the texts of {known} items")
     encoder: nn.Module
     if loop:
         encoder = RecurrentDepth(*backbone.blocks(dim, max_length), aggregate, depth_law=depth_law, state_std=state_std)
@@ -82,7 +89,7 @@ def build_recommender(
         dim,
         max_length,
         dropout=dropout,
-        scorer=scorer,
+        scorer=getattr(backbone, "scorer", "dot") if scorer is None else scorer,
         inference_state=inference_state,
         init_std=init_std,
         seed=seed,
@@ -96,7 +103,9 @@ def describe(backbone: Any, encoder: Encoder) -> dict[str, Any] | None:
     name = next((name for name, kind in BACKBONES.items() if type(backbone) is kind), None)
     if name is None:
         return None
-    settings = dataclasses.asdict(backbone)
+    # a field of what weights hold, such as a table of texts, is no setting
+    plain = (field.name for field in dataclasses.fields(backbone) if field.metadata.get("setting", True))
+    settings = {setting: getattr(backbone, setting) for setting in plain}
     if not isinstance(encoder, RecurrentDepth):
         return {"name": name, "settings": settings, "loop": None}
     law, aggregate = encoder.depth_law, _AGGREGATES.get(type(encoder.aggregate))

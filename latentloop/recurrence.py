@@ -106,7 +106,12 @@ class RecurrentDepth(nn.Module):
     @property
     def packed(self) -> bool:
         """Whether both blocks also take packed tokens."""
-        return facts(self.pre_block).packed and facts(self.core_block).packed
+        return facts(self.pre_block).packed and self.packed_core
+
+    @property
+    def packed_core(self) -> bool:
+        """Whether the core-block also takes packed tokens; every step is its."""
+        return facts(self.core_block).packed
 
     @property
     def fixed_length(self) -> bool:

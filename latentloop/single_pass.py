@@ -39,6 +39,11 @@ class SinglePass(nn.Module):
         return facts(self.block).packed
 
     @property
+    def packed_core(self) -> bool:
+        """The same: there is one block."""
+        return self.packed
+
+    @property
     def fixed_length(self) -> bool:
         """Whether the block needs rows of exactly `max_length` positions."""
         return facts(self.block).fixed_length

@@ -147,14 +147,17 @@ def _place(path: Path, row: int) -> str:
 
 def _csv_lines(path: Path) -> Iterator[int]:
     """The line on which each record begins, the header's left out."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        csv.field_size_limit(2**31 - 1)  # a history may be long
-        reader = csv.reader(file)
-        next(reader)
-        before = reader.line_num
-        for _ in reader:
-            yield before + 1
+    limit = csv.field_size_limit(2**31 - 1)  # a history may be long; the limit is the whole process's
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            next(reader)
             before = reader.line_num
+            for _ in reader:
+                yield before + 1
+                before = reader.line_num
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _json_lines(path: Path) -> Iterator[int]:

@@ -15,7 +15,7 @@ from latentloop.data.formats.log import Log
 from latentloop.data.formats.names import Wanted
 from latentloop.errors import InputError
 
-__all__ = ["read_delimited"]
+__all__ = ["read_delimited", "records"]
 
 _BLOCK = 1 << 24
 
@@ -32,7 +32,7 @@ def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool =
     Raises:
         InputError: an empty file, a header without rows, unknown columns, a row that does not parse (with its line).
     """
-    header = next(_records(path, delimiter, quoted), None)
+    header = next(records(path, delimiter, quoted), None)
     if header is None:
         raise InputError(f"{path}: the file is empty, expected a line of column names and rows")
     columns = header[1]
@@ -74,7 +74,7 @@ def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool =
     )
 
 
-def _records(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+def records(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """(first line number, fields) of every record that is not blank, the slow way: for the header and for errors."""
     with damaged_gzip(path), open_bytes(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -90,7 +90,7 @@ def _records(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, li
 
 
 def _line_of(path: Path, delimiter: str, quoted: bool, row: int) -> int:
-    for number, (line, _) in enumerate(_records(path, delimiter, quoted), start=-1):
+    for number, (line, _) in enumerate(records(path, delimiter, quoted), start=-1):
         if number == row:
             return line
     return row + 2
@@ -100,7 +100,7 @@ def _explained(path: Path, delimiter: str, quoted: bool, width: int, error: Exce
     line = find_undecodable(path)
     if line is not None:
         return _not_utf8(path, line)
-    for line, record in _records(path, delimiter, quoted):
+    for line, record in records(path, delimiter, quoted):
         if len(record) != width:
             return InputError(
                 f"{path}: line {line}: {len(record)} fields, expected {width} as in the header; mend or remove the line"

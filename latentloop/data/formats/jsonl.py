@@ -15,7 +15,7 @@ from latentloop.data.formats.log import Log
 from latentloop.data.formats.names import Wanted
 from latentloop.errors import InputError
 
-__all__ = ["read_jsonl"]
+__all__ = ["objects", "read_jsonl"]
 
 _BLOCK = 1 << 24
 _INT64 = range(-(2**63), 2**63)
@@ -31,7 +31,7 @@ def read_jsonl(path: Path, wanted: Wanted) -> Log:
     Raises:
         InputError: an empty file, unknown fields, a line that does not parse or mixes types (with its number).
     """
-    first = next(_objects(path), None)
+    first = next(objects(path), None)
     if first is None:
         raise InputError(f"{path}: the file is empty, expected one JSON object a line")
     columns = list(first[1])
@@ -81,7 +81,7 @@ def _kind(path: Path, line: int, name: str, value: Any) -> pa.DataType:
     return pa.int64() if isinstance(value, int) and value in _INT64 else pa.float64()
 
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of every line that is not blank, the slow way: for the first line and for errors."""
     with damaged_gzip(path), open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
@@ -99,7 +99,7 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _line_of(path: Path, row: int) -> int:
-    for number, (line, _) in enumerate(_objects(path)):
+    for number, (line, _) in enumerate(objects(path)):
         if number == row:
             return line
     return row + 1
@@ -109,7 +109,7 @@ def _explained(path: Path, names: list[str], first: dict[str, Any]) -> InputErro
     line = find_undecodable(path)
     if line is not None:
         return InputError(f"{path}: line {line}: bytes that are not UTF-8; convert the file to UTF-8")
-    for line, value in _objects(path):
+    for line, value in objects(path):
         for place, name in enumerate(names):
             found, expected = value.get(name), first[name]
             same = isinstance(found, str) == isinstance(expected, str) and not isinstance(found, bool)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from latentloop.errors import InputError
 
-__all__ = ["Wanted"]
+__all__ = ["Wanted", "find_item", "listed"]
 
 _KNOWN = {
     "user": (
@@ -88,14 +88,13 @@ class Wanted:
         if user is None or item is None:
             what = "user" if user is None else "item"
             raise InputError(
-                f"{name}: no column recognised as the {what}; name the {what} column; "
-                f"columns found: {_listed(columns)}",
+                f"{name}: no column recognised as the {what}; name the {what} column; columns found: {listed(columns)}",
                 settings=(what,),
             )
         if len({user, item, time}) < 3:
             raise InputError(
                 f"{name}: one column is named for two things ({columns[user]!r}, {columns[item]!r}); "
-                f"columns found: {_listed(columns)}"
+                f"columns found: {listed(columns)}"
             )
         return user, item, time
 
@@ -111,7 +110,7 @@ class Wanted:
             found = found or [i for i, column in enumerate(columns) if column.partition(":")[0].strip() == given]
             if not found:
                 raise InputError(
-                    f"{name}: no column {given!r} for the {what}; columns found: {_listed(columns)}", settings=(what,)
+                    f"{name}: no column {given!r} for the {what}; columns found: {listed(columns)}", settings=(what,)
                 )
         else:
             plain = [column.partition(":")[0].strip().lower() for column in columns]
@@ -125,12 +124,27 @@ class Wanted:
             advice = "rename one of them" if twice else f"name the {what} column"
             raise InputError(
                 f"{name}: {len(found)} columns could be the {what} "
-                f"({_listed([columns[i] for i in found])}); {advice}; columns found: {_listed(columns)}",
+                f"({listed([columns[i] for i in found])}); {advice}; columns found: {listed(columns)}",
                 settings=() if twice else (what,),
             )
         return found[0] if found else None
 
 
-def _listed(columns: Sequence[str]) -> str:
+def find_item(columns: Sequence[str], given: str | None, name: str) -> int | None:
+    """The position of the column of item ids, None where none is recognised.
+
+    Args:
+        columns: the names found in the source.
+        given: the name a user gave.
+        name: what errors call the source.
+
+    Raises:
+        InputError: a column that is missing, or more than one that could be meant.
+    """
+    return Wanted._one(columns, "item", given, name)
+
+
+def listed(columns: Sequence[str]) -> str:
+    """Names as an error shows them."""
     shown = ", ".join(repr(column) for column in columns[:20])
     return shown + (f" and {len(columns) - 20} more" if len(columns) > 20 else "")
