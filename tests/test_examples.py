@@ -40,3 +40,16 @@ def test_recommend_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(best) == 5
     # users walk the catalog item by item: the next one of user-0, who stands at item-7, is item-8
     assert best[0] == "item-8"
+
+
+def test_tedrec(capsys: pytest.CaptureFixture[str]) -> None:
+    result = load("tedrec").main(epochs=3)
+    found = {row: metrics["ndcg@10"] for row, metrics in result.metrics.items()}
+    assert list(found) == ["chance", "popularity", "base", "spt", "rpt"]
+    assert min(found["base"], found["spt"], found["rpt"]) > found["popularity"] > found["chance"]
+    *table, best = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table] == list(found)
+    user, items = best.split(" -> ")
+    data = result.split.interactions
+    assert user == str(data.user_ids[0])
+    assert len(set(items.split()) & {str(item) for item in data.item_ids}) == 5
