@@ -401,6 +401,12 @@ def test_a_packed_core_behind_a_fixed_length_pre_block_never_sees_padding(seed: 
     torch.testing.assert_close(deep[:3], one)
 
 
+@pytest.mark.parametrize("loop", [True, False])
+def test_an_empty_batch_has_no_thoughts(loop: bool) -> None:
+    found = model(0, loop=loop).think(torch.zeros(0, 4, dtype=torch.int64))
+    assert found.steps.shape[1:] == (0, DIM)
+
+
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_bf16_autocast_trains_and_stays_near(norm: str, in_single: None) -> None:
     made, history = model(0, norm=norm, dropout=0.0), ragged(0)
