@@ -133,7 +133,8 @@ class Recommender(nn.Module, Pretrained):
     ) -> Thoughts:
         """Read histories and think: (k, B, d) thoughts of the newest position.
 
-        Where both blocks are packed, only real tokens are computed; the result is the same.
+        Where the core-block is packed, it computes real tokens only, and so does a packed pre-block before it; the
+        result is the same.
 
         Args:
             history: (B, L) item ids, left-padded with 0; of longer ones the newest `max_length` are read.
@@ -157,7 +158,7 @@ class Recommender(nn.Module, Pretrained):
             raise InputError(f"state must be {wanted} (rows x copies, length, dim), got {tuple(state.shape)}")
         if state_keys is not None and state_keys.shape != wanted[:1]:
             raise InputError(f"state_keys must be {wanted[:1]} (rows x copies), got {tuple(state_keys.shape)}")
-        if self.encoder.packed:
+        if self.encoder.packed_core:
             return self._think_packed(history, depth, state, state_keys, copies)
         return self._think_padded(history, depth, state, state_keys, copies)
 
@@ -267,7 +268,11 @@ class Recommender(nn.Module, Pretrained):
     ) -> Thoughts:
         packing = Packing.of(history)
         context = {"offsets": packing.offsets, "max_length": packing.max_length}
-        hidden = self.encoder.pre(self._embed(packing.items, packing.slots), **context)
+        if self.encoder.packed:
+            hidden = self.encoder.pre(self._embed(packing.items, packing.slots), **context)
+        else:
+            padded, _ = self._pre_padded(history)
+            hidden = padded[packing.rows, padded.shape[1] - 1 - packing.slots]
         if copies > 1:
             packing, source = packing.repeat(copies)
             hidden = hidden[source]
@@ -281,23 +286,30 @@ class Recommender(nn.Module, Pretrained):
     def _think_padded(
         self, history: Tensor, depth: int, state: Tensor | None, state_keys: Tensor | None, copies: int
     ) -> Thoughts:
-        if self.encoder.fixed_length and history.shape[1] < self.max_length:
-            missing = self.max_length - history.shape[1]
-            history = nn.functional.pad(history, (missing, 0))
-            state = state if state is None else nn.functional.pad(state, (0, 0, missing, 0))
-        length = history.shape[1]
-        slots = torch.arange(length - 1, -1, -1, device=history.device).expand(history.shape)
-        context = self._padded_context(history)
-        hidden = self.encoder.pre(self._embed(history, slots), **context)
+        hidden, history = self._pre_padded(history)
+        if state is not None:
+            state = nn.functional.pad(state, (0, 0, hidden.shape[1] - state.shape[1], 0))
         if copies > 1:
             hidden = hidden.repeat_interleave(copies, 0)
             history = history.repeat_interleave(copies, 0)
-            context = self._padded_context(history)
-            slots = slots[:1].expand(history.shape)
+        context = self._padded_context(history)
         if state is None:
+            slots = self._slots(history)
             rows = torch.arange(history.shape[0], device=history.device)[:, None].expand(history.shape)
             state = self._start(slots.flatten(), rows.flatten(), state_keys).unflatten(0, history.shape)
         return self.encoder.thoughts(hidden, state=state.to(hidden.dtype), depth=depth, **context)
+
+    def _pre_padded(self, history: Tensor) -> tuple[Tensor, Tensor]:
+        """H of padded rows, and the rows: made longer where a block needs it."""
+        if self.encoder.fixed_length and history.shape[1] < self.max_length:
+            history = nn.functional.pad(history, (self.max_length - history.shape[1], 0))
+        embedded = self._embed(history, self._slots(history))
+        return self.encoder.pre(embedded, **self._padded_context(history)), history
+
+    @staticmethod
+    def _slots(history: Tensor) -> Tensor:
+        """Each position's distance from the newest."""
+        return torch.arange(history.shape[1] - 1, -1, -1, device=history.device).expand(history.shape)
 
     @staticmethod
     def _padded_context(history: Tensor) -> dict[str, Any]:

@@ -68,6 +68,11 @@ class Encoder(Protocol):
         ...
 
     @property
+    def packed_core(self) -> bool:
+        """Whether `thoughts` takes (tokens, d) with `offsets`, whatever `pre` does."""
+        ...
+
+    @property
     def fixed_length(self) -> bool:
         """Whether it needs rows of exactly `max_length` positions."""
         ...
@@ -194,7 +199,12 @@ class RecurrentDepth(nn.Module):
     @property
     def packed(self) -> bool:
         """Whether both blocks also take packed tokens."""
-        return facts(self.pre_block).packed and facts(self.core_block).packed
+        return facts(self.pre_block).packed and self.packed_core
+
+    @property
+    def packed_core(self) -> bool:
+        """Whether the core-block also takes packed tokens; every step is its."""
+        return facts(self.core_block).packed
 
     @property
     def fixed_length(self) -> bool:
@@ -325,6 +335,11 @@ class SinglePass(nn.Module):
     def packed(self) -> bool:
         """Whether the block also takes packed tokens."""
         return facts(self.block).packed
+
+    @property
+    def packed_core(self) -> bool:
+        """The same: there is one block."""
+        return self.packed
 
     @property
     def fixed_length(self) -> bool:

@@ -15,6 +15,7 @@ from latentloop.errors import InputError
 __all__ = ["HashingEncoder"]
 
 _WORD = re.compile(r"\w+")
+_NOTHING = 1e-9  # what rounding leaves of terms that cancel
 
 
 class HashingEncoder:
@@ -50,9 +51,10 @@ class HashingEncoder:
         places, signs = self._hashed(list(number))
         cells = np.array(rows, dtype=np.int64) * self.dim + places[which]
         weights = signs[which] * np.sqrt(np.array(times, dtype=np.float64)) * idf[which]
-        table = np.bincount(cells, weights, minlength=len(texts) * self.dim).reshape(len(texts), self.dim)
+        table = np.bincount(cells, weights, minlength=len(texts) * self.dim).astype(np.float64)  # of nothing: integers
+        table = table.reshape(len(texts), self.dim)
         lengths = np.linalg.norm(table, axis=1, keepdims=True)
-        unit: np.ndarray = np.divide(table, lengths, out=np.zeros_like(table), where=lengths > 0)
+        unit: np.ndarray = np.divide(table, lengths, out=np.zeros_like(table), where=lengths > _NOTHING)
         return unit.astype(np.float32)
 
     def _hashed(self, terms: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -57,8 +57,8 @@ def encode_item_text(
         InputError: where no item has a text, or the encoder returns something else than a finite row for each.
         InputTypeError: for an encoder without `encode`.
     """
-    if not isinstance(encoder, TextEncoder):
-        raise InputTypeError(f"encoder must have encode(texts), got {type(encoder).__name__}")
+    if isinstance(encoder, str) or not isinstance(encoder, TextEncoder):  # a str has an encode of its own
+        raise InputTypeError(f"encoder must be an object with encode(texts), got {encoder!r}: see build_text_encoder")
     wanted = {str(original) for original in item_ids}
     known = {original: text for original, text in texts.items() if text.strip() and str(original) in wanted}
     if not known:

@@ -16,9 +16,21 @@ from latentloop.errors import InputError, InputTypeError
 from latentloop.randomness import row_keys
 from latentloop.recommender import Recommender
 from latentloop.recurrence import Encoder, RecurrentDepth, SinglePass
-from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, depths, encoder, fewer, ragged, recommender, seeds, unchecked
+from tests.core.worlds import (
+    DIM,
+    MAX_LENGTH,
+    NUM_ITEMS,
+    Layouts,
+    depths,
+    encoder,
+    fewer,
+    ragged,
+    recommender,
+    seeds,
+    unchecked,
+)
 
-LAYOUTS = st.booleans()
+LAYOUTS = st.sampled_from([True, False, "core"])
 STATES = st.sampled_from(["shared", "zero"])
 
 
@@ -33,21 +45,23 @@ def test_packed_equals_padded_in_values_and_gradients(seed: int, depth: int, cop
     history = ragged(seed)
     keys = row_keys(seed, torch.arange(len(history) * copies)) if keyed else None
     found = []
-    for packed in (True, False):
+    layouts: tuple[Layouts, ...] = (True, False, "core")
+    for packed in layouts:
         model = recommender(seed, packed=packed).double()
-        assert model.encoder.packed is packed
+        assert model.encoder.packed is (packed is True) and model.encoder.packed_core is bool(packed)
         steps = model.think(history, depth=depth, copies=copies, state_keys=keys).steps
         assert steps.shape == (depth, len(history) * copies, DIM)
         found.append((steps, torch.autograd.grad((steps**3).sum(), list(model.parameters()))))
-    torch.testing.assert_close(found[0][0], found[1][0])
-    for one, other in zip(found[0][1], found[1][1], strict=True):
-        torch.testing.assert_close(one, other)
-        assert float(one.abs().sum()) > 0
+    for steps, gradients in found[1:]:
+        torch.testing.assert_close(found[0][0], steps)
+        for one, other in zip(found[0][1], gradients, strict=True):
+            torch.testing.assert_close(one, other)
+            assert float(one.abs().sum()) > 0
 
 
 @fewer
 @given(seed=seeds, packed=LAYOUTS, state=STATES, pick=st.data())
-def test_rows_do_not_see_their_companions(seed: int, packed: bool, state: Any, pick: st.DataObject) -> None:
+def test_rows_do_not_see_their_companions(seed: int, packed: Layouts, state: Any, pick: st.DataObject) -> None:
     model, history = recommender(seed, packed=packed, inference_state=state), ragged(seed)
     together = model.think(history).steps
     order = pick.draw(st.permutations(range(len(history))))
@@ -58,7 +72,7 @@ def test_rows_do_not_see_their_companions(seed: int, packed: bool, state: Any, p
 
 @fewer
 @given(seed=seeds, packed=LAYOUTS, extra=st.integers(1, 4), depth=depths)
-def test_extra_left_padding_changes_nothing(seed: int, packed: bool, extra: int, depth: int) -> None:
+def test_extra_left_padding_changes_nothing(seed: int, packed: Layouts, extra: int, depth: int) -> None:
     history = ragged(seed, longest=MAX_LENGTH - 2)
     model = recommender(seed, packed=packed)
     longer = torch.nn.functional.pad(history, (extra, 0))
@@ -67,7 +81,7 @@ def test_extra_left_padding_changes_nothing(seed: int, packed: bool, extra: int,
 
 @fewer
 @given(seed=seeds, packed=LAYOUTS)
-def test_only_the_newest_items_are_read(seed: int, packed: bool) -> None:
+def test_only_the_newest_items_are_read(seed: int, packed: Layouts) -> None:
     model, history = recommender(seed, packed=packed), ragged(seed)
     cut = history[:, -MAX_LENGTH:]
     assert history.shape[1] > MAX_LENGTH
@@ -79,14 +93,14 @@ def test_only_the_newest_items_are_read(seed: int, packed: bool) -> None:
 
 @fewer
 @given(seed=seeds, packed=LAYOUTS)
-def test_int32_histories_are_read_alike(seed: int, packed: bool) -> None:
+def test_int32_histories_are_read_alike(seed: int, packed: Layouts) -> None:
     model, history = recommender(seed, packed=packed), ragged(seed)
     assert torch.equal(model.score(history.int()), model.score(history))
 
 
 @fewer
 @given(seed=seeds, packed=LAYOUTS, copies=st.integers(2, 4), depth=depths)
-def test_copies_are_repeated_histories(seed: int, packed: bool, copies: int, depth: int) -> None:
+def test_copies_are_repeated_histories(seed: int, packed: Layouts, copies: int, depth: int) -> None:
     model, history = recommender(seed, packed=packed), ragged(seed)
     keys = row_keys(seed, torch.arange(len(history) * copies))
     found = model.think(history, depth=depth, state_keys=keys, copies=copies).steps
@@ -96,7 +110,7 @@ def test_copies_are_repeated_histories(seed: int, packed: bool, copies: int, dep
 
 @fewer
 @given(seed=seeds, packed=LAYOUTS, copies=st.integers(1, 3), depth=depths)
-def test_an_explicit_state_is_where_the_loop_starts(seed: int, packed: bool, copies: int, depth: int) -> None:
+def test_an_explicit_state_is_where_the_loop_starts(seed: int, packed: Layouts, copies: int, depth: int) -> None:
     """Against the equations, on the padded rows."""
     model, history = recommender(seed, packed=packed), ragged(seed, longest=MAX_LENGTH)
     torch.manual_seed(seed)
@@ -115,7 +129,7 @@ def test_an_explicit_state_is_where_the_loop_starts(seed: int, packed: bool, cop
 
 @fewer
 @given(seed=seeds, packed=LAYOUTS)
-def test_state_keys_draw_each_rows_own_state(seed: int, packed: bool) -> None:
+def test_state_keys_draw_each_rows_own_state(seed: int, packed: Layouts) -> None:
     model, history = recommender(seed, packed=packed), ragged(seed)
     history = torch.cat([history[:1], history, history[:1]])
     keys = row_keys(seed, torch.arange(len(history)))
@@ -128,7 +142,7 @@ def test_state_keys_draw_each_rows_own_state(seed: int, packed: bool) -> None:
 
 @fewer
 @given(seed=seeds, packed=LAYOUTS)
-def test_the_shared_state_is_saved_noise_by_distance_from_the_newest(seed: int, packed: bool) -> None:
+def test_the_shared_state_is_saved_noise_by_distance_from_the_newest(seed: int, packed: Layouts) -> None:
     model, history = recommender(seed, packed=packed, seed=seed), ragged(seed, longest=MAX_LENGTH)
     noise = model.inference_noise
     assert noise.shape == (MAX_LENGTH, DIM)
@@ -142,7 +156,7 @@ def test_the_shared_state_is_saved_noise_by_distance_from_the_newest(seed: int, 
 
 @fewer
 @given(seed=seeds, packed=LAYOUTS)
-def test_fresh_and_zero_states(seed: int, packed: bool) -> None:
+def test_fresh_and_zero_states(seed: int, packed: Layouts) -> None:
     history = ragged(seed, longest=MAX_LENGTH)
     fresh, zero = (recommender(seed, packed=packed, inference_state=s) for s in ("fresh", "zero"))
     twice = torch.cat([history, history])
@@ -162,7 +176,7 @@ def test_state_scales_with_state_std() -> None:
 
 @fewer
 @given(seed=seeds, packed=LAYOUTS, depth=depths)
-def test_scores_are_inner_products_of_the_last_thought(seed: int, packed: bool, depth: int) -> None:
+def test_scores_are_inner_products_of_the_last_thought(seed: int, packed: Layouts, depth: int) -> None:
     history = ragged(seed)
     for scorer in ("dot", "cosine"):
         model = recommender(seed, packed=packed, scorer=scorer)
@@ -179,7 +193,7 @@ def test_scores_are_inner_products_of_the_last_thought(seed: int, packed: bool, 
 
 @fewer
 @given(seed=seeds, packed=LAYOUTS)
-def test_depth_none_is_the_inference_depth(seed: int, packed: bool) -> None:
+def test_depth_none_is_the_inference_depth(seed: int, packed: Layouts) -> None:
     model, history = recommender(seed, packed=packed), ragged(seed)
     assert model.inference_depth == 4
     thoughts = model.think(history)
@@ -190,7 +204,7 @@ def test_depth_none_is_the_inference_depth(seed: int, packed: bool) -> None:
 
 @fewer
 @given(seed=seeds, packed=LAYOUTS)
-def test_the_padding_row_stays_zero_and_is_never_scored(seed: int, packed: bool) -> None:
+def test_the_padding_row_stays_zero_and_is_never_scored(seed: int, packed: Layouts) -> None:
     model = recommender(seed, packed=packed)
     assert float(model.item_table.weight.detach()[0].abs().sum()) == 0
     model.score(ragged(seed)).pow(2).sum().backward()
@@ -201,9 +215,9 @@ def test_the_padding_row_stays_zero_and_is_never_scored(seed: int, packed: bool)
 
 
 @pytest.mark.parametrize("aggregate", ["add", "mean", "concat", "gate"])
-@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("packed", [True, False, "core"])
 @pytest.mark.parametrize("training", [True, False])
-def test_bf16_autocast_is_finite_and_near_float32(aggregate: str, packed: bool, training: bool) -> None:
+def test_bf16_autocast_is_finite_and_near_float32(aggregate: str, packed: Layouts, training: bool) -> None:
     history = ragged(1, 6)
     model = recommender(1, packed=packed, aggregate=aggregate)
     wanted = model.score(history).detach()
@@ -217,8 +231,8 @@ def test_bf16_autocast_is_finite_and_near_float32(aggregate: str, packed: bool, 
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_scores_are_float32_products_under_autocast(packed: bool) -> None:
+@pytest.mark.parametrize("packed", [True, False, "core"])
+def test_scores_are_float32_products_under_autocast(packed: Layouts) -> None:
     """Two items closer than bf16 can tell apart keep their order."""
     model, history = recommender(0, packed=packed), ragged(0)
     with torch.no_grad():
@@ -228,8 +242,8 @@ def test_scores_are_float32_products_under_autocast(packed: bool) -> None:
     assert bool((scores[:, 0] != scores[:, 1]).all())
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_an_empty_batch_has_no_thoughts(packed: bool) -> None:
+@pytest.mark.parametrize("packed", [True, False, "core"])
+def test_an_empty_batch_has_no_thoughts(packed: Layouts) -> None:
     found = recommender(0, packed=packed).think(torch.zeros(0, 4, dtype=torch.int64), depth=3)
     assert found.steps.shape == (3, 0, DIM)
 
@@ -313,8 +327,8 @@ def test_fixed_length_blocks_get_rows_of_max_length(seed: int, length: int, copi
     close(model.think(history, state=start).steps, model.think(full, state=padded).steps)
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_mistakes_in_a_call(packed: bool) -> None:
+@pytest.mark.parametrize("packed", [True, False, "core"])
+def test_mistakes_in_a_call(packed: Layouts) -> None:
     model, history = recommender(0, packed=packed), ragged(0, 4, longest=3)
     keys = row_keys(0, torch.arange(8))
     wrong: list[tuple[str, dict[str, Any]]] = [
@@ -364,8 +378,8 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("packed", [True, False])
-def test_an_accelerator_gives_the_same_thoughts(packed: bool) -> None:
+@pytest.mark.parametrize("packed", [True, False, "core"])
+def test_an_accelerator_gives_the_same_thoughts(packed: Layouts) -> None:
     model, history = recommender(0, packed=packed), ragged(0)
     keys = row_keys(0, torch.arange(2 * len(history)))
     wanted = model.think(history, copies=2, state_keys=keys).steps

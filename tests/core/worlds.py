@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import jaxtyping
 import numpy as np
@@ -27,6 +27,10 @@ fewer = settings(max_examples=max(1, settings.default.max_examples * 2 // 5))
 depths = st.integers(1, 5)
 
 
+Layouts = bool | Literal["core"]
+"""Both blocks packed, neither, or the core-block alone."""
+
+
 class PaddedBlock(SASRecBlock):
     """The same block, kept to the padded layout."""
 
@@ -45,15 +49,17 @@ def ragged(seed: int, rows: int | None = None, *, longest: int = MAX_LENGTH + 3,
     return torch.from_numpy(history[rng.permutation(rows)])
 
 
-def encoder(seed: int, *, packed: bool = True, aggregate: str | Aggregate = "add", **loop: Any) -> RecurrentDepth:
+def encoder(seed: int, *, packed: Layouts = True, aggregate: str | Aggregate = "add", **loop: Any) -> RecurrentDepth:
     """A loop around small SASRec blocks with weights of `seed`, the same in either layout."""
     torch.manual_seed(seed)
-    block = SASRecBlock if packed else PaddedBlock
-    parts = [block(DIM, layers=layers, inner=12, dropout=0.5) for layers in (1, 2)]
+    kinds = [SASRecBlock if one else PaddedBlock for one in (packed is True, packed)]
+    parts = [block(DIM, layers=layers, inner=12, dropout=0.5) for layers, block in zip((1, 2), kinds, strict=True)]
     return RecurrentDepth(*parts, aggregate, dim=DIM, **loop)
 
 
-def recommender(seed: int, /, *, packed: bool = True, aggregate: str | Aggregate = "add", **kwargs: Any) -> Recommender:
+def recommender(
+    seed: int, /, *, packed: Layouts = True, aggregate: str | Aggregate = "add", **kwargs: Any
+) -> Recommender:
     """A recommender of `encoder(seed)` without dropout at work (`eval`), with tables large enough to matter."""
     model = Recommender(
         NUM_ITEMS, encoder(seed, packed=packed, aggregate=aggregate), DIM, MAX_LENGTH, init_std=0.5, **kwargs
