@@ -44,6 +44,8 @@ class SpectralFusion(nn.Module):
             items: padding is zeros, wherever it stands.
             text: likewise, and its place 0 leaves the item it meets where it is.
         """
+        if not len(items):  # an empty batch has no transform
+            return items
         gated_items = items * self.item_gate(items).sigmoid()
         gated_text = text * self.text_gate(text).sigmoid()
         item_spectrum = torch.fft.rfft(_wide(gated_items), dim=1, norm="ortho")

@@ -20,7 +20,7 @@ before they are fused, and gates, dropout and starting values are as `SpectralFu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -88,8 +88,12 @@ class TedRecBlock(nn.Module):
         Raises:
             InputError: for rows of another length.
         """
-        encoded: Tensor = self.encoder(self._fused(x, history, padding_mask), padding_mask=padding_mask)
-        return encoded
+        fused = self._fused(x, history, padding_mask)
+        real, context = self._layout(fused, padding_mask)
+        if real is None:
+            return self.encoder(fused, **context)  # type: ignore[no-any-return]
+        encoded: Tensor = self.encoder(fused[real], **context)
+        return encoded.new_zeros(fused.shape).masked_scatter(real[..., None], encoded)
 
     def last(
         self,
@@ -99,7 +103,9 @@ class TedRecBlock(nn.Module):
         padding_mask: Bool[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B d"]:
         """The newest position's output only: the last layer computes no other."""
-        return self.encoder.last(self._fused(x, history, padding_mask), padding_mask=padding_mask)
+        fused = self._fused(x, history, padding_mask)
+        real, context = self._layout(fused, padding_mask)
+        return self.encoder.last(fused if real is None else fused[real], **context)
 
     def text_sequence(self, history: Int[Tensor, "B L"]) -> Float[Tensor, "B L d"]:
         """The adapted texts of `history`, padding on the right."""
@@ -108,6 +114,19 @@ class TedRecBlock(nn.Module):
             return self._adapted(torch.arange(size, device=history.device), history)
         places = torch.arange(history.numel(), device=history.device).view(history.shape)
         return self._adapted(history.flatten(), places)
+
+    @staticmethod
+    def _layout(x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor | None, dict[str, Any]]:
+        """Which positions the encoder gets, None for all, and what it is told of them.
+
+        On a CPU it gets the real tokens only, which takes a third of the time; an accelerator would wait for their
+        number, and is faster at padding.
+        """
+        if padding_mask is None or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return None, {"padding_mask": padding_mask}
+        real = ~padding_mask
+        real[:, -1] = True  # a row without items still gets an answer
+        return real, {"offsets": nn.functional.pad(real.sum(1).cumsum(0), (1, 0))}
 
     def _adapted(self, items: Tensor, places: Tensor) -> Tensor:
         adapted: Tensor = self.adaptor(self.text(items), places)

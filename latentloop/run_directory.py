@@ -26,6 +26,7 @@ _OURS = (
     "config.json",
     "metrics.jsonl",
     "data",
+    "item_text.safetensors",
     "spt",
     "rpt",
     "base",
@@ -104,6 +105,11 @@ class RunDirectory:
     def config_path(self) -> Path:
         """config.json."""
         return self.path / "config.json"
+
+    @property
+    def text_path(self) -> Path:
+        """What is known of the items' texts, where the backbone reads them."""
+        return self.path / "item_text.safetensors"
 
     @property
     def data_path(self) -> Path:

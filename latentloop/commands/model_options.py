@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from latentloop.depth import DepthLaw
     from latentloop.recipes import Backbone
     from latentloop.recommender import Recommender
+    from latentloop.text_features import TextFeatures
 
 __all__ = ["ModelOptions"]
 
@@ -26,6 +27,7 @@ _BACKBONE_SETTINGS = {
     "padding": "padding",
     "filter_weight": "alpha",
     "cutoff": "cutoff",
+    "experts": "experts",
 }
 """Options, and what they are called in a backbone: --alpha is pre-training's already."""
 
@@ -34,7 +36,7 @@ _BACKBONE_SETTINGS = {
 class ModelOptions:
     """The model. A setting that is not given takes the backbone's own default, as its paper has it."""
 
-    backbone: Literal["sasrec", "fmlprec", "bsarec"] = "sasrec"
+    backbone: Literal["sasrec", "fmlprec", "bsarec", "tedrec"] = "sasrec"
     """The encoder whose layers become pre-block and core-block."""
     encoder: str | None = None
     """Blocks of your own instead, as package.module:function; the function is called with d and returns the pre-block
@@ -57,6 +59,8 @@ class ModelOptions:
     """bsarec: alpha, the weight of its frequency rescaler; attention has the rest."""
     cutoff: int | None = None
     """bsarec: c; the lowest c // 2 + 1 frequencies pass as they are."""
+    experts: int | None = None
+    """tedrec: experts of its text adaptor."""
     dropout: float = 0.5
     """Dropout probability, on the input and in a built-in backbone's blocks."""
     aggregate: Literal["add", "mean", "concat", "gate"] = "add"
@@ -69,10 +73,17 @@ class ModelOptions:
     """s1: standard deviation of the random start state."""
     inference_state: Literal["shared", "fresh", "zero"] = "shared"
     """The start state of an answer."""
-    scorer: Literal["dot", "cosine"] = "dot"
-    """How thoughts are compared with items."""
+    scorer: Literal["dot", "cosine"] | None = None
+    """How thoughts are compared with items; cosine for tedrec and dot for the others when not given."""
 
-    def build(self, num_items: int, max_length: int, *, seed: int, loop: bool = True) -> Recommender:
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the backbone asks for item texts."""
+        return self.encoder is None and self.backbone == "tedrec"
+
+    def build(
+        self, num_items: int, max_length: int, *, seed: int, loop: bool = True, text: TextFeatures | None = None
+    ) -> Recommender:
         """A new recommender, its weights drawn from `seed`; without the loop it is Base."""
         import torch
 
@@ -84,25 +95,27 @@ class ModelOptions:
             "dim": self.dim,
             "max_length": max_length,
             "dropout": self.dropout,
-            "scorer": self.scorer,
             "inference_state": self.inference_state,
             "seed": seed,
         }
         with dropout_seed(fold(seed, "weights"), torch.device("cpu")):
             if self.encoder is not None:
-                return Recommender(num_items, self.own_encoder(self.encoder, loop=loop), **common)
+                return Recommender(
+                    num_items, self.own_encoder(self.encoder, loop=loop), scorer=self.scorer or "dot", **common
+                )
             return build_recommender(
-                self.built_in(),
+                self.built_in(text),
                 num_items,
                 loop=loop,
                 aggregate=self.aggregate,
                 depth_law=self.depth_law(),
                 state_std=self.state_std,
+                scorer=self.scorer,
                 **common,
             )
 
-    def built_in(self) -> Backbone:
-        """The hyper-parameters of the chosen backbone.
+    def built_in(self, text: TextFeatures | None = None) -> Backbone:
+        """The hyper-parameters of the chosen backbone, and the texts where it reads them.
 
         Raises:
             InputError: for a setting that this backbone does not have.
@@ -116,6 +129,8 @@ class ModelOptions:
             if _BACKBONE_SETTINGS[option] not in known:
                 raise InputError(f"{_option(option)} is not a setting of {self.backbone}: leave it out")
         settings = {_BACKBONE_SETTINGS[option]: value for option, value in given.items()}
+        if self.reads_texts:
+            settings["text"] = text
         backbone: Backbone = kind(**settings, dropout=self.dropout)
         return backbone
 

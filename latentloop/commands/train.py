@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,9 +14,12 @@ import tyro
 from latentloop.commands.model_options import ModelOptions
 from latentloop.commands.options import DataOptions, RPTOptions, SPTOptions, TrainingOptions
 from latentloop.commands.places import Device, choose_device
+from latentloop.commands.text_options import TextOptions
+from latentloop.errors import InputError
 
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
+    from latentloop.text_features import TextFeatures
     from latentloop.two_stage import TwoStage
 
 __all__ = ["Train"]
@@ -52,6 +56,7 @@ class Train:
     """Also log each epoch's numbers to RUN/tensorboard."""
     data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
     model: tyro.conf.OmitArgPrefixes[ModelOptions] = field(default_factory=ModelOptions)
+    text: tyro.conf.OmitArgPrefixes[TextOptions] = field(default_factory=TextOptions)
     training: tyro.conf.OmitArgPrefixes[TrainingOptions] = field(default_factory=TrainingOptions)
     spt: tyro.conf.OmitArgPrefixes[SPTOptions] = field(default_factory=SPTOptions)
     rpt: tyro.conf.OmitArgPrefixes[RPTOptions] = field(default_factory=RPTOptions)
@@ -77,6 +82,7 @@ class Train:
         from latentloop.accelerator import check_tracker, make_accelerator
         from latentloop.data.card import DataCard
         from latentloop.data.store import save_interactions
+        from latentloop.data.text_store import save_text_features
         from latentloop.report import print_report, write_report
         from latentloop.run_directory import RunDirectory
         from latentloop.training_settings import check_settings
@@ -88,8 +94,9 @@ class Train:
         sizes = (len(split.train), len(split.validation), len(split.test))
         logger.info("split: %s, %d training, %d validation, %d test samples", split.protocol, *sizes)
         num_items, max_length = interactions.num_items, self.data.max_length
-        model = self.model.build(num_items, max_length, seed=self.seed)
-        base = self.model.build(num_items, max_length, seed=self.seed, loop=False) if self.with_base else None
+        text = self.item_texts(interactions)
+        build = partial(self.model.build, num_items, max_length, seed=self.seed, text=text)
+        model, base = build(), build(loop=False) if self.with_base else None
         spt, rpt = self.spt.build(split.item_counts), self.rpt.build()
         make_accelerator(device=self.device, precision=self.precision)
         check_tracker(self.tracker, self.out)
@@ -97,6 +104,8 @@ class Train:
         run = RunDirectory.create(self.out, self.config(), resume=self.resume, overwrite=self.overwrite)
         if not run.data_path.is_dir():
             save_interactions(interactions, run.data_path)
+        if text is not None and not run.text_path.is_file():
+            save_text_features(text, run.text_path)
         if run.report_path.is_file():
             logger.info("%s is done; nothing is left to train", run.path)
         result = two_stage(
@@ -118,9 +127,24 @@ class Train:
         print_report(result)
         return result
 
+    def item_texts(self, interactions: Interactions) -> TextFeatures | None:
+        """What the run kept of the items' texts, or what the options name; None where the backbone reads none."""
+        from latentloop.data.text_store import load_saved_text_features
+        from latentloop.run_directory import RunDirectory
+
+        kept = RunDirectory(self.out).text_path
+        if self.resume and kept.is_file():
+            return load_saved_text_features(kept)
+        if self.model.reads_texts:
+            return self.text.load(interactions.item_ids)
+        if self.text.given:
+            raise InputError("item texts are read by --backbone tedrec only: leave them out, or choose it")
+        return None
+
     def config(self) -> dict[str, Any]:
         """What was asked for, as plain values; how it is carried out (device, tracker, resume) is left out."""
         config = dataclasses.asdict(self)
+        config["text"] = {name: value and str(value) for name, value in config["text"].items()}
         for name in ("out", "resume", "overwrite", "device", "tracker"):
             del config[name]
         return config

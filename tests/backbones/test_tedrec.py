@@ -329,6 +329,16 @@ def test_last_is_the_newest_position_of_forward(seed: int, norm: str) -> None:
     torch.testing.assert_close(made.last(x, history=history), made(x, history=history)[:, -1])
 
 
+@given(seed=seeds, norm=NORMS)
+def test_the_encoder_gives_the_same_on_real_tokens_and_on_padded_rows(seed: int, norm: str) -> None:
+    made, (x, context) = block(seed, norm=norm, pre_layers=2), rows(seed)
+    padding = context["padding_mask"]
+    fused = made._fused(x, context["history"], padding)
+    wanted = made.encoder(fused, padding_mask=padding)
+    torch.testing.assert_close(made(x, **context)[~padding], wanted[~padding])
+    torch.testing.assert_close(made.last(x, **context), wanted[:, -1])
+
+
 @pytest.mark.parametrize("noisy", [True, False])
 def test_gates_are_noisy_while_training_only(noisy: bool) -> None:
     made, (x, context) = block(0, dropout=0.0, noisy_gates=noisy), rows(0)
@@ -399,6 +409,12 @@ def test_a_packed_core_behind_a_fixed_length_pre_block_never_sees_padding(seed: 
     torch.testing.assert_close(one, two)
     deep = made.think(history, state=start, depth=5).steps
     torch.testing.assert_close(deep[:3], one)
+
+
+@pytest.mark.parametrize("loop", [True, False])
+def test_an_empty_batch_has_no_thoughts(loop: bool) -> None:
+    found = model(0, loop=loop).think(torch.zeros(0, 4, dtype=torch.int64))
+    assert found.steps.shape[1:] == (0, DIM)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

@@ -34,7 +34,7 @@ def main() -> None:
         for call in (block, compiled):
             torch.manual_seed(0)
             x = torch.randn(3, MAX_LENGTH, DIM, requires_grad=True)
-            output = call(x, padding_mask=padding, lengths=lengths)
+            output = call(x, padding_mask=padding, lengths=lengths, history=(~padding).long())
             output.square().sum().backward()
             outputs.append(output.detach())
             gradients.append(x.grad)

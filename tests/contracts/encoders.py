@@ -14,10 +14,14 @@ from latentloop.adapt import adapt
 from latentloop.backbones.bsarec import BSARec
 from latentloop.backbones.fmlprec import FMLPRec
 from latentloop.backbones.sasrec import SASRec
+from latentloop.backbones.tedrec import TedRec
+from latentloop.text_features import TextFeatures
 
-__all__ = ["DIM", "ENCODERS", "MAX_LENGTH", "Blocks"]
+__all__ = ["DIM", "ENCODERS", "MAX_LENGTH", "NUM_ITEMS", "Blocks"]
 
-DIM, MAX_LENGTH = 16, 8
+DIM, MAX_LENGTH, NUM_ITEMS = 16, 8, 20
+
+TEXT = TextFeatures.of(torch.randn(NUM_ITEMS, 12, generator=torch.Generator().manual_seed(0)))
 
 Blocks = tuple[nn.Module, nn.Module | Literal["copy"]]
 
@@ -146,6 +150,9 @@ ENCODERS: dict[str, Callable[[], Blocks]] = {
     "bsarec, padding kept": lambda: BSARec(
         pre_layers=1, core_layers=1, inner=32, dropout=0.1, norm="post", padding="keep"
     ).blocks(DIM, MAX_LENGTH),
+    "tedrec": lambda: TedRec(text=TEXT, pre_layers=1, core_layers=1, inner=32, experts=2, dropout=0.1).blocks(
+        DIM, MAX_LENGTH
+    ),
     "gru": twice(lambda: nn.GRU(DIM, DIM, batch_first=True)),
     "lstm": twice(lambda: nn.LSTM(DIM, DIM, batch_first=True)),
     "gru shared": shared(lambda: nn.GRU(DIM, DIM, batch_first=True)),

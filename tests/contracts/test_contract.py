@@ -24,10 +24,8 @@ from latentloop.objectives import RPT, SPT
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from latentloop.training import fit, make_accelerator
-from tests.contracts.encoders import DIM, ENCODERS, MAX_LENGTH, Blocks
+from tests.contracts.encoders import DIM, ENCODERS, MAX_LENGTH, NUM_ITEMS, Blocks
 from tests.core.worlds import ragged
-
-NUM_ITEMS = 20
 
 every_encoder = pytest.mark.parametrize("blocks", ENCODERS.values(), ids=ENCODERS.keys())
 few = settings(max_examples=5)
@@ -101,7 +99,8 @@ def test_a_causal_block_sees_nothing_later(blocks: Callable[[], Blocks]) -> None
         x = torch.randn(3, MAX_LENGTH, DIM)
         later = torch.cat([x[:, :-1], x[:, -1:] + torch.randn(3, 1, DIM)], 1)
         with torch.no_grad():
-            before, after = block(x)[:, :-1], block(later)[:, :-1]  # type: ignore[operator]
+            history = torch.ones(3, MAX_LENGTH, dtype=torch.int64)
+            before, after = (block(rows, history=history)[:, :-1] for rows in (x, later))  # type: ignore[operator]
         if facts(block).causal:
             torch.testing.assert_close(after, before, **CLOSE)
 
