@@ -17,17 +17,15 @@ from latentloop.recipes import build_recommender
 from latentloop.two_stage import TwoStage
 
 
-def main(source: str | None = None, texts: str | None = None, epochs: int = 30) -> TwoStage:
+def main(source: str | None = None, texts: str | None = None, epochs: int = 6) -> TwoStage:
     """Train, print the test metrics of each row and five items for the first user."""
-    data = k_core(load_interactions(source), 5) if source else synthetic_log(num_users=800, num_items=200)
+    data = k_core(load_interactions(source), 5) if source else synthetic_log(num_users=400, num_items=120)
     known = load_item_text(texts) if texts else {i: f"category {int(str(i)[5:]) % 16}" for i in data.item_ids}
     text = encode_item_text(data.item_ids, known, HashingEncoder(dim=128))
     backbone = TedRec(text=text, pre_layers=1, core_layers=1, dropout=0.2)
     model = build_recommender(backbone, data.num_items, dropout=0.2)
     base = build_recommender(backbone, data.num_items, dropout=0.2, loop=False)
-    result = two_stage(
-        model, data, base=base, epochs=epochs, rpt_epochs=1, batch_size=256, learning_rate=3e-3, patience=5
-    )
+    result = two_stage(model, data, base=base, epochs=epochs, rpt_epochs=1, batch_size=128, learning_rate=3e-3)
     for row, metrics in result.metrics.items():
         print(f"{row:12}", {name: round(metrics[name], 4) for name in ("recall@10", "ndcg@10")})
     user = data.user_ids[0]
