@@ -1,0 +1,87 @@
+"""Plain backbones under their published settings on a public file, to hold against the published numbers.
+
+    python -m benchmarks.fidelity beauty.txt.gz --backbone bsarec --out RUN
+
+Published for Beauty (Amazon 2014, 22,363 users, 12,101 items), full ranking with the history left out: BSARec test
+NDCG@10 .0611 with d 64, 2 layers, 1 head, L 50, batch 256, learning rate 5e-4, dropout .5, alpha .7, c 5. Continues
+where it was stopped when it is started again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from latentloop.backbones.bsarec import BSARec
+from latentloop.backbones.fmlprec import FMLPRec
+from latentloop.backbones.sasrec import SASRec
+from latentloop.data.readers import load_interactions
+from latentloop.data.splits import leave_one_out
+from latentloop.evaluation import evaluate
+from latentloop.objectives import NextItem
+from latentloop.recipes import build_recommender
+from latentloop.run_directory import RunDirectory
+from latentloop.training import fit
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which backbone, and how it is trained."""
+
+    source: tyro.conf.Positional[str]
+    """A file of interactions, filtered already."""
+    out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """Where the run is kept; the same options continue it."""
+    backbone: Literal["sasrec", "fmlprec", "bsarec"] = "bsarec"
+    """Two layers of it, post-norm as published."""
+    padding: Literal["zero", "keep"] = "zero"
+    """What filters see at padded positions; zeros let packed tokens do."""
+    epochs: int = 200
+    """At most."""
+    patience: int = 10
+    """Epochs without a better validation NDCG@10."""
+    batch_size: int = 256
+    """Samples of a step."""
+    learning_rate: float = 5e-4
+    """AdamW's."""
+    seed: int = 0
+    """Of everything random."""
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Train, and report the test metrics with and without the history in the ranking."""
+    split = leave_one_out(load_interactions(options.source), 50)
+    common: dict[str, Any] = {"pre_layers": 1, "core_layers": 1, "norm": "post"}
+    backbone = {
+        "sasrec": lambda: SASRec(**common),
+        "fmlprec": lambda: FMLPRec(**common, padding=options.padding),
+        "bsarec": lambda: BSARec(**common, padding=options.padding),
+    }[options.backbone]()
+    torch.manual_seed(options.seed)
+    model = build_recommender(backbone, split.num_items, max_length=50, loop=False)
+    settings = {
+        "epochs": options.epochs,
+        "patience": options.patience,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "seed": options.seed,
+    }
+    config = {"source": options.source, "backbone": repr(backbone), **settings}
+    run = RunDirectory.create(options.out, config, resume=(options.out / "config.json").is_file())
+    fitted = fit(model, split.train, split.validation, NextItem(), stage="base", run=run, **settings)
+    found: dict[str, Any] = {"validation": fitted.best, "epoch": fitted.best_epoch, "epochs": fitted.epochs}
+    for name, excluded in (("history excluded", True), ("history kept", False)):
+        found[name] = dict(evaluate(model, split.test, exclude_history=excluded, stage="base").metrics)
+    print(json.dumps(found, indent=1))
+    return found
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main(tyro.cli(Options))
