@@ -266,7 +266,16 @@ def _memory(name: str) -> None:
     model = (loop if kind == "fast" else padded_twin)(split.num_items)
     steps = {"spt:fast": _spt_step, "spt:twin": _spt_twin, "rpt:fast": _rpt_step, "rpt:twin": _rpt_twin}
     _stepper(model, steps[name], split, 1024 if stage == "spt" else 256, 3)()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(_peak())
+
+
+def _peak() -> float:
+    """Peak resident memory of this process in MiB; `getrusage` would count what the parent held when it forked."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def _fallen(timings: list[Timing], stored: Path) -> list[str]:
