@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup dev demo test lint types fast slow clean
+.PHONY: help setup dev demo test lint types fast slow bench paper clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,12 @@ fast: dev ## tests only, up to the first failure
 
 slow: dev ## the tests that take minutes
 	$(PYTEST) -m slow
+
+bench: dev ## speed and memory against plain twins, some five minutes
+	$(BIN)/python -m benchmarks.speed
+
+paper: dev ## tables and figures of the paper's experiments, from the cells that are stored
+	$(BIN)/python -m benchmarks.paper.report
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
