@@ -195,11 +195,11 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     ),
     "a row that does not parse": (
         lambda t, _: ["train", made(t / "p.csv", "user,item,timestamp\n1,2,3\n1,2\n"), "--out", str(t / "r")],
-        "3",
+        "p.csv: line 3: 2 fields",
     ),
     "a time that is none": (
         lambda t, _: ["train", made(t / "t.csv", "user,item,timestamp\n1,2,3\n1,2,noon\n"), "--out", str(t / "r")],
-        "3",
+        "t.csv: line 3: 'timestamp' is 'noon'",
     ),
     "no user left": (
         lambda t, _: ["train", made(t / "f.csv", "user,item\n1,2\n1,3\n1,4\n"), "--out", str(t / "r")],
@@ -232,6 +232,40 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     ),
     "a cut of 0": (lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--cut", "0"], "--cut must"),
     "two columns of one name": (lambda t, run: ["recommend", str(run), *asked(t, "user,user\nu1,u2\n")], "2 columns"),
+    "a user that is no id": (
+        lambda t, run: [
+            "recommend", str(run), "--input", made(t / "q.jsonl", '{"user": "u1"}\n\n{"user": {"id": 1}}\n'),
+            "--out", str(t / "o.csv"),
+        ],
+        "q.jsonl: line 3: user must be text or a whole number, got {'id': 1}",
+    ),
+    "an item that is no id": (
+        lambda t, run: [
+            "recommend", str(run), "--input", made(t / "q.jsonl", '{"history": ["item-1", true]}\n'),
+            "--out", str(t / "o.csv"),
+        ],
+        "q.jsonl: line 1: history must be a list of item ids",
+    ),
+    "a line of requests that does not parse": (
+        lambda t, run: [
+            "recommend", str(run), "--input", made(t / "q.jsonl", '{"user": "u1"}\n{"user":\n'), "--out", str(t / "o.csv")
+        ],
+        "q.jsonl: line 2: no valid JSON",
+    ),
+    "a row of requests too many": (
+        lambda t, run: ["recommend", str(run), *asked(t, "user,history\nx,item-1\n\ny,item-1,item-2\n")],
+        "asked.csv: line 4: 3 fields, expected 2",
+    ),
+    "requests that are not text": (
+        lambda t, run: ["recommend", str(run), "--input", binary(t / "q.csv"), "--out", str(t / "o.csv")],
+        "q.csv: line 1: bytes that are not UTF-8",
+    ),
+    "an --out below a file": (
+        lambda t, run: ["evaluate", str(run), "--out", made(t / "file", "mine") + "/x.json"], "file is a file"
+    ),
+    "blocks of one's own for a built-in run": (
+        lambda t, run: ["evaluate", str(run), "--encoder", "a:b"], "leave --encoder out"
+    ),
     "a list that is not text": (
         lambda t, run: ["recommend", str(run), *asked(t), "--deny", binary(t / "deny.txt")], "UTF-8"
     ),
@@ -324,6 +358,14 @@ def test_unknown_users_are_skipped_with_a_warning(
         assert main(["recommend", str(run), "--input", made(path, text), "--k", "3", "--out", str(out)]) == 0
     assert (tmp_path / "o.csv").read_bytes() == known.read_bytes()
     assert warned in capsys.readouterr().err
+
+
+def test_ids_of_both_kinds_may_stand_in_one_file(run: Path, tmp_path: Path) -> None:
+    rows = '{"user": "a", "history": ["item-1", 7]}\n{"user": 8, "history": "item-1 item-2"}\n'
+    out = tmp_path / "o.jsonl"
+    asked_for = ["--input", made(tmp_path / "a.jsonl", rows), "--out", str(out), "--k", "1"]
+    assert main(["recommend", str(run), *asked_for]) == 0
+    assert [row["user"] for row in read(out)] == ["a", "8"]
 
 
 DAMAGE: list[tuple[str, Any, str]] = [
