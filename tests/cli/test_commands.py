@@ -155,6 +155,7 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     "a deviation below 0": (
         lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--state-std", "-1"], "--state-std must"
     ),
+    "a size of 0": (lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--dim", "0"], "--dim must"),
     "no layers": (
         lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--core-layers", "0"], "--core-layers must"
     ),
@@ -209,6 +210,13 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     "an --out that is something else": (lambda t, _: ["train", log(t), "--out", str(t), "--overwrite"], "not a run"),
     "other options on --resume": (
         lambda t, run: ["train", "x.csv", "--out", str(run), "--resume", "--seed", "9"], "was"
+    ),
+    "another option of a group on --resume": (
+        lambda t, run: [
+            "train", json.loads((run / "config.json").read_text())["source"], "--out", str(run), "--resume",
+            "--with-base", "--user", "who", "--item", "what", *QUICK, "--epochs", "9",
+        ],
+        "--resume: epochs was 2 when",
     ),
     "a negative depth": (lambda t, run: ["recommend", str(run), *asked(t), "--depth", "-1"], "--depth must"),
     "depth 0 in a curve": (lambda t, run: ["evaluate", str(run), "--depths", "0"], "at least 1"),
@@ -277,7 +285,12 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_code_2(
-    mistake: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mistake: str,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("reached for the network")
@@ -290,6 +303,7 @@ def test_a_mistake_is_one_line_and_code_2(
     assert main(command) == 2
     complaint = [line for line in capsys.readouterr().err.splitlines() if line.startswith("latentloop: error:")]
     assert len(complaint) == 1
+    assert [warning for warning in recwarn if warning.category is UserWarning] == []
     assert named in complaint[0]
     assert "Traceback" not in complaint[0]
     assert {path.name for path in tmp_path.iterdir()} == given  # nothing half-written is left
