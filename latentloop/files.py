@@ -11,7 +11,7 @@ from typing import Any
 
 from latentloop.errors import InputError
 
-__all__ = ["read_json", "write_atomically", "write_json"]
+__all__ = ["read_json", "umask", "write_atomically", "write_json"]
 
 
 @contextmanager
@@ -22,6 +22,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~umask())  # some writers make files that only their owner can read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -45,3 +46,10 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is missing") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
+
+
+def umask() -> int:
+    """The permissions that new files of this process lack."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -12,6 +12,7 @@ from latentloop.backbones.bsarec import BSARec
 from latentloop.backbones.fmlprec import FMLPRec
 from latentloop.backbones.sasrec import SASRec
 from latentloop.backbones.tedrec import TedRec
+from latentloop.checks import at_least
 from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson, UniformDepth
 from latentloop.errors import InputError
 from latentloop.recommender import Recommender
@@ -75,6 +76,7 @@ def build_recommender(
     Raises:
         InputError: for a value out of range, or a backbone made for another number of items.
     """
+    at_least("dim", dim, 1)  # before layers of no size warn
     known = getattr(backbone, "num_items", num_items)
     if known != num_items:
         raise InputError(f"num_items is {num_items}, but the backbone knows the texts of {known} items")

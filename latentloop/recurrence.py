@@ -213,7 +213,8 @@ class RecurrentDepth(nn.Module):
 
     def _mix(self, state: Tensor, hidden: Tensor) -> Tensor:
         self._bound()
-        mixed: Tensor = self.norm(self.aggregate(state, hidden))  # type: ignore[misc]  # bound: not None
+        combined = same_shape("aggregate", self.aggregate(state, hidden), hidden)
+        mixed: Tensor = self.norm(combined)  # type: ignore[misc]  # bound: not None
         return mixed
 
     def _bound(self) -> int:

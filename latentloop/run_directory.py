@@ -192,11 +192,19 @@ class RunDirectory:
         return isinstance(config, dict) and _MARK in config
 
     def _check_same(self, config: dict[str, Any]) -> None:
-        before = {name: value for name, value in self.config().items() if name != _MARK}
-        after = json.loads(json.dumps(config))
+        before = _flat({name: value for name, value in self.config().items() if name != _MARK})
+        after = _flat(json.loads(json.dumps(config)))
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):
                 raise InputError(
                     f"--resume: {name} was {before.get(name)!r} when {self.path} was started and is now "
                     f"{after.get(name)!r}; repeat the original options or choose --overwrite"
                 )
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Options by their own names, out of their groups: no two groups share one."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= value if isinstance(value, dict) else {name: value}
+    return flat

@@ -22,7 +22,7 @@ from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
 from latentloop.finite import NotFinite, check_weights
 from latentloop.metrics import metric_names
-from latentloop.objectives.contract import Objective, views_of
+from latentloop.objectives.contract import Objective, free_name, views_of
 from latentloop.optimizer import build_optimizer
 from latentloop.randomness import dropout_seed, fold
 from latentloop.run_directory import RunDirectory
@@ -198,8 +198,10 @@ class _Stage:
             check_weights(self.model, progress.step)
             raise
         means, trained = terms.means(), time.perf_counter() - began
-        line = {"stage": self.name, "epoch": epoch, "step": progress.step, **means, **self.validate()}
+        line = {"stage": self.name, "epoch": epoch, "steps": progress.step, **self.validate()}
         line |= {"train_seconds": round(trained, 3), "samples_per_second": round(len(self.train) / trained, 1)}
+        for name, value in means.items():  # of whatever name: continuing relies on the line's own
+            line[free_name(name, line)] = value
         progress.epoch = epoch
         return line
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latentloop.data.batch import Batch
-from latentloop.objectives.contract import Objective, call, views_of
+from latentloop.objectives.contract import Objective, call, free_name, views_of
 from latentloop.objectives.views import encode_views
 from latentloop.randomness import dropout_seed, fold
 
@@ -63,4 +63,4 @@ def updates(
             terms["gradient_norm"] = torch.as_tensor(accelerator.clip_grad_norm_(model.parameters(), clip_norm))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        yield {"loss": loss.detach(), **terms}
+        yield {"loss": loss.detach(), **{free_name(name, ("loss",)): value for name, value in terms.items()}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from latentloop.commands.model_options import ModelOptions
-from latentloop.commands.options import DataOptions, RPTOptions, SPTOptions, TrainingOptions
+from latentloop.commands.options import DataOptions, RPTOptions, SplitOptions, SPTOptions, TrainingOptions
 
 __all__ = ["Demo"]
 
@@ -26,7 +27,7 @@ class Demo:
     """Of everything random, the log included."""
     overwrite: bool = False
     """Replace a run that is there."""
-    data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
+    data: tyro.conf.OmitArgPrefixes[SplitOptions] = field(default_factory=SplitOptions)
     model: tyro.conf.OmitArgPrefixes[ModelOptions] = field(default_factory=lambda: ModelOptions(dropout=0.2))
     training: tyro.conf.OmitArgPrefixes[TrainingOptions] = field(
         default_factory=lambda: TrainingOptions(epochs=4, rpt_epochs=1, batch_size=256, learning_rate=2e-3)
@@ -44,7 +45,6 @@ class Demo:
 
     def _run(self, out: Path) -> None:
         from latentloop.commands.train import Train
-        from latentloop.data.kcore import k_core
         from latentloop.data.synthetic import synthetic_log
         from latentloop.report import say
         from latentloop.run_directory import RunDirectory
@@ -55,14 +55,13 @@ class Demo:
             seed=self.seed,
             with_base=True,
             overwrite=self.overwrite,
-            data=self.data,
+            data=DataOptions(**dataclasses.asdict(self.data)),
             model=self.model,
             training=self.training,
             spt=self.spt,
             rpt=self.rpt,
         )
-        log = synthetic_log(num_users=self.users, seed=self.seed)
-        interactions = k_core(log, self.data.k_core) if self.data.k_core else log
+        interactions = self.data.filter(synthetic_log(num_users=self.users, seed=self.seed))
         RunDirectory.check(out, train.config(), resume=False, overwrite=self.overwrite)
         result = train.fit(interactions)
         user = interactions.user_ids[0]

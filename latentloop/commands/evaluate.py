@@ -141,5 +141,7 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     own = None
     if encoder is not None:
         model = saved_options(ModelOptions, run.config(), "model", run.config_path)
+        if model.encoder is None:
+            raise InputError(f"{run.path} was trained with the built-in {model.backbone}: leave --encoder out")
         own = model.own_encoder(encoder, loop=chosen != "base")
     return Recommender.from_pretrained(path, encoder=own), split, chosen

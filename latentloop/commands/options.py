@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from latentloop.checks import at_least
 from latentloop.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,15 +15,35 @@ if TYPE_CHECKING:
     from latentloop.data.splits import Split
     from latentloop.objectives import RPT, Objective
 
-__all__ = ["DataOptions", "RPTOptions", "SPTOptions", "TrainingOptions"]
+__all__ = [
+    "CoreOptions",
+    "DataOptions",
+    "RPTOptions",
+    "ReadOptions",
+    "SPTOptions",
+    "SplitOptions",
+    "TrainingOptions",
+]
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """Which interactions are read, and how they are split."""
+class CoreOptions:
+    """Which interactions are kept."""
 
     k_core: int = 5
     """Drop users and items with fewer actions than this, again and again until none is left; 0 keeps all."""
+
+    def filter(self, interactions: Interactions) -> Interactions:
+        """The k-core."""
+        from latentloop.data.kcore import k_core
+
+        return k_core(interactions, self.k_core) if at_least("k_core", self.k_core, 0) else interactions
+
+
+@dataclass(frozen=True)
+class ReadOptions(CoreOptions):
+    """Which interactions are read."""
+
     user: str | None = None
     """Column of user ids; recognised when not given."""
     item: str | None = None
@@ -31,22 +52,25 @@ class DataOptions:
     """Column of timestamps; recognised when not given."""
     format: Literal["csv", "tsv", "inter", "parquet", "jsonl", "text"] | None = None
     """The file's format, where its name does not say."""
+
+    def load(self, source: str) -> Interactions:
+        """Read, and filter to the k-core."""
+        from latentloop.data.readers import load_interactions
+
+        at_least("k_core", self.k_core, 0)  # before the work
+        return self.filter(
+            load_interactions(source, user=self.user, item=self.item, timestamp=self.timestamp, format=self.format)
+        )
+
+
+@dataclass(frozen=True)
+class SplitOptions(CoreOptions):
+    """Which interactions are kept, and how they are split."""
+
     split: Literal["leave-one-out", "global-time"] = "leave-one-out"
     """Hold out each user's last two items, or everything after two moments in time."""
     max_length: int = 20
     """L: the most recent items that are read."""
-
-    def load(self, source: str) -> Interactions:
-        """Read, and filter to the k-core."""
-        from latentloop.data.kcore import k_core
-        from latentloop.data.readers import load_interactions
-
-        if self.k_core < 0:
-            raise InputError(f"k_core must be at least 0, got {self.k_core}")
-        interactions = load_interactions(
-            source, user=self.user, item=self.item, timestamp=self.timestamp, format=self.format
-        )
-        return k_core(interactions, self.k_core) if self.k_core else interactions
 
     def divide(self, interactions: Interactions) -> Split:
         """Training, validation and test samples."""
@@ -54,6 +78,11 @@ class DataOptions:
 
         rule = leave_one_out if self.split == "leave-one-out" else global_time
         return rule(interactions, self.max_length)
+
+
+@dataclass(frozen=True)
+class DataOptions(SplitOptions, ReadOptions):
+    """Which interactions are read, and how they are split."""
 
 
 @dataclass(frozen=True)

@@ -37,5 +37,8 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """
     if path.is_dir():
         raise InputError(f"--out: {path} is a folder; name a file")
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise InputError(f"--out: {path} cannot be written, {parent} is a file and no folder")
     if path.exists() and not overwrite:
         raise InputError(f"{path} already exists: replace it with --overwrite, or choose another --out")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from latentloop.commands.options import DataOptions
+from latentloop.commands.options import ReadOptions
 
 __all__ = ["Prepare"]
 
@@ -22,7 +22,7 @@ class Prepare:
     """The folder to make."""
     overwrite: bool = False
     """Replace prepared data that is there."""
-    data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
+    data: tyro.conf.OmitArgPrefixes[ReadOptions] = field(default_factory=ReadOptions)
 
     def run(self) -> None:
         """Carry it out."""

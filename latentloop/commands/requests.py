@@ -10,16 +10,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latentloop.checks import is_whole
 from latentloop.errors import InputError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from latentloop.item_ids import ItemIds
 
 __all__ = ["SUFFIXES", "Requests", "read_requests"]
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+_COLUMNS = ("user", "history")
 _NAMED = 5  # unknown ids that a warning names
 
 logger = logging.getLogger(__name__)
@@ -90,51 +90,73 @@ def read_requests(path: Path) -> Requests:
         InputError: for a file that is missing, empty or damaged, without either column, or with a row that lacks a user
             or whose history is no list.
     """
-    from pyarrow import ArrowException
-
     if path.suffix not in SUFFIXES:
         raise InputError(f"--input must end in {', '.join(SUFFIXES)}, got {path}")
     if not path.is_file():
         raise InputError(f"--input: there is no file {path}")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty: it needs a column `user` or `history`")
-    try:
-        table = _table(path)
-    except (ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    names = table.column_names
+    names, columns = _jsonl(path) if path.suffix == ".jsonl" else _table(path)
     if "user" not in names and "history" not in names:
         raise InputError(f"{path} needs a column `user` or `history`, found {', '.join(names)}")
-    for name in ("user", "history"):
+    for name in _COLUMNS:
         if names.count(name) > 1:
             raise InputError(f"{path} has {names.count(name)} columns named {name}, expected one")
-    users = table["user"].to_pylist() if "user" in names else None
-    if users is not None and None in users:
-        raise InputError(f"{path}: {_place(path, users.index(None))}: no user")
+    users = columns.get("user")
+    for row, user in enumerate(users or ()):
+        if user is None:
+            raise InputError(f"{path}: {_place(path, row)}: no user")
+        if not _is_id(user):
+            raise InputError(f"{path}: {_place(path, row)}: user must be text or a whole number, got {user!r}")
     if "history" not in names:
         return Requests(path, users, None)
-    histories = [history.split() if isinstance(history, str) else history for history in table["history"].to_pylist()]
+    histories = [history.split() if isinstance(history, str) else history for history in columns["history"]]
     for row, history in enumerate(histories):
-        if not isinstance(history, list) or not all(isinstance(item, str | int) for item in history):
+        if not isinstance(history, list) or not all(map(_is_id, history)):
             raise InputError(f"{path}: {_place(path, row)}: history must be a list of item ids, got {history!r}")
     return Requests(path, users, histories)
 
 
-def _table(path: Path) -> pa.Table:
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) or is_whole(value)
+
+
+def _jsonl(path: Path) -> tuple[list[str], dict[str, list[Any]]]:
+    """Names of all fields, and the values of those that matter; None where a line lacks one."""
+    from latentloop.data.formats.jsonl import objects
+
+    rows = [value for _, value in objects(path)]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return names, {name: [row.get(name) for row in rows] for name in _COLUMNS if name in names}
+
+
+def _table(path: Path) -> tuple[list[str], dict[str, list[Any]]]:
+    """The same of CSV or Parquet."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
-    from pyarrow import json as arrow_json
     from pyarrow import parquet
 
-    if path.suffix == ".csv":
-        text = {"user": pa.string(), "history": pa.string()}
-        return arrow_csv.read_csv(
-            path,
-            # an empty line is a row of its own: the answer keeps the rows' order
-            parse_options=arrow_csv.ParseOptions(ignore_empty_lines=False),
-            convert_options=arrow_csv.ConvertOptions(column_types=text, strings_can_be_null=False),
-        )
-    return arrow_json.read_json(path) if path.suffix == ".jsonl" else parquet.read_table(path)
+    from latentloop.data.formats.delimited import explained
+
+    text = path.suffix == ".csv"
+    try:
+        if text:
+            table = arrow_csv.read_csv(
+                path,
+                # an empty line is a row of its own: the answer keeps the rows' order
+                parse_options=arrow_csv.ParseOptions(ignore_empty_lines=False, newlines_in_values=True),
+                convert_options=arrow_csv.ConvertOptions(
+                    column_types=dict.fromkeys(_COLUMNS, pa.string()), strings_can_be_null=False
+                ),
+            )
+        else:
+            table = parquet.read_table(path)
+        names = table.column_names
+        return names, {name: table[name].to_pylist() for name in _COLUMNS if names.count(name) == 1}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if text:
+            raise explained(path, ",", True, None, error) from None
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _place(path: Path, row: int) -> str:

@@ -63,19 +63,15 @@ class Train:
 
     def run(self) -> None:
         """Carry it out."""
+        from latentloop.data.store import load_saved_interactions
         from latentloop.run_directory import RunDirectory
 
         choose_device(self.device)
         RunDirectory.check(self.out, self.config(), resume=self.resume, overwrite=self.overwrite)
         prepared = RunDirectory(self.out).data_path
         # a run that is resumed needs its source no more
-        source = str(prepared) if self.resume and prepared.is_dir() else self.source
-        interactions = (
-            dataclasses.replace(self.data, k_core=0).load(source)
-            if source == str(prepared)
-            else (self.data.load(self.source))
-        )
-        self.fit(interactions)
+        kept = self.resume and prepared.is_dir()
+        self.fit(load_saved_interactions(prepared) if kept else self.data.load(self.source))
 
     def fit(self, interactions: Interactions) -> TwoStage:
         """Train on interactions that are read already; the run directory is made once nothing can be refused."""

@@ -57,7 +57,8 @@ def load_interactions(
         format: one of `FORMATS` when the file's name does not say.
 
     Raises:
-        InputError: a missing, empty or damaged file, unknown columns, a row that does not parse (with its line).
+        InputError: a missing, empty or damaged file, unknown columns, a row that does not parse (with its line), or
+            columns or a format named for what was read already.
         InputTypeError: a source of another kind.
     """
     from latentloop.data.formats.names import Wanted
@@ -66,6 +67,7 @@ def load_interactions(
     if format is not None and format not in FORMATS:
         raise InputError(f"format: {format!r}, expected one of {', '.join(FORMATS)}")
     if isinstance(source, Interactions):
+        _refuse_names("Interactions", wanted, format)
         return source
     if not isinstance(source, (str, os.PathLike)):
         from latentloop.data.formats.tables import read_table
@@ -78,6 +80,7 @@ def load_interactions(
         return loaded
     path = Path(source)
     if path.is_dir():
+        _refuse_names(str(path), wanted, format)
         return load_saved_interactions(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; give the path of a file, or `{AMAZON_PREFIX}<Category>` for the hub")
@@ -86,6 +89,16 @@ def load_interactions(
         return _read(path, wanted, format).interactions()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _refuse_names(name: str, wanted: Wanted, format: str | None) -> None:
+    """What was read already has no columns left to choose."""
+    given = {"user": wanted.user, "item": wanted.item, "timestamp": wanted.timestamp, "format": format}
+    settings = tuple(setting for setting, value in given.items() if value is not None)
+    if settings:
+        raise InputError(
+            f"{name}: was read already, {settings[0]} cannot be chosen again; leave it out", settings=settings
+        )
 
 
 def _format_of(path: Path) -> str:

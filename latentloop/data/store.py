@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import torch
 from latentloop.data.card import DataCard, content_hash
 from latentloop.data.interactions import Id, Interactions
 from latentloop.errors import InputError
+from latentloop.files import umask
 
 __all__ = ["load_saved_interactions", "save_interactions"]
 
@@ -55,7 +55,7 @@ def save_interactions(interactions: Interactions, directory: str | Path, *, over
             pq.write_table(pa.table({"id": pa.array(list(ids))}), draft / f"{name}.parquet")
         text = json.dumps({"version": _VERSION, **asdict(card)}, indent=2)
         (draft / _CARD).write_text(text + "\n", encoding="utf-8")
-        draft.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        draft.chmod(0o777 & ~umask())  # mkdtemp makes it private
         if directory.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
             directory.replace(old)
@@ -112,9 +112,3 @@ def _stamp(path: Path) -> tuple[int, str]:
         return int(card["version"]), str(card["hash"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged, it states no version and hash; prepare the data again") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

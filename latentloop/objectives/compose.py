@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentloop.data.batch import Batch
 from latentloop.errors import InputError, InputTypeError
-from latentloop.objectives.contract import Objective, Terms, call, views_of
+from latentloop.objectives.contract import Objective, Terms, call, free_name, views_of
 from latentloop.objectives.views import Views
 from latentloop.recommender import Recommender
 
@@ -141,7 +141,7 @@ class Sum(Composable):
             loss, own = call(part, views, batch)
             total = total + loss
             for name, value in own.items():
-                terms[_free_name(name, terms)] = value
+                terms[free_name(name, terms)] = value
         return total, terms
 
     def __repr__(self) -> str:
@@ -160,10 +160,3 @@ def _start(part: Objective, model: Recommender) -> None:
     start = getattr(part, "start", None)
     if start is not None:
         start(model)
-
-
-def _free_name(name: str, taken: Terms) -> str:
-    number, free = 2, name
-    while free in taken:
-        free, number = f"{name}_{number}", number + 1
-    return free

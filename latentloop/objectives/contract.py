@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentloop.errors import InputTypeError
 
-__all__ = ["Objective", "Terms", "call", "views_of"]
+__all__ = ["Objective", "Terms", "call", "free_name", "views_of"]
 
 Terms = dict[str, Tensor]
 
@@ -46,6 +46,14 @@ def call(part: Objective, views: Any, batch: Any) -> tuple[Tensor, Terms]:
         if not (value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)):
             raise _unlike(part, f"{_described(value)} as term {name!r}")
     return loss, {name: torch.as_tensor(value) for name, value in terms.items()}
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """`name`, or with the first number from 2 on that makes it a name that is not taken."""
+    number, free = 2, name
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    return free
 
 
 def _unlike(part: Objective, found: str) -> InputTypeError:

@@ -155,6 +155,7 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     "a deviation below 0": (
         lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--state-std", "-1"], "--state-std must"
     ),
+    "a size of 0": (lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--dim", "0"], "--dim must"),
     "no layers": (
         lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--core-layers", "0"], "--core-layers must"
     ),
@@ -195,11 +196,11 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     ),
     "a row that does not parse": (
         lambda t, _: ["train", made(t / "p.csv", "user,item,timestamp\n1,2,3\n1,2\n"), "--out", str(t / "r")],
-        "3",
+        "p.csv: line 3: 2 fields",
     ),
     "a time that is none": (
         lambda t, _: ["train", made(t / "t.csv", "user,item,timestamp\n1,2,3\n1,2,noon\n"), "--out", str(t / "r")],
-        "3",
+        "t.csv: line 3: 'timestamp' is 'noon'",
     ),
     "no user left": (
         lambda t, _: ["train", made(t / "f.csv", "user,item\n1,2\n1,3\n1,4\n"), "--out", str(t / "r")],
@@ -209,6 +210,13 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     "an --out that is something else": (lambda t, _: ["train", log(t), "--out", str(t), "--overwrite"], "not a run"),
     "other options on --resume": (
         lambda t, run: ["train", "x.csv", "--out", str(run), "--resume", "--seed", "9"], "was"
+    ),
+    "another option of a group on --resume": (
+        lambda t, run: [
+            "train", json.loads((run / "config.json").read_text())["source"], "--out", str(run), "--resume",
+            "--with-base", "--user", "who", "--item", "what", *QUICK, "--epochs", "9",
+        ],
+        "--resume: epochs was 2 when",
     ),
     "a negative depth": (lambda t, run: ["recommend", str(run), *asked(t), "--depth", "-1"], "--depth must"),
     "depth 0 in a curve": (lambda t, run: ["evaluate", str(run), "--depths", "0"], "at least 1"),
@@ -232,6 +240,40 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     ),
     "a cut of 0": (lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--cut", "0"], "--cut must"),
     "two columns of one name": (lambda t, run: ["recommend", str(run), *asked(t, "user,user\nu1,u2\n")], "2 columns"),
+    "a user that is no id": (
+        lambda t, run: [
+            "recommend", str(run), "--input", made(t / "q.jsonl", '{"user": "u1"}\n\n{"user": {"id": 1}}\n'),
+            "--out", str(t / "o.csv"),
+        ],
+        "q.jsonl: line 3: user must be text or a whole number, got {'id': 1}",
+    ),
+    "an item that is no id": (
+        lambda t, run: [
+            "recommend", str(run), "--input", made(t / "q.jsonl", '{"history": ["item-1", true]}\n'),
+            "--out", str(t / "o.csv"),
+        ],
+        "q.jsonl: line 1: history must be a list of item ids",
+    ),
+    "a line of requests that does not parse": (
+        lambda t, run: [
+            "recommend", str(run), "--input", made(t / "q.jsonl", '{"user": "u1"}\n{"user":\n'), "--out", str(t / "o.csv")
+        ],
+        "q.jsonl: line 2: no valid JSON",
+    ),
+    "a row of requests too many": (
+        lambda t, run: ["recommend", str(run), *asked(t, "user,history\nx,item-1\n\ny,item-1,item-2\n")],
+        "asked.csv: line 4: 3 fields, expected 2",
+    ),
+    "requests that are not text": (
+        lambda t, run: ["recommend", str(run), "--input", binary(t / "q.csv"), "--out", str(t / "o.csv")],
+        "q.csv: line 1: bytes that are not UTF-8",
+    ),
+    "an --out below a file": (
+        lambda t, run: ["evaluate", str(run), "--out", made(t / "file", "mine") + "/x.json"], "file is a file"
+    ),
+    "blocks of one's own for a built-in run": (
+        lambda t, run: ["evaluate", str(run), "--encoder", "a:b"], "leave --encoder out"
+    ),
     "a list that is not text": (
         lambda t, run: ["recommend", str(run), *asked(t), "--deny", binary(t / "deny.txt")], "UTF-8"
     ),
@@ -243,7 +285,12 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_code_2(
-    mistake: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mistake: str,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("reached for the network")
@@ -256,6 +303,7 @@ def test_a_mistake_is_one_line_and_code_2(
     assert main(command) == 2
     complaint = [line for line in capsys.readouterr().err.splitlines() if line.startswith("latentloop: error:")]
     assert len(complaint) == 1
+    assert [warning for warning in recwarn if warning.category is UserWarning] == []
     assert named in complaint[0]
     assert "Traceback" not in complaint[0]
     assert {path.name for path in tmp_path.iterdir()} == given  # nothing half-written is left
@@ -324,6 +372,14 @@ def test_unknown_users_are_skipped_with_a_warning(
         assert main(["recommend", str(run), "--input", made(path, text), "--k", "3", "--out", str(out)]) == 0
     assert (tmp_path / "o.csv").read_bytes() == known.read_bytes()
     assert warned in capsys.readouterr().err
+
+
+def test_ids_of_both_kinds_may_stand_in_one_file(run: Path, tmp_path: Path) -> None:
+    rows = '{"user": "a", "history": ["item-1", 7]}\n{"user": 8, "history": "item-1 item-2"}\n'
+    out = tmp_path / "o.jsonl"
+    asked_for = ["--input", made(tmp_path / "a.jsonl", rows), "--out", str(out), "--k", "1"]
+    assert main(["recommend", str(run), *asked_for]) == 0
+    assert [row["user"] for row in read(out)] == ["a", "8"]
 
 
 DAMAGE: list[tuple[str, Any, str]] = [

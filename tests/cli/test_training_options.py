@@ -61,3 +61,23 @@ def test_a_missing_package_is_one_line_and_leaves_nothing(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert "pip install latentloop[tracking]" in line
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("prepare", "--split"),
+        ("prepare", "--max-length"),
+        *(("demo", f"--{n}") for n in ("user", "timestamp", "format")),
+    ],
+)
+def test_no_command_takes_an_option_that_it_would_not_use(
+    source: Path, tmp_path: Path, command: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = {"--split": "global-time", "--format": "csv"}.get(option, "3")
+    given = [str(source)] if command == "prepare" else []
+    with pytest.raises(SystemExit) as stopped:
+        main([command, *given, "--out", str(tmp_path / "out"), option, value])
+    assert stopped.value.code == 2
+    assert option in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ from hypothesis import given
 from torch import Tensor, nn
 
 from latentloop.aggregate import Add, Aggregate, Concat, Gate, Mean, build_aggregate
-from latentloop.errors import InputTypeError
+from latentloop.errors import InputError, InputTypeError
 from latentloop.recurrence import RecurrentDepth
 from tests.core.worlds import DIM, encoder, fewer, ragged, recommender, seeds, unchecked
 
@@ -88,3 +88,18 @@ def test_bind_reaches_an_aggregate_that_asks_for_the_dim() -> None:
 def test_what_is_no_aggregate_is_refused(aggregate: Aggregate) -> None:
     with unchecked(), pytest.raises(InputTypeError, match="aggregate must be one of"):
         build_aggregate(aggregate)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda state, hidden: torch.cat([state, hidden], -1),
+        lambda state, hidden: (state + hidden).mean(1, keepdim=True),
+    ],
+    ids=["wider", "shorter"],
+)
+def test_an_aggregate_of_another_shape_is_named(function: Aggregate) -> None:
+    encoder = RecurrentDepth(nn.Identity(), nn.Identity(), function, dim=DIM)
+    hidden = torch.randn(2, 3, DIM)
+    with pytest.raises(InputError, match=rf"aggregate must return \(2, 3, {DIM}\) like its input"):
+        next(encoder.unroll(hidden, state=hidden))

@@ -93,3 +93,11 @@ def test_changed_content_does_not_match_the_hash(prepared: Path, tmp_path: Path)
 def test_a_folder_of_something_else_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no card\.json in it"):
         load_interactions(tmp_path)
+
+
+@pytest.mark.parametrize("option", ["user", "item", "timestamp", "format"])
+def test_columns_of_what_was_read_already_cannot_be_chosen(prepared: Path, option: str) -> None:
+    for source in (prepared, load_saved_interactions(prepared)):
+        with pytest.raises(InputError, match=f"was read already, {option} cannot be chosen again") as refused:
+            load_interactions(source, **{option: "csv"})
+        assert refused.value.settings == (option,)

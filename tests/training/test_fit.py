@@ -103,6 +103,24 @@ def test_a_user_objective_is_a_plain_function(split: Split) -> None:
     assert fitted.history[-1]["size"] < fitted.history[0]["size"]
 
 
+def test_terms_of_any_name_leave_the_line_its_own(split: Split) -> None:
+    def nosy(views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = views["anchor"].final.square().mean()
+        return loss, {name: torch.tensor(-7.0) for name in ("loss", "stage", "epoch", "steps", "ndcg@10", "size")}
+
+    (line,) = train(small(split), split, nosy, epochs=1).history
+    assert (line["stage"], line["epoch"], line["steps"]) == ("spt", 1, steps_of(split))
+    assert line["loss"] >= 0 and 0 <= line["ndcg@10"] <= 1
+    for name in ("loss_2", "stage_2", "epoch_2", "steps_2", "ndcg@10_2", "size"):
+        assert line[name] == -7
+
+
+def test_step_alignment_and_the_count_of_steps_both_have_their_place(split: Split) -> None:
+    (line,) = train(small(split), split, SPT(), epochs=1).history
+    assert line["steps"] == steps_of(split)
+    assert line["loss"] == pytest.approx(line["next_item"] + 0.1 * line["trajectory"] + 0.1 * line["step"], abs=1e-5)
+
+
 def steps_of(split: Split) -> int:
     return math.ceil(len(split.train) / 128)
 

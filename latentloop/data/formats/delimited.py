@@ -15,7 +15,7 @@ from latentloop.data.formats.log import Log
 from latentloop.data.formats.names import Wanted
 from latentloop.errors import InputError
 
-__all__ = ["read_delimited", "records"]
+__all__ = ["explained", "read_delimited", "records"]
 
 _BLOCK = 1 << 24
 
@@ -59,7 +59,7 @@ def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool =
                 ),
             )
     except (pa.ArrowInvalid, OSError) as error:
-        raise _explained(path, delimiter, quoted, len(columns), error) from error
+        raise explained(path, delimiter, quoted, len(columns), error) from error
     if not len(table):
         raise InputError(f"{path}: a header and no rows, expected at least one interaction")
     names = (columns[user], columns[item], "" if time is None else columns[time])
@@ -96,11 +96,21 @@ def _line_of(path: Path, delimiter: str, quoted: bool, row: int) -> int:
     return row + 2
 
 
-def _explained(path: Path, delimiter: str, quoted: bool, width: int, error: Exception) -> InputError:
+def explained(path: Path, delimiter: str, quoted: bool, width: int | None, error: Exception) -> InputError:
+    """Why a file could not be read, with the line at fault where one is.
+
+    Args:
+        path: the file.
+        delimiter: what separates fields.
+        quoted: see `read_delimited`.
+        width: fields of a row; None is as many as the first line has.
+        error: what went wrong.
+    """
     line = find_undecodable(path)
     if line is not None:
         return _not_utf8(path, line)
     for line, record in records(path, delimiter, quoted):
+        width = len(record) if width is None else width
         if len(record) != width:
             return InputError(
                 f"{path}: line {line}: {len(record)} fields, expected {width} as in the header; mend or remove the line"
