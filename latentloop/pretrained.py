@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
@@ -32,6 +32,15 @@ __all__ = ["HUB_PREFIX", "WEIGHTS", "Pretrained", "fingerprint", "load_weights"]
 HUB_PREFIX = "hf://"
 CONFIG, ITEMS = "config.json", "items.json"
 FORMAT = 1
+
+_CARD = """---
+library_name: latentloop
+tags: [sequential-recommendation, latent-reasoning]
+---
+
+A sequential recommender of latentloop. `Recommender.from_pretrained(folder)` loads it; a model around an encoder of
+one's own is given that encoder again. `config.json` describes it, `items.json` holds the original item ids.
+"""
 
 _SCORERS: dict[str, type[Any]] = {scorer.__name__: scorer for scorer in (Dot, Cosine)}
 
@@ -65,6 +74,10 @@ class Pretrained(ModelHubMixin):
         else:
             write_json(save_directory / ITEMS, model.item_ids.ids)
         write_json(save_directory / CONFIG, _config(model))  # last: with it the directory is a model
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """README.md of a model directory; the hub's own text would say that the model had been pushed there."""
+        return ModelCard(_CARD)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # fewer arguments than the hub's, on purpose

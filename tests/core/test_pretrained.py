@@ -380,3 +380,10 @@ def test_a_failed_save_leaves_the_old_weights(tmp_path: Path, monkeypatch: pytes
         model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_model_card_says_what_lies_there_and_no_more(tmp_path: Path) -> None:
+    built_in().save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "library_name: latentloop" in card and "from_pretrained" in card
+    assert "pushed" not in card
