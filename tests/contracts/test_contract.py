@@ -57,6 +57,13 @@ def test_shapes(blocks: Callable[[], Blocks], seed: int, depth: int) -> None:
 
 
 @every_encoder
+@pytest.mark.parametrize("train", [True, False])
+def test_no_rows_give_no_thoughts(blocks: Callable[[], Blocks], train: bool) -> None:
+    model = recommender(blocks, 0).train(train)
+    assert model.think(torch.zeros(0, 4, dtype=torch.int64), depth=2).steps.shape == (2, 0, DIM)
+
+
+@every_encoder
 @few
 @given(seed=seeds, depth=st.integers(1, 3), more=st.integers(1, 3))
 def test_a_shallow_run_is_the_start_of_a_deep_one(
