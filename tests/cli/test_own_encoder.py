@@ -22,6 +22,9 @@ def make_blocks(dim):
 def deeper_blocks(dim):
     return nn.GRU(dim, dim, num_layers=2, batch_first=True), nn.GRU(dim, dim, batch_first=True)
 
+def same_shapes(dim):
+    return make_blocks(dim)
+
 def no_blocks(dim):
     return {}["blocks"]
 
@@ -108,6 +111,16 @@ def test_another_encoder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "encoder does not match" in one_line(capsys)
 
 
+def test_another_name_for_the_same_shapes_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "run", "--encoder", "blocks_of_a_cli_test:same_shapes"]) == 0
+    assert f"run was trained with --encoder {NAME}, not" in capsys.readouterr().err
+
+
+def test_a_run_of_a_built_in_backbone_takes_none(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--encoder", NAME]) == 2
+    assert "was trained with --backbone sasrec: leave out --encoder" in one_line(capsys)
+
+
 @pytest.mark.parametrize("encoder", [[], ["--encoder", "blocks_of_a_cli_test:deeper_blocks"]])
 def test_resume_needs_the_same_encoder(encoder: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "log.csv", "--out", "run", "--with-base", "--resume", *encoder, *QUICK]) == 2
@@ -128,10 +141,10 @@ def test_settings_of_built_in_backbones_are_refused(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     "name, said",
     [
-        ("blocks_of_a_cli_test:no_blocks", "KeyError: 'blocks'.*blocks_of_a_cli_test.py, line 11"),
+        ("blocks_of_a_cli_test:no_blocks", "KeyError: 'blocks'.*blocks_of_a_cli_test.py, line 14"),
         ("blocks_of_a_cli_test:no_argument", "TypeError: no_argument"),
-        ("blocks_of_a_cli_test:no_package", "ModuleNotFoundError: .*line 17"),
-        ("blocks_of_a_cli_test:short_blocks", "IndexError: .*blocks_of_a_cli_test.py, line 25"),
+        ("blocks_of_a_cli_test:no_package", "ModuleNotFoundError: .*line 20"),
+        ("blocks_of_a_cli_test:short_blocks", "IndexError: .*blocks_of_a_cli_test.py, line 28"),
         ("blocks_of_a_cli_test:last_blocks", "Last must return"),
         ("half_a_line:make_blocks", "SyntaxError: .*half_a_line.py, line 1"),
         (".relative:make_blocks", "written package.module:function"),
