@@ -90,10 +90,8 @@ def test_rows_do_not_know_of_each_other(blocks: Callable[[], Blocks], seed: int)
 @few
 @given(seed=seeds, wider=st.integers(1, 3))
 def test_extra_padding_changes_nothing(blocks: Callable[[], Blocks], seed: int, wider: int) -> None:
-    """For a fixed length because the `Recommender` brings rows to it; for others because no block reads padding."""
+    """Because no block reads padding, or because the `Recommender` brings all rows to one length."""
     model, history = recommender(blocks, seed).eval(), histories(seed)[:, -MAX_LENGTH + 3 :]
-    if not (facts(model.encoder.pre_block).pad_invariant and facts(model.encoder.core_block).pad_invariant):  # type: ignore[union-attr]
-        history = nn.functional.pad(history, (MAX_LENGTH - history.shape[1], 0))
     padded = nn.functional.pad(history, (wider, 0))
     with torch.no_grad():
         torch.testing.assert_close(model.encode(padded), model.encode(history), **CLOSE)
