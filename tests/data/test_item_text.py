@@ -116,7 +116,11 @@ def test_a_text_of_its_own_column_wins(tmp_path: Path) -> None:
             "sku,blurb,price\n1,x,2\n",
             r"no column recognised as the item ids; call it 'id' or name it with item=; columns found",
         ),
-        ("t.csv", "item_id,blurb,price\n1,x,2\n", "no column recognised as the texts; name it with text="),
+        (
+            "t.csv",
+            "item_id,blurb,price\n1,x,2\n",
+            "no column recognised as the texts; call it 'text' or name it with text=",
+        ),
         ("t.csv", "sku,title\n1,x\n", "no column recognised as the item ids"),
         ("t.csv", "item_id,asin,text\n1,2,x\n", "2 columns could be the item"),
         ("t.csv", "item_id,text\n1,x\n2\n", "line 3: 1 fields, expected 2"),
