@@ -3,8 +3,8 @@
     Y = irfft(V * (W + T)),   V = rfft(g_v v),   T = rfft(g_t t),   W (L/2 + 1, d) complex
 
 A product of spectra is a circular convolution over the sequence, so every position of v meets every position of t:
-what stands at i in v and at j in t meets at i + j (modulo L). v is the embedded item sequence, t the text sequence; g_v = sigmoid(v w_v + b_v) and g_t = sigmoid(t w_t + b_t) are
-learned gates, one number a position. All transforms are orthonormal and run in float32 at least.
+what stands at i in v and at j in t meets at i + j (modulo L). v is the embedded item sequence, t the text sequence;
+g_v = sigmoid(v w_v + b_v) and g_t = sigmoid(t w_t + b_t) are learned gates, one number a position. All transforms are orthonormal and run in float32 at least.
 """
 
 from __future__ import annotations

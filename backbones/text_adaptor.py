@@ -3,7 +3,8 @@
     t_j' = sum_k g_k (t_j + s_{j,k}) W_k,     g = softmax(t_j W_g + noise * softplus(t_j W_n)),   noise ~ N(0, I)
 
 s is learned and moves the embeddings before each expert's linear map (a whitening's shift). It is one vector for each
-expert and position j (from the oldest on), "adaptively injecting positional information"; `positional=False` keeps one for each expert.
+expert and position j (from the oldest on), "adaptively injecting positional information"; `positional=False` keeps one
+for each expert.
 
 By linearity t_j W_k is worked out once an item instead of once a position, and `embedding_bag` adds up the experts'
 rows without ever holding them all: 3.6 times as fast on a CPU (20,480 positions, 4,344 items, c 384, d 64, 8 experts).

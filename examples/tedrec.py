@@ -19,6 +19,8 @@ from latentloop.two_stage import TwoStage
 
 def main(source: str | None = None, texts: str | None = None, epochs: int = 6) -> TwoStage:
     """Train, print the test metrics of each row and five items for the first user."""
+    if source and not texts:
+        raise SystemExit("TedRec reads item texts: give a file of item ids and texts too")
     data = k_core(load_interactions(source), 5) if source else synthetic_log(num_users=400, num_items=120)
     known = load_item_text(texts) if texts else {i: f"category {int(str(i)[5:]) % 16}" for i in data.item_ids}
     text = encode_item_text(data.item_ids, known, HashingEncoder(dim=128))

@@ -115,6 +115,8 @@ class Adapted(nn.Module):
         """
         padding, context = _context(x, padding_mask, lengths, history, offsets, max_length)
         self._check(x, packed=offsets is not None)
+        if not x.shape[0]:  # no rows: an RNN, a transform, many a reshape would fail
+            return x
         output = self._call(self.module, x, context)
         if output.shape != x.shape:
             raise InputError(
@@ -151,6 +153,8 @@ class _AdaptedWithLast(Adapted):
         """The newest position's output: what `forward` has there, for less work."""
         padding, context = _context(x, padding_mask, lengths, history, offsets, max_length)
         self._check(x, packed=offsets is not None)
+        if not x.shape[0]:
+            return x if offsets is not None else x[:, -1]
         output = self._last_call.through(self.module, cast(Any, self.module).last, x, context)
         rows = x.shape[0] if offsets is None else offsets.shape[0] - 1
         if output.shape != (rows, x.shape[-1]):

@@ -13,6 +13,7 @@ from latentloop.checks import at_least
 from latentloop.depth import DepthLaw
 from latentloop.encoder import Encoder, Thoughts
 from latentloop.errors import InputError, InputTypeError
+from latentloop.facts import facts
 from latentloop.item_ids import ItemId, ItemIds
 from latentloop.packing import Packing
 from latentloop.pretrained import Pretrained
@@ -300,8 +301,9 @@ class Recommender(nn.Module, Pretrained):
         return self.encoder.thoughts(hidden, state=state.to(hidden.dtype), depth=depth, **context)
 
     def _pre_padded(self, history: Tensor) -> tuple[Tensor, Tensor]:
-        """H of padded rows, and the rows: made longer where a block needs it."""
-        if self.encoder.fixed_length and history.shape[1] < self.max_length:
+        """H of padded rows, and the rows: made longer where a block needs it, or would answer differently."""
+        any_length = facts(self.encoder).pad_invariant and not self.encoder.fixed_length
+        if history.shape[1] < self.max_length and not any_length:
             history = nn.functional.pad(history, (self.max_length - history.shape[1], 0))
         embedded = self._embed(history, self._slots(history))
         return self.encoder.pre(embedded, **self._padded_context(history)), history

@@ -114,6 +114,11 @@ class RecurrentDepth(nn.Module):
         return facts(self.core_block).packed
 
     @property
+    def pad_invariant(self) -> bool:
+        """Whether extra left padding changes nothing for either block."""
+        return facts(self.pre_block).pad_invariant and facts(self.core_block).pad_invariant
+
+    @property
     def fixed_length(self) -> bool:
         """Whether a block needs rows of exactly `max_length` positions."""
         return facts(self.pre_block).fixed_length or facts(self.core_block).fixed_length

@@ -44,6 +44,11 @@ class SinglePass(nn.Module):
         return self.packed
 
     @property
+    def pad_invariant(self) -> bool:
+        """Whether extra left padding changes nothing for the block."""
+        return facts(self.block).pad_invariant
+
+    @property
     def fixed_length(self) -> bool:
         """Whether the block needs rows of exactly `max_length` positions."""
         return facts(self.block).fixed_length

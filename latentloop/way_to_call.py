@@ -45,6 +45,14 @@ def way_to_call(module: nn.Module, *, causal: bool) -> Call:
     parameters = inspect.signature(plain.forward).parameters
     if "inputs_embeds" in parameters:
         return _embeds(plain, parameters, causal)
+    time_first = _time_first(plain)
+    if time_first is not None:
+        logger.warning(
+            "%s holds a %s with batch_first=False, which takes the rows of x (B, L, d) for time steps: make it "
+            "batch_first=True, unless x is turned around before it",
+            type(plain).__name__,
+            type(time_first).__name__,
+        )
     return plain_call(plain, plain.forward, causal=causal)
 
 
@@ -74,7 +82,7 @@ def plain_call(module: nn.Module, function: Callable[..., Any], *, causal: bool 
         logger.warning("%s takes `mask`, which may mean anything, and is not given it: call it padding_mask", name)
     # **context stands for the names of the contract; a name of torch's or Hugging Face's must be asked for
     names = {"padding_mask", "lengths", "history", "offsets", "max_length"} if anything else set()
-    linear = module if isinstance(module, nn.Linear) else None
+    linear = module if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward else None
     return PlainCall(
         dim=linear.in_features if linear is not None else None,
         facts=Facts(causal=causal_name is not None),
@@ -90,9 +98,12 @@ def _refuse_what_is_no_encoder(module: nn.Module) -> None:
     name = type(module).__name__
     if type(module).forward is nn.Module.forward:
         raise InputTypeError(f"{name} has no forward: {WAY_OUT}")
-    inner = module
-    while isinstance(inner, nn.Sequential) and len(inner):
-        inner = inner[0]
+    parts = _in_sequence(module)
+    inner = parts[0] if parts else module
+    if not str(getattr(type(inner).forward, "__module__", "")).startswith(
+        "torch."
+    ):  # a forward of one's own may take what it likes
+        inner = nn.Identity()
     channels_first = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
     if isinstance(inner, channels_first) or type(inner).__module__ == nn.modules.pooling.__name__:
         raise InputTypeError(f"{type(inner).__name__} takes channels first, (B, d, L), not (B, L, d): {CHANNELS_FIRST}")
@@ -102,16 +113,39 @@ def _refuse_what_is_no_encoder(module: nn.Module) -> None:
         raise InputTypeError(f"{name} reads one position: pass nn.{type(inner).__name__.removesuffix('Cell')} instead")
     if isinstance(inner, nn.modules.loss._Loss):
         raise InputTypeError(f"{type(inner).__name__} is a loss, and a block maps (B, L, d) to (B, L, d)")
-    if isinstance(module, nn.Sequential):
-        for part in module:
-            if isinstance(part, (nn.RNNBase, nn.TransformerEncoder, nn.TransformerEncoderLayer)):
-                raise InputTypeError(
-                    f"nn.Sequential tells its {type(part).__name__} nothing of padding, which it would read: {WAY_OUT}"
-                )
-    if isinstance(module, nn.Linear) and module.in_features != module.out_features:
+    told = {*PADDING_NAMES, "attention_mask", "lengths"}
+    for part in parts:
+        if part is not module and (isinstance(part, nn.RNNBase) or told.intersection(_names(part))):
+            raise InputTypeError(
+                f"nn.Sequential tells its {type(part).__name__} nothing of padding, which it would read: {WAY_OUT}"
+            )
+    if inner is module and isinstance(inner, nn.Linear) and inner.in_features != inner.out_features:
         raise InputError(
-            f"Linear maps {module.in_features} to {module.out_features}, and a block keeps d: make them equal"
+            f"Linear maps {inner.in_features} to {inner.out_features}, and a block keeps d: make them equal"
         )
+
+
+def _in_sequence(module: nn.Module) -> list[nn.Module]:
+    """The modules that an `nn.Sequential`, and those inside it, call one after another; any other module itself."""
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        return [inner for part in module for inner in _in_sequence(part)]
+    return [module]
+
+
+def _names(module: nn.Module) -> set[str]:
+    try:
+        return set(inspect.signature(module.forward).parameters)
+    except (TypeError, ValueError):  # not written in Python
+        return set()
+
+
+def _time_first(module: nn.Module) -> nn.Module | None:
+    """A part that takes (L, B, d), outside of what is adapted already."""
+    if isinstance(getattr(module, "_call", None), Call):
+        return None
+    if getattr(module, "batch_first", True) is False:
+        return module
+    return next(filter(None, map(_time_first, module.children())), None)
 
 
 def _recurrent(module: nn.RNNBase, causal: bool) -> RecurrentCall:

@@ -74,3 +74,8 @@ def test_recommend_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_tedrec(capsys: pytest.CaptureFixture[str]) -> None:
     check_backbone("tedrec", capsys)
+
+
+def test_tedrec_asks_for_texts_of_a_file_s_items() -> None:
+    with pytest.raises(SystemExit, match="item texts"):
+        load("tedrec").main("log.csv")

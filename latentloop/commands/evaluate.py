@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from latentloop.run_directory import RunDirectory
 
 __all__ = ["Evaluate", "check_depths", "open_run"]
+
+logger = logging.getLogger(__name__)
 
 Stage = Literal["best", "base", "spt", "rpt"]
 
@@ -124,7 +127,7 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
         encoder: package.module:function of blocks of one's own; never taken from the run's files.
 
     Raises:
-        InputError: where the run has no such model yet.
+        InputError: where the run has no such model yet, or was trained with a built-in backbone and not `encoder`.
     """
     from latentloop.commands.model_options import ModelOptions
     from latentloop.commands.options import DataOptions
@@ -138,10 +141,12 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
         raise InputError(f"{run.path} holds no {chosen} model yet: train it further with --resume, or choose --stage")
     options = saved_options(DataOptions, run.config(), "data", run.config_path)
     split = options.divide(load_saved_interactions(run.data_path))
-    own = None
-    if encoder is not None:
-        model = saved_options(ModelOptions, run.config(), "model", run.config_path)
-        if model.encoder is None:
-            raise InputError(f"{run.path} was trained with the built-in {model.backbone}: leave --encoder out")
-        own = model.own_encoder(encoder, loop=chosen != "base")
-    return Recommender.from_pretrained(path, encoder=own), split, chosen
+    if encoder is None:
+        return Recommender.from_pretrained(path), split, chosen
+    made = saved_options(ModelOptions, run.config(), "model", run.config_path)
+    if made.encoder is None:
+        raise InputError(f"{run.path} was trained with --backbone {made.backbone}: leave out --encoder")
+    model = Recommender.from_pretrained(path, encoder=made.own_encoder(encoder, loop=chosen != "base"))
+    if made.encoder != encoder:  # it may have moved, and only its shapes were checked
+        logger.warning("%s was trained with --encoder %s, not %s", run.path, made.encoder, encoder)
+    return model, split, chosen

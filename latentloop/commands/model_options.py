@@ -34,7 +34,8 @@ _BACKBONE_SETTINGS = {
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The model. A setting that is not given takes the backbone's own default, as its paper has it."""
+    """The model. A setting that is not given takes the backbone's own default: its paper's value, except that blocks
+    have two layers each, --norm is pre and --padding zero, where post and keep are published."""
 
     backbone: Literal["sasrec", "fmlprec", "bsarec", "tedrec"] = "sasrec"
     """The encoder whose layers become pre-block and core-block."""

@@ -79,6 +79,7 @@ class Train:
         from latentloop.data.card import DataCard
         from latentloop.data.store import save_interactions
         from latentloop.data.text_store import save_text_features
+        from latentloop.own_blocks import try_blocks
         from latentloop.report import print_report, write_report
         from latentloop.run_directory import RunDirectory
         from latentloop.training_settings import check_settings
@@ -93,6 +94,8 @@ class Train:
         text = self.item_texts(interactions)
         build = partial(self.model.build, num_items, max_length, seed=self.seed, text=text)
         model, base = build(), build(loop=False) if self.with_base else None
+        if self.model.encoder is not None:
+            try_blocks(self.model.encoder, model)
         spt, rpt = self.spt.build(split.item_counts), self.rpt.build()
         make_accelerator(device=self.device, precision=self.precision)
         check_tracker(self.tracker, self.out)

@@ -115,9 +115,10 @@ class _Wanted:
             return item, texts
         if item is None and self.item is None and self.text is None and not texts and len(columns) == 2:
             return None
-        what, option = ("item ids", "item=") if item is None else ("texts", "text=")
+        what, option, usual = ("item ids", "item=", "id") if item is None else ("texts", "text=", "text")
         raise InputError(
-            f"{self.name}: no column recognised as the {what}; name it with {option}; columns found: {listed(columns)}"
+            f"{self.name}: no column recognised as the {what}; call it {usual!r} or name it with {option}; "
+            f"columns found: {listed(columns)}"
         )
 
     def _given(self, columns: Sequence[str], name: str) -> int:

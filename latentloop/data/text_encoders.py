@@ -62,6 +62,8 @@ def encode_item_text(
     wanted = {str(original) for original in item_ids}
     known = {original: text for original, text in texts.items() if text.strip() and str(original) in wanted}
     if not known:
+        if any(str(original) in wanted for original in texts):
+            raise InputError(f"{name}: every text of an item of the data is blank; give texts")
         raise InputError(
             f"{name}: {len(texts)} texts ({next(iter(texts), 'none')!r}, ...) and none of the {len(item_ids)} items "
             f"of the data ({next(iter(item_ids), 'none')!r}, ...); use the same ids in both"

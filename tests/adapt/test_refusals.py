@@ -62,6 +62,13 @@ class OddFact(nn.Identity):
         (lambda: nn.Transformer(D, 2, 1, 1, 8), InputTypeError, "needs tgt"),
         (lambda: nn.Sequential(nn.Linear(D, D), nn.GRU(D, D)), InputTypeError, "GRU nothing of padding.*wrap it"),
         (lambda: nn.Sequential(transformer(0)), InputTypeError, "TransformerEncoderLayer nothing of padding"),
+        (
+            lambda: nn.Sequential(nn.Linear(D, D), nn.Sequential(nn.GRU(D, D))),
+            InputTypeError,
+            "GRU nothing of padding",
+        ),
+        (lambda: nn.Sequential(adapt(nn.GRU(D, D))), InputTypeError, "Adapted nothing of padding"),
+        (lambda: nn.Sequential(CausalAttention()), InputTypeError, "CausalAttention nothing of padding"),
         (NeedsMore, InputTypeError, "needs depth, graph.*wrap it"),
         (NoArgument, InputTypeError, "no positional argument"),
         (HiddenStates, InputTypeError, "adapt the whole model"),
@@ -107,6 +114,25 @@ def test_a_mask_of_unknown_meaning_is_warned_of(caplog: pytest.LogCaptureFixture
     assert "call it padding_mask" in caplog.text
     caplog.clear()
     adapt(AmbiguousMask(), causal=True)
+    assert caplog.text == ""
+
+
+class TimeFirst(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.inner = module
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner(x)
+
+
+def test_a_part_that_takes_time_first_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    adapt(TimeFirst(nn.GRU(D, D)))
+    assert "TimeFirst holds a GRU with batch_first=False" in caplog.text
+    caplog.clear()
+    adapt(TimeFirst(nn.GRU(D, D, batch_first=True)))
+    adapt(TimeFirst(adapt(nn.GRU(D, D))))
+    adapt(nn.GRU(D, D))
     assert caplog.text == ""
 
 

@@ -192,3 +192,48 @@ class NotLast(nn.Module):
 def test_a_layer_called_last_is_not_taken_for_the_method() -> None:
     assert not hasattr(adapt(NotLast()), "last")
     assert not hasattr(adapt(nn.GRU(D, D)), "last")
+
+
+class TurnsItself(nn.Sequential):
+    """A sequence of channels-first layers between turns of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = super().forward(x.transpose(1, 2))
+        return hidden.transpose(1, 2)
+
+
+class TellsItself(nn.Sequential):
+    """A sequence that is given the padding and says it to the layer that needs it."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        hidden: Tensor = self[0](x, lengths=lengths)
+        return hidden
+
+
+class OwnConvolution(nn.Conv1d):
+    """A layer of torch's with a forward for (B, L, d)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TurnsItself(nn.Conv1d(D, D, 3, padding=1)),
+        lambda: nn.Sequential(TurnsItself(nn.Conv1d(D, D, 3, padding=1)), nn.GELU()),
+        lambda: TellsItself(adapt(nn.GRU(D, D))),
+        lambda: OwnConvolution(D, D, 3, padding=1),
+    ],
+)
+def test_a_forward_of_ones_own_is_taken_at_its_word(make: Any) -> None:
+    module = make()
+    x, lengths = torch.randn(2, 5, D), torch.tensor([5, 5])
+    expected = module(x, lengths) if isinstance(module, TellsItself) else module(x)
+    torch.testing.assert_close(adapt(module)(x, lengths=lengths), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("module", [nn.GRU(D, D), FakeHuggingFace(), OnlyX(), Declares(D, D)])
+def test_no_rows_are_no_rows(module: nn.Module) -> None:
+    block, none = adapt(module), torch.randn(0, 3, D)
+    assert block(none).shape == block(none, lengths=torch.zeros(0, dtype=torch.int64)).shape == (0, 3, D)

@@ -272,7 +272,7 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
         lambda t, run: ["evaluate", str(run), "--out", made(t / "file", "mine") + "/x.json"], "file is a file"
     ),
     "blocks of one's own for a built-in run": (
-        lambda t, run: ["evaluate", str(run), "--encoder", "a:b"], "leave --encoder out"
+        lambda t, run: ["evaluate", str(run), "--encoder", "a:b"], "leave out --encoder"
     ),
     "a list that is not text": (
         lambda t, run: ["recommend", str(run), *asked(t), "--deny", binary(t / "deny.txt")], "UTF-8"

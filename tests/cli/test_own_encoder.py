@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,36 @@ def make_blocks(dim):
 
 def deeper_blocks(dim):
     return nn.GRU(dim, dim, num_layers=2, batch_first=True), nn.GRU(dim, dim, batch_first=True)
+
+def same_shapes(dim):
+    return make_blocks(dim)
+
+def no_blocks(dim):
+    return {}["blocks"]
+
+def no_argument():
+    return None
+
+def no_package(dim):
+    import a_package_that_is_not_there
+
+class Short(nn.Module):
+    def __init__(self, positions):
+        super().__init__()
+        self.positions = nn.Embedding(4, positions)
+
+    def forward(self, x):
+        return x + self.positions(x.new_ones(x.shape[:2]).cumsum(1).long() - 1)
+
+def short_blocks(dim):
+    return Short(dim), nn.Identity()
+
+class Last(nn.Module):
+    def forward(self, x):
+        return x[:, -1]
+
+def last_blocks(dim):
+    return nn.Identity(), Last()
 """
 NAME = "blocks_of_a_cli_test:make_blocks"
 QUICK = ["--epochs", "1", "--rpt-epochs", "1", "--dim", "8", "--batch-size", "512", "--device", "cpu"]
@@ -30,6 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A working directory with a user's module, interactions, and a run trained with the module's blocks."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "blocks_of_a_cli_test.py").write_text(BLOCKS)
+    (folder / "half_a_line.py").write_text("def make_blocks(dim:")
     log = synthetic_log(num_users=80, num_items=40, seed=4)
     rows = [f"{user},{item},{place}" for place, (user, item) in enumerate(zip(log.user, log.item, strict=True))]
     (folder / "log.csv").write_text("\n".join(["user,item,timestamp", *rows]))
@@ -79,6 +111,16 @@ def test_another_encoder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "encoder does not match" in one_line(capsys)
 
 
+def test_another_name_for_the_same_shapes_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "run", "--encoder", "blocks_of_a_cli_test:same_shapes"]) == 0
+    assert f"run was trained with --encoder {NAME}, not" in capsys.readouterr().err
+
+
+def test_a_run_of_a_built_in_backbone_takes_none(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--encoder", NAME]) == 2
+    assert "was trained with --backbone sasrec: leave out --encoder" in one_line(capsys)
+
+
 @pytest.mark.parametrize("encoder", [[], ["--encoder", "blocks_of_a_cli_test:deeper_blocks"]])
 def test_resume_needs_the_same_encoder(encoder: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "log.csv", "--out", "run", "--with-base", "--resume", *encoder, *QUICK]) == 2
@@ -93,4 +135,24 @@ def test_resume_with_it_finds_the_run_done(capsys: pytest.CaptureFixture[str]) -
 def test_settings_of_built_in_backbones_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "log.csv", "--out", "other", "--encoder", NAME, "--heads", "4", *QUICK]) == 2
     assert "--heads" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("other").exists()
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("blocks_of_a_cli_test:no_blocks", "KeyError: 'blocks'.*blocks_of_a_cli_test.py, line 14"),
+        ("blocks_of_a_cli_test:no_argument", "TypeError: no_argument"),
+        ("blocks_of_a_cli_test:no_package", "ModuleNotFoundError: .*line 20"),
+        ("blocks_of_a_cli_test:short_blocks", "IndexError: .*blocks_of_a_cli_test.py, line 28"),
+        ("blocks_of_a_cli_test:last_blocks", "Last must return"),
+        ("half_a_line:make_blocks", "SyntaxError: .*half_a_line.py, line 1"),
+        (".relative:make_blocks", "written package.module:function"),
+    ],
+)
+def test_an_error_in_the_blocks_is_one_line_and_leaves_no_run(
+    name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "log.csv", "--out", "other", "--encoder", name, *QUICK]) == 2
+    assert re.search(said, capsys.readouterr().err.splitlines()[-1])
     assert not Path("other").exists()

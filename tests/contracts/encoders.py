@@ -69,6 +69,21 @@ class MLPMixer(nn.Module):
         return mixed
 
 
+class OwnPositions(nn.Module):
+    """Knows its positions by their place in the row, which moves with its padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Embedding(MAX_LENGTH, DIM)
+        self.layer = nn.TransformerEncoderLayer(DIM, 2, 32, dropout=0.1, batch_first=True)
+
+    def forward(self, x: Tensor, src_key_padding_mask: Tensor | None = None) -> Tensor:
+        """(B, L, d) -> (B, L, d)."""
+        places = torch.arange(x.shape[1], device=x.device)
+        mixed: Tensor = self.layer(x + self.positions(places), src_key_padding_mask=src_key_padding_mask)
+        return mixed
+
+
 class TakesLengths(nn.Module):
     """A bidirectional LSTM with a projection, called with (x, lengths)."""
 
@@ -167,6 +182,7 @@ ENCODERS: dict[str, Callable[[], Blocks]] = {
     "multi-head attention": twice(MaskedAttention),
     "causal convolutions": twice(causal_convolutions),
     "mlp-mixer": twice(MLPMixer),
+    "own positions": twice(OwnPositions),
     "lstm with lengths": twice(TakesLengths),
     "bert": hugging_face("BertModel"),
     "gpt2": hugging_face("GPT2Model"),

@@ -57,6 +57,13 @@ def test_shapes(blocks: Callable[[], Blocks], seed: int, depth: int) -> None:
 
 
 @every_encoder
+@pytest.mark.parametrize("train", [True, False])
+def test_no_rows_give_no_thoughts(blocks: Callable[[], Blocks], train: bool) -> None:
+    model = recommender(blocks, 0).train(train)
+    assert model.think(torch.zeros(0, 4, dtype=torch.int64), depth=2).steps.shape == (2, 0, DIM)
+
+
+@every_encoder
 @few
 @given(seed=seeds, depth=st.integers(1, 3), more=st.integers(1, 3))
 def test_a_shallow_run_is_the_start_of_a_deep_one(
@@ -83,10 +90,8 @@ def test_rows_do_not_know_of_each_other(blocks: Callable[[], Blocks], seed: int)
 @few
 @given(seed=seeds, wider=st.integers(1, 3))
 def test_extra_padding_changes_nothing(blocks: Callable[[], Blocks], seed: int, wider: int) -> None:
-    """For a fixed length because the `Recommender` brings rows to it; for others because no block reads padding."""
+    """Because no block reads padding, or because the `Recommender` brings all rows to one length."""
     model, history = recommender(blocks, seed).eval(), histories(seed)[:, -MAX_LENGTH + 3 :]
-    if not (facts(model.encoder.pre_block).pad_invariant and facts(model.encoder.core_block).pad_invariant):  # type: ignore[union-attr]
-        history = nn.functional.pad(history, (MAX_LENGTH - history.shape[1], 0))
     padded = nn.functional.pad(history, (wider, 0))
     with torch.no_grad():
         torch.testing.assert_close(model.encode(padded), model.encode(history), **CLOSE)

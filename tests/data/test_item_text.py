@@ -114,9 +114,13 @@ def test_a_text_of_its_own_column_wins(tmp_path: Path) -> None:
         (
             "t.csv",
             "sku,blurb,price\n1,x,2\n",
-            r"no column recognised as the item ids; name it with item=; columns found",
+            r"no column recognised as the item ids; call it 'id' or name it with item=; columns found",
         ),
-        ("t.csv", "item_id,blurb,price\n1,x,2\n", "no column recognised as the texts; name it with text="),
+        (
+            "t.csv",
+            "item_id,blurb,price\n1,x,2\n",
+            "no column recognised as the texts; call it 'text' or name it with text=",
+        ),
         ("t.csv", "sku,title\n1,x\n", "no column recognised as the item ids"),
         ("t.csv", "item_id,asin,text\n1,2,x\n", "2 columns could be the item"),
         ("t.csv", "item_id,text\n1,x\n2\n", "line 3: 1 fields, expected 2"),
@@ -333,7 +337,7 @@ def test_blank_and_absent_texts_are_missing_and_other_items_are_not_encoded() ->
 def test_texts_of_none_of_the_items_and_encoders_that_go_wrong() -> None:
     refused(r"t.csv: 1 texts \('a', ...\) and none of the 2 items of the data \(5, ...\)", encode_item_text, [5, 6],
             {"a": "x"}, Lengths(), name="t.csv")  # fmt: skip
-    refused("none of the 1 items", encode_item_text, [5], {"5": "  "}, Lengths())
+    refused("every text of an item of the data is blank", encode_item_text, [5], {"5": "  "}, Lengths())
     for wrong in (lambda n: np.ones((n + 1, 2)), np.ones, lambda n: np.ones((n, 2), int)):
         refused(r"Lengths.encode must return \(1, size\)", encode_item_text, [5], {5: "x"}, Lengths(wrong))
     refused("not finite", encode_item_text, [5], {5: "x"}, Lengths(lambda n: np.full((n, 2), np.inf)))
