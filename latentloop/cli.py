@@ -23,15 +23,18 @@ __all__ = ["main"]
 USER_ERROR, STOPPED, INTERRUPTED, READER_GONE = 2, 1, 130, 141
 
 
+_SPINS = "1000"
+"""How often an OpenMP thread looks before it sleeps. A pre-training step of 1024 samples on two cores, idle | with one
+other process: 300,000 (the default) 0.48 s | 18.7 s; 10,000 0.46 | 2.8; 1,000 0.52 | 1.15; 0 (passive) 0.75 | 0.87."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 training stopped, 2 the user's mistake, 130 Ctrl-C, 141 nobody reads.
 
     Args:
         arguments: the command line without the program's name; None takes it from the process.
     """
-    # OpenMP's threads spin while they wait for each other, which costs tenfold as soon as another process wants a core
-    # too; read when torch is imported, which is later than here
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _let_threads_wait_briefly()
     try:
         try:
             return _run(sys.argv[1:] if arguments is None else arguments)
@@ -118,6 +121,12 @@ def _silence_output() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def _let_threads_wait_briefly() -> None:
+    """Read when torch is imported, which is later than here; what the user chose stays."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
 
 if __name__ == "__main__":

@@ -440,6 +440,19 @@ def test_options_are_read_before_torch_is_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_threads_wait_briefly_unless_the_user_says_otherwise(chosen: dict[str, str], expected: str) -> None:
+    code = "import os, sys, latentloop.cli as c; c.main(['evaluate', 'nowhere']); print(os.environ.get('GOMP_SPINCOUNT'))"
+    plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT, env=plain | chosen, capture_output=True, text=True
+    )
+    assert done.stdout.split()[-1] == expected
+
+
 # a test run in the background inherits an ignored SIGINT, which Python would leave ignored
 LISTENING = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
 
