@@ -445,7 +445,9 @@ def test_options_are_read_before_torch_is_imported() -> None:
     [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
 )
 def test_threads_wait_briefly_unless_the_user_says_otherwise(chosen: dict[str, str], expected: str) -> None:
-    code = "import os, sys, latentloop.cli as c; c.main(['evaluate', 'nowhere']); print(os.environ.get('GOMP_SPINCOUNT'))"
+    code = (
+        "import os, sys, latentloop.cli as c; c.main(['evaluate', 'nowhere']); print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
     plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=ROOT, env=plain | chosen, capture_output=True, text=True
