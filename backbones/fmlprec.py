@@ -11,14 +11,14 @@ with `padding="keep"` it is filtered like items, as published.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from latentloop.backbones.residual import Norm, Padding, Residual, check_block, feed_forward
 from latentloop.backbones.rows import Rows
+from latentloop.backbones.stack import LayerStack
 from latentloop.errors import InputError
 
 __all__ = ["FMLPRec", "FMLPRecBlock", "FMLPRecLayer", "LearnableFilter"]
@@ -92,7 +92,7 @@ class FMLPRecLayer(nn.Module):
         return self.feed_forward_residual.leave(x, self.feed_forward(self.feed_forward_residual.enter(x)))
 
 
-class FMLPRecBlock(nn.Module):
+class FMLPRecBlock(LayerStack):
     """A stack of `FMLPRecLayer`s as a block: rows have exactly `max_length` positions, and later items act on earlier.
 
     Args:
@@ -124,64 +124,24 @@ class FMLPRecBlock(nn.Module):
         norm: Norm = "pre",
         padding: Padding = "zero",
     ) -> None:
-        super().__init__()
         check_block(layers=layers, inner=inner, dropout=dropout, norm=norm, padding=padding, max_length=max_length)
+        stacked = (
+            FMLPRecLayer(dim, max_length=max_length, inner=inner, dropout=dropout, norm=norm) for _ in range(layers)
+        )
+        super().__init__(stacked, dim, norm=norm)
         self.max_length = max_length
         self.padding: Padding = padding
         self.packed = padding == "zero"
-        self.layers = nn.ModuleList(
-            FMLPRecLayer(dim, max_length=max_length, inner=inner, dropout=dropout, norm=norm) for _ in range(layers)
-        )
-        self.output_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
 
-    def forward(
-        self,
-        x: Float[Tensor, "*n d"],
-        *,
-        padding_mask: Bool[Tensor, "B L"] | None = None,
-        offsets: Int[Tensor, " B1"] | None = None,
-        max_length: int | None = None,
-    ) -> Float[Tensor, "*n d"]:
-        """Every position's output, in the layout of `x`.
-
-        Args:
-            x: left-padded rows of the block's `max_length` positions, or packed tokens (tokens, d) with `offsets`.
-            padding_mask: True = padding; None where there is none.
-            offsets: where each row of packed tokens starts, and the end.
-            max_length: the longest row of packed tokens.
-
-        Raises:
-            InputError: for padded rows of another length, or a longer packed row.
-        """
-        read = self._read(x, padding_mask, offsets, max_length)
-        for layer in self.layers:
-            x = layer(x, read)
-        normed: Tensor = self.output_norm(x)
-        return normed
-
-    def last(
-        self,
-        x: Float[Tensor, "*n d"],
-        *,
-        padding_mask: Bool[Tensor, "B L"] | None = None,
-        offsets: Int[Tensor, " B1"] | None = None,
-        max_length: int | None = None,
-    ) -> Float[Tensor, "B d"]:
-        """The newest position's output only: the last layer computes no other."""
-        read = self._read(x, padding_mask, offsets, max_length)
-        for layer in self.layers[:-1]:
-            x = layer(x, read)
-        last: Any = self.layers[-1]
-        normed: Tensor = self.output_norm(last.last(x, read))
-        return normed
-
-    def _read(self, x: Tensor, padding_mask: Tensor | None, offsets: Tensor | None, longest: int | None) -> Rows:
+    def _read(
+        self, x: Tensor, padding_mask: Tensor | None, offsets: Tensor | None, max_length: int | None
+    ) -> tuple[Rows]:
         name, length = type(self).__name__, self.max_length
         if offsets is not None:
             if not self.packed:
                 raise InputError(f"{name} with padding='keep' takes no packed tokens: give it (B, L, d) rows")
-            return Rows.packed(name, x, offsets, longest, length=length)
-        return Rows.padded(name, x, padding_mask if self.padding == "zero" else None, length=length)
+            return (Rows.packed(name, x, offsets, max_length, length=length),)
+        return (Rows.padded(name, x, padding_mask if self.padding == "zero" else None, length=length),)
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ everything but the attention scores touches real tokens only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentloop.backbones.layout import Layout
+from latentloop.backbones.stack import LayerStack
 from latentloop.errors import InputError
 from latentloop.quick_dropout import QuickDropout, quick_dropout
 
@@ -122,7 +123,7 @@ class SASRecLayer(nn.Module):
         return normed
 
 
-class SASRecBlock(nn.Module):
+class SASRecBlock(LayerStack):
     """A stack of `SASRecLayer`s as a block.
 
     Args:
@@ -151,7 +152,6 @@ class SASRecBlock(nn.Module):
         dropout: float = 0.5,
         norm: Literal["pre", "post"] = "pre",
     ) -> None:
-        super().__init__()
         if layers < 1:
             raise InputError(f"layers must be at least 1, got {layers}")
         if heads < 1 or dim % heads:
@@ -160,47 +160,15 @@ class SASRecBlock(nn.Module):
             raise InputError(f"dropout must lie in [0, 1), got {dropout}")
         if norm not in ("pre", "post"):
             raise InputError(f"norm must be 'pre' or 'post', got {norm!r}")
-        self.layers = nn.ModuleList(
-            SASRecLayer(dim, heads=heads, inner=inner, dropout=dropout, norm=norm) for _ in range(layers)
-        )
-        self.output_norm = nn.LayerNorm(dim) if norm == "pre" else nn.Identity()
+        stacked = (SASRecLayer(dim, heads=heads, inner=inner, dropout=dropout, norm=norm) for _ in range(layers))
+        super().__init__(stacked, dim, norm=norm)
 
-    def forward(
-        self,
-        x: Float[Tensor, "*n d"],
-        *,
-        padding_mask: Bool[Tensor, "B L"] | None = None,
-        offsets: Int[Tensor, " B1"] | None = None,
-        max_length: int | None = None,
-    ) -> Float[Tensor, "*n d"]:
-        """Every position's output, in the layout of `x`."""
-        layout = self._layout(x, padding_mask, offsets, max_length)
-        for layer in self.layers:
-            x = layer(x, layout)
-        normed: Tensor = self.output_norm(x)
-        return normed
-
-    def last(
-        self,
-        x: Float[Tensor, "*n d"],
-        *,
-        padding_mask: Bool[Tensor, "B L"] | None = None,
-        offsets: Int[Tensor, " B1"] | None = None,
-        max_length: int | None = None,
-    ) -> Float[Tensor, "B d"]:
-        """The newest position's output only: the last layer asks no other query."""
-        layout = self._layout(x, padding_mask, offsets, max_length)
-        for layer in self.layers[:-1]:
-            x = layer(x, layout)
-        last: Any = self.layers[-1]
-        normed: Tensor = self.output_norm(last.last(x, layout))
-        return normed
-
-    @staticmethod
-    def _layout(x: Tensor, padding_mask: Tensor | None, offsets: Tensor | None, max_length: int | None) -> Layout:
+    def _read(
+        self, x: Tensor, padding_mask: Tensor | None, offsets: Tensor | None, max_length: int | None
+    ) -> tuple[Layout]:
         if offsets is None:
-            return Layout.padded(x, padding_mask)
-        return Layout.packed(x, offsets, max_length, grouped=x.device.type == "cpu")
+            return (Layout.padded(x, padding_mask),)
+        return (Layout.packed(x, offsets, max_length, grouped=x.device.type == "cpu"),)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from latentloop.data.kcore import k_core
 from latentloop.data.positives import SameTarget
 from latentloop.data.readers import load_interactions
 from latentloop.data.sequences import Sequences
-from latentloop.data.splits import Split
+from latentloop.data.splits import Split, leave_one_out
 from latentloop.depth import FixedDepth
 from latentloop.evaluation import evaluate
 from latentloop.item_softmax import cross_entropy
@@ -129,7 +129,7 @@ def data(options: Options) -> Iterator[Timing]:
         def fast() -> None:
             interactions = k_core(load_interactions(path), 5)
             Sequences.of(interactions)
-            SameTarget(_split(interactions).train)
+            SameTarget(leave_one_out(interactions, LENGTH).train)
 
         def twin() -> None:
             table = pd.read_parquet(path).sort_values(["user", "timestamp"])
@@ -251,12 +251,6 @@ def _rpt_twin(model: Recommender, batch: Batch) -> torch.Tensor:
     if id(model) not in _references:
         _references[id(model)] = copy.deepcopy(model).eval()
     return rpt_loss(model, _references[id(model)], batch)
-
-
-def _split(interactions: object) -> Split:
-    from latentloop.data.splits import leave_one_out
-
-    return leave_one_out(interactions, LENGTH)  # type: ignore[arg-type]
 
 
 def _memory(name: str) -> None:

@@ -16,7 +16,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,8 @@ import tyro
 
 from benchmarks.paper.cell import Cell, run_cell
 from benchmarks.paper.grids import EXPERIMENTS
+
+__all__ = ["CELLS", "Options", "finished", "main", "seconds"]
 
 CELLS = Path("benchmarks/results/cells")
 
@@ -144,6 +145,3 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     main(tyro.cli(Options))
-
-
-__all__: Sequence[str] = ("Options", "finished", "main")
