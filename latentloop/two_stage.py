@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -224,7 +223,6 @@ def two_stage(
                 "selection: %d of %d training samples have their target in the top %d", kept, len(split.train), cut
             )
             if kept:
-                pretrained = copy.deepcopy(model.state_dict())
                 recipe.train(
                     model,
                     RPT() if rpt is None else rpt,
@@ -233,11 +231,6 @@ def two_stage(
                     epochs=rpt_epochs,
                     batch_size=rpt_batch_size,
                     learning_rate=rpt_learning_rate,
-                    validate_first=True,
+                    validate_first=True,  # so that the pre-trained weights come back where nothing beats them
                 )
-                if (
-                    recipe.outcomes["rpt"].validation.metrics["ndcg@10"]
-                    < recipe.outcomes["spt"].validation.metrics["ndcg@10"]
-                ):
-                    model.load_state_dict(pretrained)
     return TwoStage(model, recipe.outcomes, len(split.train), kept, split)
