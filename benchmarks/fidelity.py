@@ -3,8 +3,8 @@
     python -m benchmarks.fidelity beauty.txt.gz --backbone bsarec --out RUN
 
 Published for Beauty (Amazon 2014, 22,363 users, 12,101 items), full ranking with the history left out: BSARec test
-NDCG@10 .0611 with d 64, 2 layers, 1 head, L 50, batch 256, learning rate 5e-4, dropout .5, alpha .7, c 5. Continues
-where it was stopped when it is started again.
+NDCG@10 .0611 with d 64, 2 layers, 1 head, L 50, batch 256, learning rate 5e-4, dropout .5, alpha .7, c 5. The epoch is
+chosen by the same kind of ranking. Continues where it was stopped when it is started again.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Options:
     """Samples of a step."""
     learning_rate: float = 5e-4
     """AdamW's."""
+    init_std: float = 0.02
+    """Matrices begin as N(0, init_std^2), as published, and biases as zeros."""
     seed: int = 0
     """Of everything random."""
 
@@ -65,14 +67,20 @@ def main(options: Options) -> dict[str, Any]:
     }[options.backbone]()
     torch.manual_seed(options.seed)
     model = build_recommender(backbone, split.num_items, max_length=50, loop=False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=options.init_std)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
     settings = {
         "epochs": options.epochs,
         "patience": options.patience,
         "batch_size": options.batch_size,
         "learning_rate": options.learning_rate,
+        "exclude_history": True,
         "seed": options.seed,
     }
-    config = {"source": options.source, "backbone": repr(backbone), **settings}
+    config = {"source": options.source, "backbone": repr(backbone), "init_std": options.init_std, **settings}
     run = RunDirectory.create(options.out, config, resume=(options.out / "config.json").is_file())
     fitted = fit(model, split.train, split.validation, NextItem(), stage="base", run=run, **settings)
     found: dict[str, Any] = {"validation": fitted.best, "epoch": fitted.best_epoch, "epochs": fitted.epochs}

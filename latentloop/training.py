@@ -77,6 +77,7 @@ def fit(
     clip_norm: float | None = None,
     patience: int = 10,
     metric: str = "ndcg@10",
+    exclude_history: bool = False,
     seed: int = 0,
     accelerator: Accelerator | None = None,
     validate_first: bool = False,
@@ -99,6 +100,7 @@ def fit(
         clip_norm: largest gradient norm; None does not clip.
         patience: stop after so many epochs without a better `metric`.
         metric: the validation metric to choose by.
+        exclude_history: whether items of a user's past are no candidates in validation; the target always is one.
         seed: of everything random in the stage.
         accelerator: device, precision, processes and trackers (each epoch's terms and metrics are logged to those that
             are initialised, as `stage`/name at step epoch); None makes one for the best device.
@@ -137,7 +139,7 @@ def fit(
     step_module, optimizer = accelerator.prepare(StepModule(model, objective), optimizer)
     going = _Stage(
         stage, model, train, validation, objective, step_module, optimizer, accelerator, progress, best, run,
-        metric=metric, batch_size=batch_size, clip_norm=clip_norm, seed=seed, progress_bar=progress_bar,
+        metric=metric, exclude_history=exclude_history, batch_size=batch_size, clip_norm=clip_norm, seed=seed, progress_bar=progress_bar,
     )  # fmt: skip
     try:
         if validate_first and not progress.history:
@@ -171,6 +173,7 @@ class _Stage:
     best: BestWeights
     run: RunDirectory | None
     metric: str
+    exclude_history: bool
     batch_size: int
     clip_norm: float | None
     seed: int
@@ -210,7 +213,14 @@ class _Stage:
         check_weights(self.model, self.progress.step)
         # a fresh T_0 an answer, where the model asks for one, must repeat itself too, and be the same in every stage
         with dropout_seed(fold(self.seed, "evaluation"), self.accelerator.device):
-            found = evaluate(self.model, self.validation, split="validation", stage=self.name, seeds=(self.seed,))
+            found = evaluate(
+                self.model,
+                self.validation,
+                exclude_history=self.exclude_history,
+                split="validation",
+                stage=self.name,
+                seeds=(self.seed,),
+            )
         return dict(found.metrics)
 
     def finish(self, line: dict[str, Any]) -> None:

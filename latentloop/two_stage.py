@@ -111,6 +111,7 @@ class _Recipe:
             return evaluate(
                 model,
                 samples,
+                exclude_history=self.settings["exclude_history"],
                 split=split,
                 stage=stage,
                 seeds=(self.seed,),
@@ -120,8 +121,9 @@ class _Recipe:
 
     def rival(self, name: str, make: Callable[..., Evaluation]) -> None:
         """A row that needs no training."""
-        validation = make(self.split, self.split.validation, name="validation", data=self.data_hash)
-        test = make(self.split, self.split.test, name="test", data=self.data_hash)
+        protocol = {"exclude_history": self.settings["exclude_history"], "data": self.data_hash}
+        validation = make(self.split, self.split.validation, name="validation", **protocol)
+        test = make(self.split, self.split.test, name="test", **protocol)
         self.outcomes[name] = Outcome(validation, test)
 
 
@@ -141,6 +143,7 @@ def two_stage(
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     patience: int = 10,
+    exclude_history: bool = False,
     cut: int = 100,
     trials: int = 3,
     seed: int = 0,
@@ -167,6 +170,7 @@ def two_stage(
         weight_decay: of both, see `fit`.
         clip_norm: largest gradient norm of both; None does not clip.
         patience: epochs without a better validation NDCG@10 before a stage stops.
+        exclude_history: whether items of a user's past are no candidates, in validation and test; the target always is.
         cut: a training sample is kept for post-training where its target is in the top `cut` ...
         trials: ... in at least one of so many independent inference trials.
         seed: of everything random.
@@ -202,6 +206,7 @@ def two_stage(
     accelerator = make_accelerator(device=device, precision=precision, tracker=tracker, directory=directory)
     settings = {
         "patience": patience,
+        "exclude_history": exclude_history,
         "weight_decay": weight_decay,
         "clip_norm": clip_norm,
         "accelerator": accelerator,

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from latentloop import item_scores
 from latentloop.errors import InputError
 from latentloop.item_ranks import count_ranks, top1
+from latentloop.item_policy import weighed_log_prob_and_kl
 from latentloop.item_softmax import cross_entropy, log_prob, log_prob_and_kl
 
 # Sums of up to 60 float32 terms in another order: a few units in the last place (2^-24 = 6e-8) each.
@@ -139,6 +140,42 @@ def test_the_divergence_and_its_gradients_are_the_dense_ones(dtype: torch.dtype,
     torch.testing.assert_close(found, gradients((wanted_picked * first + wanted * second).sum(), twins), **close)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(seed=seeds)
+def test_weighed_beforehand_it_is_the_same_in_one_pass(dtype: torch.dtype, seed: int) -> None:
+    world = World(seed, dtype)
+    leaves, twins = world.leaves(), world.leaves()
+    first, second = world.weights.to(dtype)
+    frozen = world.ref_queries.requires_grad_(), world.ref_keys.requires_grad_()
+    with chunks_of(world.chunk, world.items):
+        total, picked, divergence = weighed_log_prob_and_kl(*leaves, *frozen, world.ids, first, second)
+        found = gradients(3 * total, leaves)
+        with torch.no_grad():  # where nothing is to be differentiated, the same values come out
+            again = weighed_log_prob_and_kl(*leaves, *frozen, world.ids, first, second)
+    assert all(map(torch.equal, again, (total, picked, divergence)))
+    assert not picked.requires_grad and not divergence.requires_grad
+    wanted_picked = dense_log_prob(*twins, world.ids)
+    wanted = dense_kl(*twins, world.ref_queries.detach(), world.ref_keys.detach())
+    close = {"rtol": 1e-4, "atol": 5e-4} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(picked, wanted_picked, **close)
+    torch.testing.assert_close(divergence, wanted, **close)
+    expected = (wanted_picked * first + wanted * second).sum()
+    close = {"rtol": 1e-3, "atol": 2e-2} if dtype == torch.float32 else {"rtol": 1e-8, "atol": 1e-8}
+    torch.testing.assert_close(total, expected, **close)
+    torch.testing.assert_close(found, gradients(3 * expected, twins), **close)
+
+
+@given(seed=seeds)
+def test_weighed_beforehand_the_divergence_from_oneself_is_exactly_zero_and_flat(seed: int) -> None:
+    world = World(seed, torch.float32)
+    leaves, zero = world.leaves(), torch.zeros(len(world.ids))
+    with chunks_of(world.chunk, world.items):
+        total, _, divergence = weighed_log_prob_and_kl(*leaves, world.queries, world.keys, world.ids, zero, zero + 1)
+        found = gradients(total, leaves)
+    assert total.item() == 0 and torch.equal(divergence, zero)
+    assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in found)
+
+
 @given(seed=seeds)
 def test_the_divergence_from_oneself_is_exactly_zero_and_flat(seed: int) -> None:
     world = World(seed, torch.float32)
@@ -185,9 +222,11 @@ def test_only_the_wanted_gradients_are_computed(needed: tuple[bool, bool]) -> No
     leaves = [leaf.requires_grad_(need) for leaf, need in zip((world.queries, world.keys), needed, strict=True)]
     loss = cross_entropy(*leaves, world.ids) + log_prob(*leaves, world.ids).sum()
     loss = loss + log_prob_and_kl(*leaves, world.ref_queries, world.ref_keys, world.ids)[1].sum()
+    zero = torch.zeros(len(world.ids))
+    loss = loss + weighed_log_prob_and_kl(*leaves, world.ref_queries, world.ref_keys, world.ids, zero, zero + 2)[0]
     twins = [leaf.detach().clone().requires_grad_(need) for leaf, need in zip(leaves, needed, strict=True)]
     expected = dense_log_prob(*twins, world.ids)
-    expected = expected.sum() - expected.mean() + dense_kl(*twins, world.ref_queries, world.ref_keys).sum()
+    expected = expected.sum() - expected.mean() + 3 * dense_kl(*twins, world.ref_queries, world.ref_keys).sum()
     loss.backward()
     expected.backward()
     for leaf, twin, need in zip(leaves, twins, needed, strict=True):
@@ -357,6 +396,10 @@ def test_mistakes_are_named() -> None:
             cross_entropy(queries[:0], keys, ids[:0])
         with pytest.raises(InputError, match="3 rows and 4 items, got 2 rows and 4 items"):
             log_prob_and_kl(queries, keys, queries[:2], keys, ids)
+        with pytest.raises(InputError, match="3 rows and 4 items, got 2 rows and 4 items"):
+            weighed_log_prob_and_kl(queries, keys, queries[:2], keys, ids, torch.ones(3), torch.ones(3))
+        with pytest.raises(InputError, match=r"kl_weight must be \(3,\), one a row, got \(2,\)"):
+            weighed_log_prob_and_kl(queries, keys, queries, keys, ids, torch.ones(3), torch.ones(2))
         with pytest.raises(InputError, match="rising offsets from 0 to 2"):
             count_ranks(queries, keys, ids, exclude=(torch.tensor([1, 2]), torch.tensor([0, 2, 1, 2])))
         with pytest.raises(InputError, match=r"exclude must hold item ids 1\.\.4, found 9"):

@@ -44,6 +44,8 @@ class Train:
     """Of everything random."""
     with_base: bool = False
     """Also train the plain backbone (pre and core layers stacked once, no loop) on the same budget."""
+    exclude_history: bool = False
+    """Leave items of a user's past out of the ranking, in validation and test; the target always stays in."""
     resume: bool = False
     """Continue an interrupted run."""
     overwrite: bool = False
@@ -114,6 +116,7 @@ class Train:
             rpt=rpt,
             base=base,
             **dataclasses.asdict(self.training),
+            exclude_history=self.exclude_history,
             cut=self.rpt.cut,
             trials=self.rpt.trials,
             seed=self.seed,

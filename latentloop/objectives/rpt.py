@@ -19,6 +19,7 @@ from latentloop.checks import above_zero, at_least, one_of, zero_or_more
 from latentloop.data.batch import Batch
 from latentloop.dropout import switch_dropout_off
 from latentloop.errors import InputError, InputTypeError
+from latentloop.item_policy import weighed_log_prob_and_kl
 from latentloop.item_softmax import log_prob, log_prob_and_kl
 from latentloop.objectives.advantages import advantages
 from latentloop.objectives.compose import Composable
@@ -181,14 +182,21 @@ class RPT(Composable):
         model, live = views.model, batch.live
         history = batch.history[batch.groups]
         steps = think(model, history, batch.depth, batch.state_keys, self.rollouts, batch.dropout_key)
-        new, divergence = self._log_probs(batch, model.queries(steps), model.keys())
-        ratio = ratios(new, new.detach() if batch.old is None else batch.old, live, self.ratio)
+        queries, items = model.queries(steps), model.keys()
         count = batch.rewards.numel()
+        fused = None
+        if batch.old is None and batch.ref_queries is not None and batch.ref_keys is not None:
+            fused, new, divergence = self._first_update(batch, queries, items, batch.ref_queries, batch.ref_keys)
+        else:
+            new, divergence = self._log_probs(batch, queries, items)
+        ratio = ratios(new, new.detach() if batch.old is None else batch.old, live, self.ratio)
         policy = surrogate(ratio, batch.advantage, live, self.clip).sum() / count
         loss, terms = -policy, {"policy": -policy.detach()}
         if divergence is not None:
             kl = (mean_over_steps(divergence, live) * batch.pays_kl).sum() / count
             loss, terms["kl"] = loss + self.kl_weight * kl, kl.detach()
+        if fused is not None:
+            loss = loss + (fused - fused.detach())  # the value of the loss, and its gradient
         with torch.no_grad():
             steps_of = live if len(ratio) > 1 else live[:1]
             moved = steps_of & (batch.advantage != 0)
@@ -227,6 +235,28 @@ class RPT(Composable):
         if self.kl == "full":
             return held | {"ref_queries": queries, "ref_keys": items}
         return held | {"ref_log_prob": by_step(log_prob, prepared["live"], queries, items, target)}
+
+    def _first_update(
+        self, batch: Prepared, queries: Tensor, items: Tensor, ref_queries: Tensor, ref_items: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What has the loss's gradient, and the log-probabilities and divergences of each step, (k, R), without one.
+
+        The ratio is 1, so it is known what each of them weighs: a log-probability -A (with ratios by step: each an
+        equal part of that), a divergence beta's part of a step.
+        """
+        live, steps = batch.live, batch.live.sum(0)
+        rows = live.flatten().nonzero()[:, 0]
+        towards = batch.advantage if self.ratio == "joint" else batch.advantage / steps
+        weights = (-towards, self.kl_weight * batch.pays_kl / steps)
+        fused, picked, divergence = weighed_log_prob_and_kl(
+            queries.flatten(0, 1)[rows],
+            items,
+            ref_queries.flatten(0, 1)[rows],
+            ref_items,
+            batch.choice.flatten()[rows],
+            *((weight / batch.rewards.numel()).expand(live.shape).flatten()[rows] for weight in weights),
+        )
+        return fused, placed(picked, rows, live), placed(divergence, rows, live)
 
     def _log_probs(self, batch: Prepared, queries: Tensor, items: Tensor) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities of the choices and the divergence of each step, (k, R) both."""

@@ -81,3 +81,20 @@ def test_no_command_takes_an_option_that_it_would_not_use(
     assert stopped.value.code == 2
     assert option in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_ranking_without_the_history_is_told_with_every_number(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["train", str(source), "--out", str(out), *SMALL, "--exclude-history"]) == 0
+    told = capsys.readouterr().out
+    assert "history excluded" in told and "history kept" not in told
+    # the same model, measured again by the same protocol, chance and Popularity included
+    assert main(["evaluate", str(out), "--exclude-history"]) == 0
+    again = capsys.readouterr().out
+    for name in ("chance", "Popularity", "SPT"):
+        trained, measured = (
+            next(line.split() for line in text.splitlines() if line.startswith(name)) for text in (told, again)
+        )
+        assert set(trained[-4:]) <= set(measured)  # Recall and NDCG at 5 and 10; the second table has 20 too

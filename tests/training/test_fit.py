@@ -77,6 +77,17 @@ def test_it_learns_and_leaves_the_best_epoch(split: Split) -> None:
     assert not model.training
 
 
+@pytest.mark.parametrize("exclude", [False, True])
+def test_it_chooses_by_the_ranking_that_was_asked_for(split: Split, exclude: bool) -> None:
+    from latentloop.evaluation import evaluate
+
+    model = small(split)
+    fitted = train(model, split, NextItem(), epochs=3, learning_rate=5e-3, exclude_history=exclude)
+    asked, other = (evaluate(model, split.validation, exclude_history=way).metrics for way in (exclude, not exclude))
+    assert asked["ndcg@10"] == pytest.approx(fitted.best, abs=1e-12)
+    assert abs(other["ndcg@10"] - fitted.best) > 1e-3  # the two rankings differ here
+
+
 def test_it_stops_after_patience(split: Split) -> None:
     # so small a rate changes no rank, so no epoch after the first is better
     fitted = train(small(split), split, NextItem(), epochs=50, patience=3, learning_rate=1e-12)
