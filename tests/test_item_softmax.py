@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentloop import item_scores
 from latentloop.errors import InputError
-from latentloop.item_ranks import count_ranks, top1
 from latentloop.item_policy import weighed_log_prob_and_kl
+from latentloop.item_ranks import count_ranks, top1
 from latentloop.item_softmax import cross_entropy, log_prob, log_prob_and_kl
 
 # Sums of up to 60 float32 terms in another order: a few units in the last place (2^-24 = 6e-8) each.

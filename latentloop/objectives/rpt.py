@@ -184,7 +184,8 @@ class RPT(Composable):
         steps = think(model, history, batch.depth, batch.state_keys, self.rollouts, batch.dropout_key)
         queries, items = model.queries(steps), model.keys()
         count = batch.rewards.numel()
-        fused = None
+        fused: Tensor | None = None
+        divergence: Tensor | None
         if batch.old is None and batch.ref_queries is not None and batch.ref_keys is not None:
             fused, new, divergence = self._first_update(batch, queries, items, batch.ref_queries, batch.ref_keys)
         else:
