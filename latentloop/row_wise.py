@@ -65,7 +65,7 @@ class RowWiseAdamW(torch.optim.AdamW):
             state["last_step"] = table.new_zeros(len(table))  # float like all loaded state; exact up to 2^24 steps
         gradient = (gradient if gradient.is_sparse else gradient.to_sparse(1)).coalesce()
         rows, values = gradient.indices()[0], gradient.values()
-        step: Tensor = state["step"].add_(1)
+        step = state["step"].add_(1).double()  # 1 - b2^t loses four of float32's digits at the start
         moment = state["second_moment"][rows] * decay ** (step - state["last_step"][rows])
         moment += (1 - decay) * values.square().mean(1)
         state["second_moment"][rows], state["last_step"][rows] = moment, step.to(table.dtype)
