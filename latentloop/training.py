@@ -96,7 +96,7 @@ def fit(
         stage: a name for logs and files.
         epochs: at most so many.
         batch_size: rows of a step, on all processes together.
-        learning_rate: AdamW's.
+        learning_rate: AdamW's, see `RowWiseAdamW` for an item table of which few rows are touched.
         weight_decay: AdamW's, on matrices of the encoder only: not on tables, norms and biases.
         clip_norm: largest gradient norm; None does not clip.
         patience: stop after so many epochs without a better `metric`.
