@@ -6,16 +6,33 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from latentloop.row_wise import RowWiseAdamW
+
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
 
 __all__ = ["build_optimizer", "parameter_groups"]
 
 
-def build_optimizer(model: Recommender, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over everything of `model` that can be trained, fused where its device has it; see `parameter_groups`."""
-    fused = model.device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, fused=fused)
+def build_optimizer(
+    model: Recommender, *, learning_rate: float, weight_decay: float, few_items: bool = False
+) -> torch.optim.AdamW:
+    """AdamW over everything of `model` that can be trained, fused where its device has it; see `parameter_groups`.
+
+    Args:
+        model: what is trained.
+        learning_rate: of everything.
+        weight_decay: of the encoder's matrices.
+        few_items: the item table's gradient is of few rows, so it gets row-wise steps and state, see `RowWiseAdamW`.
+    """
+    groups, fused = parameter_groups(model, weight_decay), model.device.type in ("cpu", "cuda")
+    if not few_items:
+        return torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
+    table = model.item_table.weight
+    for group in groups:
+        group["params"] = [parameter for parameter in group["params"] if parameter is not table]
+    groups.append({"params": [table] * table.requires_grad, "weight_decay": 0.0, "row_wise": True})
+    return RowWiseAdamW(groups, lr=learning_rate, fused=fused)
 
 
 def parameter_groups(model: Recommender, weight_decay: float) -> list[dict[str, Any]]:

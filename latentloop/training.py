@@ -22,9 +22,10 @@ from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
 from latentloop.finite import NotFinite, check_weights
 from latentloop.metrics import metric_names
-from latentloop.objectives.contract import Objective, free_name, views_of
+from latentloop.objectives.contract import Objective, free_name, touches_few_items, views_of
 from latentloop.optimizer import build_optimizer
 from latentloop.randomness import dropout_seed, fold
+from latentloop.row_gradients import row_gradients
 from latentloop.run_directory import RunDirectory
 from latentloop.step_terms import StepTerms, steps_together
 from latentloop.train_state import Progress, load_state, save_state
@@ -91,11 +92,12 @@ def fit(
         train: training samples.
         validation: validation samples, ranked in full after each epoch.
         objective: `(views, batch) -> (loss, terms)`; may have `views`, `start(model)`, `prepare(model, batch)` and
-            `updates`, see `latentloop.objectives`.
+            `updates`, see `latentloop.objectives`. One that `touches_few_items` gets row-sparse gradients of the item
+            table and row-wise optimizer state of it.
         stage: a name for logs and files.
         epochs: at most so many.
         batch_size: rows of a step, on all processes together.
-        learning_rate: AdamW's.
+        learning_rate: AdamW's, see `RowWiseAdamW` for an item table of which few rows are touched.
         weight_decay: AdamW's, on matrices of the encoder only: not on tables, norms and biases.
         clip_norm: largest gradient norm; None does not clip.
         patience: stop after so many epochs without a better `metric`.
@@ -129,14 +131,16 @@ def fit(
     start = getattr(objective, "start", None)
     if start is not None:
         start(model)
-    optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay)
+    few = touches_few_items(objective)
+    optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay, few_items=few)
     progress = (load_state(run.state_path(stage), model, optimizer) if run else None) or Progress()
     if run is not None and accelerator.is_main_process:
         run.rewind(stage, progress.history[-1]["epoch"] if progress.history else -1)
     best = BestWeights(
         model, run.model_path(stage) if run else None, kept=None if progress.best is None else progress.best_epoch
     )
-    step_module, optimizer = accelerator.prepare(StepModule(model, objective), optimizer)
+    with row_gradients(model.item_table, few):  # DDP asks each table, when it is made, which gradients to expect
+        step_module, optimizer = accelerator.prepare(StepModule(model, objective), optimizer)
     going = _Stage(
         stage, model, train, validation, objective, step_module, optimizer, accelerator, progress, best, run,
         metric=metric, exclude_history=exclude_history, batch_size=batch_size, clip_norm=clip_norm, seed=seed, progress_bar=progress_bar,

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from latentloop.clipping import clip_gradients
 from latentloop.data.batch import Batch
-from latentloop.objectives.contract import Objective, call, free_name, views_of
+from latentloop.objectives.contract import Objective, call, free_name, touches_few_items, views_of
 from latentloop.objectives.views import encode_views
 from latentloop.randomness import dropout_seed, fold
+from latentloop.row_gradients import row_gradients
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,8 +37,9 @@ class StepModule(nn.Module):
         Raises:
             InputTypeError: where the objective returned anything else.
         """
-        views = encode_views(self.model, batch, views_of(self.objective))
-        return call(self.objective, views, batch)
+        with row_gradients(self.model.item_table, touches_few_items(self.objective)):
+            views = encode_views(self.model, batch, views_of(self.objective))
+            return call(self.objective, views, batch)
 
 
 def updates(
@@ -60,7 +63,7 @@ def updates(
             loss, terms = step_module(prepared)
             accelerator.backward(loss)
         if clip_norm is not None:
-            terms["gradient_norm"] = torch.as_tensor(accelerator.clip_grad_norm_(model.parameters(), clip_norm))
+            terms["gradient_norm"] = clip_gradients(accelerator, model.parameters(), clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         yield {"loss": loss.detach(), **{free_name(name, ("loss",)): value for name, value in terms.items()}}

@@ -1,7 +1,7 @@
 """Sums of weighted parts: `NextItem() + 0.2 * TrajectoryAlignment() + 0.1 * StepAlignment()`.
 
 A part is anything called as `part(views, batch) -> (loss, terms)`. It may name the views it reads in `views` (else the
-anchor), and it may have `start(model)`, `prepare(model, batch)` and `updates`.
+anchor), and it may have `start(model)`, `prepare(model, batch)`, `updates` and `touches_few_items`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentloop.data.batch import Batch
 from latentloop.errors import InputError, InputTypeError
-from latentloop.objectives.contract import Objective, Terms, call, free_name, views_of
+from latentloop.objectives.contract import Objective, Terms, call, free_name, touches_few_items, views_of
 from latentloop.objectives.views import Views
 from latentloop.recommender import Recommender
 
@@ -63,6 +63,11 @@ class Weighted(Composable):
     def views(self) -> tuple[str, ...]:
         """The part's own."""
         return views_of(self.part)
+
+    @property
+    def touches_few_items(self) -> bool:
+        """The part's own."""
+        return touches_few_items(self.part)
 
     @property
     def updates(self) -> int:
@@ -117,6 +122,11 @@ class Sum(Composable):
     def views(self) -> tuple[str, ...]:
         """The union of the parts' views, in order of first mention."""
         return tuple(dict.fromkeys(name for part in self.parts for name in views_of(part)))
+
+    @property
+    def touches_few_items(self) -> bool:
+        """Whether all parts do."""
+        return all(map(touches_few_items, self.parts))
 
     @property
     def updates(self) -> int:

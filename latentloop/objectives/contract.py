@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentloop.errors import InputTypeError
 
-__all__ = ["Objective", "Terms", "call", "free_name", "views_of"]
+__all__ = ["Objective", "Terms", "call", "free_name", "touches_few_items", "views_of"]
 
 Terms = dict[str, Tensor]
 
@@ -28,6 +28,15 @@ def views_of(part: Objective) -> tuple[str, ...]:
     """The views a part reads: its `views`, or the anchor where it names none."""
     views: tuple[str, ...] = getattr(part, "views", ("anchor",))
     return views
+
+
+def touches_few_items(part: Objective) -> bool:
+    """Whether a part's gradient reaches the item table in the rows that are looked up in it only.
+
+    That is so for parts that read nothing but thoughts and `model.item_table(ids)` of some ids, and say so with an
+    attribute `touches_few_items = True`. A step's work then need not grow with the catalog.
+    """
+    return bool(getattr(part, "touches_few_items", False))
 
 
 def call(part: Objective, views: Any, batch: Any) -> tuple[Tensor, Terms]:

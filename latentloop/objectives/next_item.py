@@ -53,6 +53,7 @@ class SampledNextItem(Composable):
     """
 
     views = ("anchor",)
+    touches_few_items = True
 
     def __init__(
         self, num_negatives: int = 1024, *, item_counts: Int[Tensor, " N"] | None = None, power: float = 0.75

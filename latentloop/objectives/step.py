@@ -31,6 +31,7 @@ class StepAlignment(Composable):
     """
 
     views = ("anchor",)
+    touches_few_items = True
 
     def __init__(
         self,

@@ -32,6 +32,8 @@ class TrajectoryAlignment(Composable):
         InputError: for a value out of range.
     """
 
+    touches_few_items = True
+
     def __init__(
         self,
         *,
