@@ -11,7 +11,8 @@ A module's signature is read once, at construction. It is called with x and, of 
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast, runtime_checkable
+import copy
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,7 +23,7 @@ from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import Facts, facts
 from latentloop.way_to_call import plain_call, way_to_call
 
-__all__ = ["Adapted", "Block", "adapt"]
+__all__ = ["Adapted", "Block", "adapt", "adapt_both"]
 
 
 @runtime_checkable
@@ -188,6 +189,22 @@ def adapt(module: nn.Module, *, causal: bool = False) -> Adapted:
     if isinstance(call, PlainCall) and not causal and callable(getattr(type(module), "last", None)):
         return _AdaptedWithLast(module, call, plain_call(module, cast(Any, module).last))
     return Adapted(module, call)
+
+
+def adapt_both(pre_block: nn.Module, core_block: nn.Module | Literal["copy"]) -> tuple[Adapted, Adapted]:
+    """Make a pre-block and a core-block of any two modules, of one module twice, or of one and a copy of it.
+
+    Args:
+        pre_block: any module that `adapt` understands.
+        core_block: another, the same one (shared weights), or "copy": a deep copy of `pre_block`, made now.
+
+    Raises:
+        InputError: for a core-block that is another text.
+        InputTypeError: for a block that cannot be adapted.
+    """
+    if isinstance(core_block, str) and core_block != "copy":
+        raise InputError(f'core_block must be a module or "copy", got {core_block!r}')
+    return adapt(pre_block), adapt(copy.deepcopy(pre_block) if isinstance(core_block, str) else core_block)
 
 
 def _context(

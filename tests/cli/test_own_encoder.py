@@ -51,6 +51,22 @@ class Last(nn.Module):
 
 def last_blocks(dim):
     return nn.Identity(), Last()
+
+class Mixer(nn.Module):
+    fixed_length = True
+
+    def __init__(self, max_length):
+        super().__init__()
+        self.mix = nn.Linear(max_length, max_length)
+
+    def forward(self, x):
+        return self.mix(x.transpose(1, 2)).transpose(1, 2)
+
+def shared_mixer(dim, max_length):
+    return (Mixer(max_length),) * 2
+
+def copied_mixer(dim, *, max_length):
+    return Mixer(max_length), "copy"
 """
 NAME = "blocks_of_a_cli_test:make_blocks"
 QUICK = ["--epochs", "1", "--rpt-epochs", "1", "--dim", "8", "--batch-size", "512", "--device", "cpu"]
@@ -130,6 +146,15 @@ def test_resume_needs_the_same_encoder(encoder: list[str], capsys: pytest.Captur
 def test_resume_with_it_finds_the_run_done(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "log.csv", "--out", "run", "--with-base", "--resume", "--encoder", NAME, *QUICK]) == 0
     assert "is done" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["blocks_of_a_cli_test:shared_mixer", "blocks_of_a_cli_test:copied_mixer"])
+def test_shared_and_copied_blocks_of_a_fixed_length(name: str, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    more = ["--encoder", name, "--with-base", "--max-length", "7"]
+    assert main(["train", "log.csv", "--out", run, *more, *QUICK]) == 0
+    for stage in ("base", "spt", "rpt"):
+        assert main(["evaluate", run, "--encoder", name, "--stage", stage]) == 0
 
 
 def test_settings_of_built_in_backbones_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
