@@ -57,7 +57,7 @@ class Adapted(nn.Module):
     def __init__(self, module: nn.Module, call: Call) -> None:
         super().__init__()
         self.module = module
-        self._call = call
+        self.call = call
         declared = facts(module)
         self._facts = Facts(
             causal=declared.causal or call.facts.causal,
@@ -69,7 +69,7 @@ class Adapted(nn.Module):
     @property
     def dim(self) -> int | None:
         """d, where the module says it."""
-        return self._call.dim
+        return self.call.dim
 
     @property
     def causal(self) -> bool:
@@ -118,7 +118,7 @@ class Adapted(nn.Module):
         self._check(x, packed=offsets is not None)
         if not x.shape[0]:  # no rows: an RNN, a transform, many a reshape would fail
             return x
-        output = self._call(self.module, x, context)
+        output = self.call(self.module, x, context)
         if output.shape != x.shape:
             raise InputError(
                 f"{type(self.module).__name__} must return {tuple(x.shape)} like its input, got {tuple(output.shape)}: "
@@ -128,7 +128,7 @@ class Adapted(nn.Module):
 
     def _check(self, x: Tensor, *, packed: bool) -> None:
         name = type(self.module).__name__
-        if packed and not self._call.takes_packed:
+        if packed and not self.call.takes_packed:
             raise InputError(f"{name} takes no packed tokens: give it (B, L, d) rows, without offsets")
         if self.dim is not None and x.shape[-1] != self.dim:
             raise InputError(f"{name} is made for d = {self.dim}, got x {tuple(x.shape)}")

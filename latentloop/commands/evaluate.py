@@ -148,6 +148,6 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
         raise InputError(f"{run.path} was trained with --backbone {made.backbone}: leave out --encoder")
     own = made.own_encoder(encoder, options.max_length, loop=chosen != "base")
     model = Recommender.from_pretrained(path, encoder=own)
-    if made.encoder != encoder:  # it may have moved, and only its shapes were checked
+    if made.encoder != encoder:  # it may have moved, and its code was not compared
         logger.warning("%s was trained with --encoder %s, not %s", run.path, made.encoder, encoder)
     return model, split, chosen

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from latentloop.cli import main
 from latentloop.data.synthetic import synthetic_log
@@ -141,6 +142,20 @@ def test_a_run_of_a_built_in_backbone_takes_none(run: Path, capsys: pytest.Captu
 def test_resume_needs_the_same_encoder(encoder: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "log.csv", "--out", "run", "--with-base", "--resume", *encoder, *QUICK]) == 2
     assert "encoder" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate", "run"], ["train", "log.csv", "--out", "run", "--with-base", "--resume", *QUICK]]
+)
+def test_blocks_of_other_settings_are_refused(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def changed(dim: int) -> tuple[nn.Module, nn.Module]:
+        return nn.GRU(dim, dim, batch_first=True), nn.GRU(dim, dim, batch_first=False)
+
+    monkeypatch.setattr(sys.modules["blocks_of_a_cli_test"], "make_blocks", changed)
+    assert main([*command, "--encoder", NAME]) == 2
+    assert re.search("encoder does not match .*: batch_first .* was True and is False", capsys.readouterr().err)
 
 
 def test_resume_with_it_finds_the_run_done(capsys: pytest.CaptureFixture[str]) -> None:
