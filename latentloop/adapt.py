@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from latentloop.calls import WAY_OUT, Call, Context, PlainCall
 from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import Facts, facts
+from latentloop.padding_trial import Remedy, try_padding
 from latentloop.way_to_call import plain_call, way_to_call
 
 __all__ = ["Adapted", "Block", "adapt", "adapt_both"]
@@ -58,6 +59,9 @@ class Adapted(nn.Module):
         super().__init__()
         self.module = module
         self.call = call
+        own = type(module).__module__.split(".")[0] == "latentloop"
+        untried = isinstance(call, PlainCall) and call.told_of_padding and not own
+        self._remedy: Remedy | None = None if untried else Remedy()
         declared = facts(module)
         self._facts = Facts(
             causal=declared.causal or call.facts.causal,
@@ -112,19 +116,30 @@ class Adapted(nn.Module):
             max_length: the longest row of packed tokens.
 
         Raises:
-            InputError: for a size that does not fit the module or the context, or an output not shaped like x.
+            InputError: for a size that does not fit the module or the context, an output not shaped like x, or one that
+            padding makes NaN, see `padding_trial`.
         """
         padding, context = _context(x, padding_mask, lengths, history, offsets, max_length)
         self._check(x, packed=offsets is not None)
         if not x.shape[0]:  # no rows: an RNN, a transform, many a reshape would fail
             return x
-        output = self.call(self.module, x, context)
+        remedy = self._tried(x, context)
+        with remedy.around():
+            output = self.call(self.module, remedy.input(x, padding), context)
         if output.shape != x.shape:
             raise InputError(
                 f"{type(self.module).__name__} must return {tuple(x.shape)} like its input, got {tuple(output.shape)}: "
                 f"{WAY_OUT}"
             )
         return output if padding is None else output.masked_fill(padding[..., None], 0.0)
+
+    def _tried(self, x: Tensor, context: Context) -> Remedy:
+        """What the module needs under left padding, found out at its first call with any."""
+        if self._remedy is None:
+            if context.padding_mask is None or x.shape[1] < 2 or torch.compiler.is_compiling():
+                return Remedy()
+            self._remedy = try_padding(self.module, self.call, x)
+        return self._remedy
 
     def _check(self, x: Tensor, *, packed: bool) -> None:
         name = type(self.module).__name__
@@ -156,7 +171,10 @@ class _AdaptedWithLast(Adapted):
         self._check(x, packed=offsets is not None)
         if not x.shape[0]:
             return x if offsets is not None else x[:, -1]
-        output = self._last_call.through(self.module, cast(Any, self.module).last, x, context)
+        remedy = self._tried(x, context)
+        with remedy.around():
+            last = cast(Any, self.module).last
+            output = self._last_call.through(self.module, last, remedy.input(x, padding), context)
         rows = x.shape[0] if offsets is None else offsets.shape[0] - 1
         if output.shape != (rows, x.shape[-1]):
             raise InputError(

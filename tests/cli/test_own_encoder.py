@@ -63,6 +63,17 @@ class Mixer(nn.Module):
     def forward(self, x):
         return self.mix(x.transpose(1, 2)).transpose(1, 2)
 
+class Blind(nn.Module):
+    def forward(self, x, padding_mask):
+        ahead = x.new_ones(x.shape[1], x.shape[1]).triu(1).bool()
+        scores = (x @ x.transpose(1, 2)).masked_fill(ahead | padding_mask[:, None], float("-inf"))
+        shares = (scores - scores.amax(-1, keepdim=True)).exp()
+        x = x + shares / shares.sum(-1, keepdim=True) @ x
+        return x + (shares / shares.sum(-1, keepdim=True)) @ x
+
+def blind_blocks(dim):
+    return Blind(), Blind()
+
 def shared_mixer(dim, max_length):
     return (Mixer(max_length),) * 2
 
@@ -186,6 +197,7 @@ def test_settings_of_built_in_backbones_are_refused(capsys: pytest.CaptureFixtur
         ("blocks_of_a_cli_test:no_package", "ModuleNotFoundError: .*line 20"),
         ("blocks_of_a_cli_test:short_blocks", "IndexError: .*blocks_of_a_cli_test.py, line 28"),
         ("blocks_of_a_cli_test:last_blocks", "Last must return"),
+        ("blocks_of_a_cli_test:blind_blocks", "Blind gives NaN or infinity at real .* let every query see"),
         ("half_a_line:make_blocks", "SyntaxError: .*half_a_line.py, line 1"),
         (".relative:make_blocks", "written package.module:function"),
     ],
