@@ -11,7 +11,8 @@ A module's signature is read once, at construction. It is called with x and, of 
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast, runtime_checkable
+import copy
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 from latentloop.calls import WAY_OUT, Call, Context, PlainCall
 from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import Facts, facts
+from latentloop.padding_trial import Remedy, try_padding
 from latentloop.way_to_call import plain_call, way_to_call
 
-__all__ = ["Adapted", "Block", "adapt"]
+__all__ = ["Adapted", "Block", "adapt", "adapt_both"]
 
 
 @runtime_checkable
@@ -56,7 +58,10 @@ class Adapted(nn.Module):
     def __init__(self, module: nn.Module, call: Call) -> None:
         super().__init__()
         self.module = module
-        self._call = call
+        self.call = call
+        own = type(module).__module__.split(".")[0] == "latentloop"
+        untried = isinstance(call, PlainCall) and call.told_of_padding and not own
+        self._remedy: Remedy | None = None if untried else Remedy()
         declared = facts(module)
         self._facts = Facts(
             causal=declared.causal or call.facts.causal,
@@ -68,7 +73,7 @@ class Adapted(nn.Module):
     @property
     def dim(self) -> int | None:
         """d, where the module says it."""
-        return self._call.dim
+        return self.call.dim
 
     @property
     def causal(self) -> bool:
@@ -111,13 +116,16 @@ class Adapted(nn.Module):
             max_length: the longest row of packed tokens.
 
         Raises:
-            InputError: for a size that does not fit the module or the context, or an output not shaped like x.
+            InputError: for a size that does not fit the module or the context, an output not shaped like x, or one that
+            padding makes NaN, see `padding_trial`.
         """
         padding, context = _context(x, padding_mask, lengths, history, offsets, max_length)
         self._check(x, packed=offsets is not None)
         if not x.shape[0]:  # no rows: an RNN, a transform, many a reshape would fail
             return x
-        output = self._call(self.module, x, context)
+        remedy = self._tried(x, context)
+        with remedy.around():
+            output = self.call(self.module, remedy.input(x, padding), context)
         if output.shape != x.shape:
             raise InputError(
                 f"{type(self.module).__name__} must return {tuple(x.shape)} like its input, got {tuple(output.shape)}: "
@@ -125,9 +133,17 @@ class Adapted(nn.Module):
             )
         return output if padding is None else output.masked_fill(padding[..., None], 0.0)
 
+    def _tried(self, x: Tensor, context: Context) -> Remedy:
+        """What the module needs under left padding, found out at its first call with any."""
+        if self._remedy is None:
+            if context.padding_mask is None or x.shape[1] < 2 or torch.compiler.is_compiling():
+                return Remedy()
+            self._remedy = try_padding(self.module, self.call, x)
+        return self._remedy
+
     def _check(self, x: Tensor, *, packed: bool) -> None:
         name = type(self.module).__name__
-        if packed and not self._call.takes_packed:
+        if packed and not self.call.takes_packed:
             raise InputError(f"{name} takes no packed tokens: give it (B, L, d) rows, without offsets")
         if self.dim is not None and x.shape[-1] != self.dim:
             raise InputError(f"{name} is made for d = {self.dim}, got x {tuple(x.shape)}")
@@ -155,7 +171,10 @@ class _AdaptedWithLast(Adapted):
         self._check(x, packed=offsets is not None)
         if not x.shape[0]:
             return x if offsets is not None else x[:, -1]
-        output = self._last_call.through(self.module, cast(Any, self.module).last, x, context)
+        remedy = self._tried(x, context)
+        with remedy.around():
+            last = cast(Any, self.module).last
+            output = self._last_call.through(self.module, last, remedy.input(x, padding), context)
         rows = x.shape[0] if offsets is None else offsets.shape[0] - 1
         if output.shape != (rows, x.shape[-1]):
             raise InputError(
@@ -188,6 +207,22 @@ def adapt(module: nn.Module, *, causal: bool = False) -> Adapted:
     if isinstance(call, PlainCall) and not causal and callable(getattr(type(module), "last", None)):
         return _AdaptedWithLast(module, call, plain_call(module, cast(Any, module).last))
     return Adapted(module, call)
+
+
+def adapt_both(pre_block: nn.Module, core_block: nn.Module | Literal["copy"]) -> tuple[Adapted, Adapted]:
+    """Make a pre-block and a core-block of any two modules, of one module twice, or of one and a copy of it.
+
+    Args:
+        pre_block: any module that `adapt` understands.
+        core_block: another, the same one (shared weights), or "copy": a deep copy of `pre_block`, made now.
+
+    Raises:
+        InputError: for a core-block that is another text.
+        InputTypeError: for a block that cannot be adapted.
+    """
+    if isinstance(core_block, str) and core_block != "copy":
+        raise InputError(f'core_block must be a module or "copy", got {core_block!r}')
+    return adapt(pre_block), adapt(copy.deepcopy(pre_block) if isinstance(core_block, str) else core_block)
 
 
 def _context(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from latentloop.pretrained import load_weights
+from latentloop.pretrained import CONFIG, check_encoder, load_weights, read_config
 
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
@@ -23,10 +23,15 @@ class BestWeights:
         model: its weights are held until better ones are kept.
         path: the model directory to keep weights in; None keeps them in memory.
         kept: the epoch of the weights that an interrupted stage left in `path`; None where it left none.
+
+    Raises:
+        InputError: where `path` holds the weights of another encoder than the model's.
     """
 
     def __init__(self, model: Recommender, path: Path | None, *, kept: int | None = None) -> None:
         self._path, self._epoch = path, kept
+        if path is not None and kept is not None and (path / CONFIG).is_file():
+            check_encoder(model.encoder, read_config(path), path)
         self._held = None if path is not None and kept is not None else _copy(model)
 
     def keep(self, model: Recommender, epoch: int, *, write: bool = True) -> None:

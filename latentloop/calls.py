@@ -166,6 +166,11 @@ class PlainCall:
     causal_name: str | None = None
     guarded: bool = False  # torch's attention modules work inside
 
+    @property
+    def told_of_padding(self) -> bool:
+        """Whether anything that it takes says what is padding."""
+        return not self.names.isdisjoint((*PADDING_NAMES, "attention_mask", "lengths", "history"))
+
     def __call__(self, module: nn.Module, x: Tensor, context: Context) -> Tensor:
         """Call `module` itself."""
         return self.through(module, module, x, context)

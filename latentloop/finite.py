@@ -9,7 +9,16 @@ __all__ = ["NotFinite", "check_weights"]
 
 
 class NotFinite(RuntimeError):
-    """Training met NaN or infinity; the message names the step, the term and what the model was left with."""
+    """Training met NaN or infinity; the message names the step, the term and what the model was left with.
+
+    Args:
+        message: one line.
+        learned: whether weights had changed before, so that the way they are changed may be to blame.
+    """
+
+    def __init__(self, message: str, *, learned: bool = True) -> None:
+        super().__init__(message)
+        self.learned = learned
 
 
 @torch.no_grad()

@@ -6,12 +6,13 @@ Only a person's command names code: a run's files never do, so a run around such
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -22,15 +23,21 @@ from latentloop.weights import one_line
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
 
-__all__ = ["load_blocks", "try_blocks"]
+__all__ = ["OwnBlocks", "load_blocks", "try_blocks"]
 
 
-def load_blocks(name: str, dim: int) -> tuple[nn.Module, nn.Module]:
+OwnBlocks = tuple[nn.Module, nn.Module | Literal["copy"]]
+"""Pre-block and core-block, as `RecurrentDepth` takes them."""
+
+
+def load_blocks(name: str, dim: int, max_length: int) -> OwnBlocks:
     """Import a function and call it with d.
 
     Args:
         name: "package.module:function"; modules of the working directory are found too.
-        dim: d, the one argument of the function, which returns (pre_block, core_block).
+        dim: d, the first argument of the function, which returns (pre_block, core_block): two modules, one module
+            twice, or a module and "copy".
+        max_length: L, handed over by name where the function has a parameter `max_length`.
 
     Raises:
         InputError: for a name that leads to no function, or a function that fails.
@@ -38,11 +45,18 @@ def load_blocks(name: str, dim: int) -> tuple[nn.Module, nn.Module]:
     """
     function = _function(name)
     with _in_one_line(name):
-        blocks = function(dim)
-    if isinstance(blocks, tuple | list) and len(blocks) == 2 and all(isinstance(block, nn.Module) for block in blocks):
-        return blocks[0], blocks[1]
-    found = [type(part).__name__ for part in blocks] if isinstance(blocks, tuple | list) else type(blocks).__name__
-    raise InputTypeError(f"--encoder {name} must return two nn.Modules, pre-block and core-block, got {found}")
+        blocks = function(dim, max_length=max_length) if _takes_max_length(function) else function(dim)
+    if isinstance(blocks, tuple | list) and len(blocks) == 2:
+        pre_block, core_block = blocks
+        shared_or_not = isinstance(core_block, nn.Module) or (isinstance(core_block, str) and core_block == "copy")
+        if isinstance(pre_block, nn.Module) and shared_or_not:
+            return pre_block, core_block
+    parts = ", ".join(map(_kind, blocks)) if isinstance(blocks, tuple | list) else _kind(blocks)
+    found = f"({parts})" if isinstance(blocks, tuple | list) else parts
+    raise InputTypeError(
+        f"--encoder {name} must return (pre_block, core_block), two nn.Modules; (block, block), one for both, which "
+        f'shares its weights; or (block, "copy"), which copies it; got {found}'
+    )
 
 
 def try_blocks(name: str, model: Recommender) -> None:
@@ -65,7 +79,19 @@ def try_blocks(name: str, model: Recommender) -> None:
         model.train(training)
 
 
-def _function(name: str) -> Callable[[int], Any]:
+def _takes_max_length(function: Callable[..., Any]) -> bool:
+    try:
+        parameter = inspect.signature(function).parameters.get("max_length")
+    except (TypeError, ValueError):  # not written in Python
+        return False
+    return parameter is not None and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+
+
+def _kind(part: object) -> str:
+    return repr(part) if isinstance(part, str) else type(part).__name__
+
+
+def _function(name: str) -> Callable[..., Any]:
     place, colon, attribute = name.partition(":")
     if not (place and colon and attribute) or place.startswith("."):
         raise InputError(f"--encoder must be written package.module:function, got {name!r}")

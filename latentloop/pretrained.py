@@ -1,7 +1,8 @@
 """A model directory: `config.json`, `items.json` (original ids) and `model.safetensors`.
 
 A built-in backbone is rebuilt from its hyper-parameters. A user's own encoder cannot be: JSON names no code, so it is
-passed back in and checked against the saved fingerprint of parameter names, shapes and loop settings.
+passed back in and checked against the saved fingerprint of parameter names, shapes and loop settings, and against its
+modules' plain settings, such as heads.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
+from latentloop.encoder_settings import difference, encoder_settings, unchanged
 from latentloop.errors import InputError, InputTypeError
 from latentloop.files import read_json, write_json
 from latentloop.item_ids import ItemIds
@@ -27,7 +30,16 @@ if TYPE_CHECKING:
 
     from latentloop.recommender import Recommender
 
-__all__ = ["HUB_PREFIX", "WEIGHTS", "Pretrained", "fingerprint", "load_weights"]
+__all__ = [
+    "CONFIG",
+    "HUB_PREFIX",
+    "WEIGHTS",
+    "Pretrained",
+    "check_encoder",
+    "fingerprint",
+    "load_weights",
+    "read_config",
+]
 
 HUB_PREFIX = "hf://"
 CONFIG, ITEMS = "config.json", "items.json"
@@ -96,13 +108,23 @@ class Pretrained(ModelHubMixin):
         folder = _download(str(path)) if str(path).startswith(HUB_PREFIX) else Path(path)
         if not folder.is_dir():
             raise InputError(f"no model directory at {folder}; a model on the hub is written {HUB_PREFIX}owner/name")
-        config = read_json(folder / CONFIG)
-        if not isinstance(config, dict) or config.get("format") != FORMAT:
-            raise InputError(f"{folder / CONFIG} is not a latentloop model configuration of format {FORMAT}")
+        config = read_config(folder)
         model = _build(cls, config, encoder, scorer, folder)
         load_weights(model, folder)
         model.eval()
         return model  # type: ignore[no-any-return]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model directory's config.json.
+
+    Raises:
+        InputError: where it is missing, damaged or of another format.
+    """
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise InputError(f"{folder / CONFIG} is not a latentloop model configuration of format {FORMAT}")
+    return config
 
 
 def _download(address: str) -> Path:
@@ -116,9 +138,10 @@ def _download(address: str) -> Path:
 def _config(model: Recommender) -> dict[str, Any]:
     from latentloop.recipes import describe  # recipes import the recommender
 
-    scorer = model.scorer
+    scorer, encoder = model.scorer, cast(nn.Module, model.encoder)
     standard = type(scorer) in _SCORERS.values()
-    return {
+    backbone = None if model.backbone is None else describe(model.backbone, model.encoder)
+    config = {
         "format": FORMAT,
         "num_items": model.num_items,
         "dim": model.dim,
@@ -127,10 +150,39 @@ def _config(model: Recommender) -> dict[str, Any]:
         "inference_state": model.inference_state,
         "init_std": model.init_std,
         "scorer": {"name": type(scorer).__name__, **dataclasses.asdict(scorer)} if standard else None,  # type: ignore[call-overload]
-        "backbone": None if model.backbone is None else describe(model.backbone, model.encoder),
+        "backbone": backbone,
         "fingerprint": fingerprint(model.encoder),
-        "encoder": str(type(model.encoder).__name__),
+        "encoder": str(type(encoder).__name__),
     }
+    if backbone is None:
+        config["encoder_settings"] = unchanged(model.built_with, encoder_settings(encoder))
+    return config
+
+
+def check_encoder(encoder: Any, config: Mapping[str, Any], folder: Path) -> None:
+    """Refuse an encoder that is not the one which a model directory was saved with.
+
+    Args:
+        encoder: a `Recommender`'s.
+        config: what the directory's config.json holds.
+        folder: the directory.
+
+    Raises:
+        InputError: where parameter names, shapes, loop settings or modules' settings differ.
+    """
+    if fingerprint(encoder) != config.get("fingerprint"):
+        raise InputError(
+            f"encoder does not match the one saved in {folder}: parameter names, shapes or loop settings differ"
+        )
+    saved = config.get("encoder_settings", {})  # an earlier release, and a built-in backbone, has none
+    if not isinstance(saved, dict) or not all(isinstance(found, dict) for found in saved.values()):
+        raise InputError(f"{folder / CONFIG} is damaged: encoder_settings must be an object of objects")
+    found = difference(saved, encoder_settings(encoder))
+    if found is not None:
+        raise InputError(
+            f"encoder does not match the one saved in {folder}: {found}; build it as it was, or delete that setting "
+            f"from {CONFIG} where it changes no answer"
+        )
 
 
 def _build(
@@ -177,10 +229,7 @@ def _build(
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         raise InputError(f"{where} is damaged: {type(error).__name__} {one_line(error)}") from None
     model.backbone = backbone
-    if fingerprint(model.encoder) != config.get("fingerprint"):
-        raise InputError(
-            f"encoder does not match the one saved in {folder}: parameter names, shapes or loop settings differ"
-        )
+    check_encoder(model.encoder, config, folder)
     model.item_ids = _item_ids(folder / ITEMS, model.num_items)
     return model
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from latentloop.checks import at_least
 from latentloop.depth import DepthLaw
 from latentloop.encoder import Encoder, Thoughts
+from latentloop.encoder_settings import encoder_settings
 from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import facts
 from latentloop.item_ids import ItemId, ItemIds
@@ -81,6 +82,7 @@ class Recommender(nn.Module, Pretrained):
         self.num_items, self.dim, self.max_length = num_items, dim, max_length
         self.encoder: Encoder = encoder if isinstance(encoder, Encoder) else SinglePass(encoder)
         self.encoder.bind(dim)
+        self.built_with = encoder_settings(self.encoder)
         self.scorer = build_scorer(scorer)
         self.inference_state: InferenceState = inference_state
         self.init_std = init_std

@@ -10,7 +10,6 @@ Shapes: B rows, L positions, d latent size, k depth; `*n d` is either layout.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -21,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from latentloop.adapt import adapt
+from latentloop.adapt import adapt_both
 from latentloop.aggregate import Aggregate, build_aggregate
 from latentloop.checks import at_least
 from latentloop.depth import DepthLaw, LogNormalPoisson
@@ -69,12 +68,9 @@ class RecurrentDepth(nn.Module):
         super().__init__()
         if not 0 <= state_std < math.inf:
             raise InputError(f"state_std must be a finite number of at least 0, got {state_std!r}")
-        if isinstance(core_block, str) and core_block != "copy":
-            raise InputError(f'core_block must be a module or "copy", got {core_block!r}')
         if depth_law is not None and not isinstance(depth_law, DepthLaw):
             raise InputTypeError(f"depth_law must be a depth law such as FixedDepth(4), got {depth_law!r}")
-        self.pre_block = adapt(pre_block)
-        self.core_block = adapt(copy.deepcopy(pre_block) if isinstance(core_block, str) else core_block)
+        self.pre_block, self.core_block = adapt_both(pre_block, core_block)
         self.aggregate = build_aggregate(aggregate)
         self.depth_law: DepthLaw = LogNormalPoisson() if depth_law is None else depth_law
         self.state_std = float(state_std)

@@ -1,4 +1,4 @@
-"""Torch's attention modules without NaN where a query may look at nothing.
+"""Torch's attention modules, and hand-written ones, without NaN where a query may look at nothing.
 
 With a causal mask and left padding the padded queries at a row's start see padding only. `nn.MultiheadAttention`
 answers NaN there (weights asked for, or torch's inference fast path), and through the next layer, or through the
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["holds_attention", "safe_attention"]
+__all__ = ["holds_attention", "safe_attention", "safe_softmax"]
+
+_SOFTMAX = (F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
 
 
 def holds_attention(module: nn.Module) -> bool:
@@ -40,6 +42,26 @@ def safe_attention() -> Iterator[None]:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def safe_softmax() -> Iterator[None]:
+    """Within it, softmax over nothing but -inf is uniform instead of NaN."""
+    with _OpenBlindRows():
+        yield
+
+
+class _OpenBlindRows(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        dim = args[1] if len(args) > 1 else kwargs.get("dim")
+        if func in _SOFTMAX and args and isinstance(dim, int):
+            scores = args[0]
+            blind = (scores == float("-inf")).all(dim, keepdim=True)
+            args = (scores.masked_fill(blind, 0.0), *args[1:])
+        return func(*args, **kwargs)
 
 
 class _OpenBlindQueries(TorchFunctionMode):

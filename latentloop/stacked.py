@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from latentloop.adapt import adapt
+from latentloop.adapt import adapt_both
 from latentloop.facts import facts
 
 __all__ = ["Stacked"]
@@ -20,12 +20,12 @@ class Stacked(nn.Module):
 
     Args:
         pre_block: any module that `adapt` understands.
-        core_block: any module that `adapt` understands.
+        core_block: another, the same one (its weights are then shared), or "copy": a deep copy of `pre_block`.
     """
 
-    def __init__(self, pre_block: nn.Module, core_block: nn.Module) -> None:
+    def __init__(self, pre_block: nn.Module, core_block: nn.Module | Literal["copy"]) -> None:
         super().__init__()
-        self.pre_block, self.core_block = adapt(pre_block), adapt(core_block)
+        self.pre_block, self.core_block = adapt_both(pre_block, core_block)
         both = facts(self.pre_block), facts(self.core_block)
         self.causal = all(block.causal for block in both)
         self.pad_invariant = all(block.pad_invariant for block in both)

@@ -82,7 +82,8 @@ class StepTerms:
             broken = [name for name, value in self.latest.items() if not math.isfinite(value)]
             if broken:
                 named = next((name for name in broken if name != "loss"), "loss")
-                raise NotFinite(f"{named} is {self.latest[named]} at step {step.number} of epoch {self.epoch}")
+                where = f"step {step.number} of epoch {self.epoch}"
+                raise NotFinite(f"{named} is {self.latest[named]} at {where}", learned=step.number > 1)
             for name, value in self.latest.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value * step.rows
 

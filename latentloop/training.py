@@ -42,6 +42,11 @@ __all__ = ["Fitted", "NotFinite", "check_settings", "fit", "make_accelerator"]
 
 logger = logging.getLogger(__name__)
 
+_BROKEN_FROM_THE_START = (
+    "nothing was learned yet: look for a softmax over nothing, a division by zero or a logarithm of zero in the blocks "
+    "and the objective"
+)
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -152,7 +157,8 @@ def fit(
             going.finish(going.train_epoch(progress.epoch + 1))
     except NotFinite as error:
         best.restore(model)
-        raise NotFinite(f"{stage}: {error}; {best}; try a lower learning rate or clip_norm") from None
+        advice = "try a lower learning rate or clip_norm" if error.learned else _BROKEN_FROM_THE_START
+        raise NotFinite(f"{stage}: {error}; {best}; {advice}", learned=error.learned) from None
     if not progress.finished:
         progress.finished = True
         going.save()

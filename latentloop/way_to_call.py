@@ -141,7 +141,7 @@ def _names(module: nn.Module) -> set[str]:
 
 def _time_first(module: nn.Module) -> nn.Module | None:
     """A part that takes (L, B, d), outside of what is adapted already."""
-    if isinstance(getattr(module, "_call", None), Call):
+    if isinstance(getattr(module, "call", None), Call):
         return None
     if getattr(module, "batch_first", True) is False:
         return module

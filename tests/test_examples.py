@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -79,3 +81,57 @@ def test_tedrec(capsys: pytest.CaptureFixture[str]) -> None:
 def test_tedrec_asks_for_texts_of_a_file_s_items() -> None:
     with pytest.raises(SystemExit, match="item texts"):
         load("tedrec").main("log.csv")
+
+
+@pytest.fixture(scope="module")
+def real_log(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty users of MovieLens-100K who rated few films, in the layout that it comes in."""
+    whole = real_data / "ml-100k.inter.gz"
+    if not whole.exists():
+        pytest.skip(f"{whole.name} is not in the folder of real data")
+    with gzip.open(whole, "rt") as file:
+        header, *lines = file
+    actions = Counter(line.split("\t")[0] for line in lines)
+    users = sorted((user for user, count in actions.items() if count <= 40), key=int)[:60]
+    path = tmp_path_factory.mktemp("real") / "ml-100k.inter"
+    path.write_text("".join([header, *(line for line in lines if line.split("\t")[0] in users)]))
+    return path
+
+
+def movies(path: Path) -> set[str]:
+    return {line.split("\t")[1] for line in path.read_text().splitlines()[1:]}
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["sasrec", "fmlprec", "bsarec", "tedrec"])
+def test_a_backbone_on_a_real_file(
+    name: str, real_log: Path, real_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(real_log)]
+    if name == "tedrec":
+        texts = real_data / "ml-100k.item.gz"
+        if not texts.exists():
+            pytest.skip(f"{texts.name} is not in the folder of real data")
+        files.append(str(texts))
+    result = load(name).main(*files, epochs=1)
+    found = {row: metrics["ndcg@10"] for row, metrics in result.metrics.items()}
+    assert list(found) == ["chance", "popularity", "base", "spt", "rpt"]
+    data = result.split.interactions
+    assert (data.num_users, data.num_items, len(data)) == (59, 94, 976)  # the 5-core
+    *table, best = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table] == list(found)
+    user, items = best.split(" -> ")
+    assert user == str(data.user_ids[0]) and len(set(items.split())) == 5 and set(items.split()) <= movies(real_log)
+
+
+@pytest.mark.realdata
+def test_wrapped_encoders_on_a_real_file(real_log: Path) -> None:
+    found = load("wrap_your_encoder").main(str(real_log), epochs=1)
+    assert set(found) == {"GRU", "Smoother"}
+    assert all(rows["rpt"] >= rows["spt"] > 0 for rows in found.values())
+
+
+@pytest.mark.realdata
+def test_recommending_from_a_real_file(real_log: Path) -> None:
+    best = load("recommend_from_a_file").main(str(real_log), epochs=1)
+    assert len(set(best)) == 5 and {str(item) for item in best} <= movies(real_log)

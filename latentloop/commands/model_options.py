@@ -40,8 +40,9 @@ class ModelOptions:
     backbone: Literal["sasrec", "fmlprec", "bsarec", "tedrec"] = "sasrec"
     """The encoder whose layers become pre-block and core-block."""
     encoder: str | None = None
-    """Blocks of your own instead, as package.module:function; the function is called with d and returns the pre-block
-    and the core-block. It is never read from a file: evaluate, recommend and --resume need it again."""
+    """Blocks of your own instead, as package.module:function; the function is called with d (and max_length=L,
+    where it has a parameter of that name) and returns the pre-block and the core-block, which may be the same module,
+    or "copy". It is never read from a file: evaluate, recommend and --resume need it again."""
     dim: int = 64
     """d: size of item vectors and thoughts."""
     pre_layers: int | None = None
@@ -102,7 +103,10 @@ class ModelOptions:
         with dropout_seed(fold(seed, "weights"), torch.device("cpu")):
             if self.encoder is not None:
                 return Recommender(
-                    num_items, self.own_encoder(self.encoder, loop=loop), scorer=self.scorer or "dot", **common
+                    num_items,
+                    self.own_encoder(self.encoder, max_length, loop=loop),
+                    scorer=self.scorer or "dot",
+                    **common,
                 )
             return build_recommender(
                 self.built_in(text),
@@ -135,11 +139,12 @@ class ModelOptions:
         backbone: Backbone = kind(**settings, dropout=self.dropout)
         return backbone
 
-    def own_encoder(self, name: str, *, loop: bool) -> nn.Module:
+    def own_encoder(self, name: str, max_length: int, *, loop: bool) -> nn.Module:
         """The loop around blocks of one's own, or the blocks stacked once.
 
         Args:
             name: package.module:function.
+            max_length: L.
             loop: whether to think.
 
         Raises:
@@ -152,7 +157,7 @@ class ModelOptions:
         given = self._given()
         if given:
             raise InputError(f"{_option(next(iter(given)))} is a setting of built-in backbones: leave it out")
-        blocks = load_blocks(name, self.dim)
+        blocks = load_blocks(name, self.dim, max_length)
         if not loop:
             return Stacked(*blocks)
         return RecurrentDepth(*blocks, self.aggregate, depth_law=self.depth_law(), state_std=self.state_std)

@@ -146,7 +146,8 @@ class Train:
     def config(self) -> dict[str, Any]:
         """What was asked for, as plain values; how it is carried out (device, tracker, resume) is left out."""
         config = dataclasses.asdict(self)
-        config["text"] = {name: value and str(value) for name, value in config["text"].items()}
+        paths = {name: str(value) for name, value in config["text"].items() if isinstance(value, Path)}
+        config["text"] |= paths
         for name in ("out", "resume", "overwrite", "device", "tracker"):
             del config[name]
         return config

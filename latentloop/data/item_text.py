@@ -115,24 +115,30 @@ class _Wanted:
             return item, texts
         if item is None and self.item is None and self.text is None and not texts and len(columns) == 2:
             return None
-        what, option, usual = ("item ids", "item=", "id") if item is None else ("texts", "text=", "text")
+        what, setting, usual = ("item ids", "item", "id") if item is None else ("texts", "text", "text")
         raise InputError(
-            f"{self.name}: no column recognised as the {what}; call it {usual!r} or name it with {option}; "
-            f"columns found: {listed(columns)}"
+            f"{self.name}: no column recognised as the {what}; call it {usual!r} or name the {setting} column; "
+            f"columns found: {listed(columns)}",
+            settings=(setting,),
         )
 
     def _given(self, columns: Sequence[str], name: str) -> int:
         for place, column in enumerate(columns):
             if name in (column, column.partition(":")[0].strip()):
                 return place
-        raise InputError(f"{self.name}: no column {name!r} (text=); columns found: {listed(columns)}")
+        raise InputError(
+            f"{self.name}: no column {name!r} for the text; columns found: {listed(columns)}", settings=("text",)
+        )
 
 
 def _format_of(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     if suffixes and suffixes[-1] in _BY_SUFFIX:
         return _BY_SUFFIX[suffixes[-1]]
-    raise InputError(f"{path}: the name does not tell the format; pass format= (one of {', '.join(TEXT_FORMATS)})")
+    raise InputError(
+        f"{path}: the name does not tell the format; name the format, one of {', '.join(TEXT_FORMATS)}",
+        settings=("format",),
+    )
 
 
 def _rows(path: Path, format: str, wanted: _Wanted) -> Iterator[_Row]:
@@ -195,7 +201,8 @@ def _parquet(path: Path, wanted: _Wanted) -> Iterator[_Row]:
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); the file is damaged or of another "
-            "format (format=)"
+            "format: name the format",
+            settings=("format",),
         ) from error
     read = [table.column(name).to_pylist() for name in names]
     for row, (original, *values) in enumerate(zip(*read, strict=True)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,8 @@ __all__ = ["HASHING", "TextEncoder", "build_text_encoder", "encode_item_text", "
 logger = logging.getLogger(__name__)
 
 HASHING = "hashing"
+_OPTIONS = {"item": "item_text_id", "text": "item_text_columns", "format": "item_text_format"}
+"""What `load_item_text` calls a setting, and `load_text_features`."""
 
 
 @runtime_checkable
@@ -83,6 +85,9 @@ def load_text_features(
     item_ids: Sequence[ItemId],
     *,
     item_text: str | Path | None = None,
+    item_text_id: str | None = None,
+    item_text_columns: str | Sequence[str] | None = None,
+    item_text_format: str | None = None,
     item_embeddings: str | Path | None = None,
     text_encoder: str | None = None,
 ) -> TextFeatures:
@@ -91,21 +96,29 @@ def load_text_features(
     Args:
         item_ids: original ids of items 1..N.
         item_text: a file for `load_item_text`.
+        item_text_id: name of its column of ids; recognised when None.
+        item_text_columns: name or names of its columns of text; recognised when None.
+        item_text_format: its format when its name does not say.
         item_embeddings: a `.npy` file. Its rows are in the order of `item_text` where that is given too; without it
             ids must be whole numbers, and row i is item i + 1.
         text_encoder: a name for `build_text_encoder`, needed for `item_text` without embeddings: none is ever chosen
             silently.
 
     Raises:
-        InputError: neither file, no encoder for texts, or ids and rows that do not match.
+        InputError: neither file, no encoder for texts, columns or a format of no file, or ids and rows that do not
+            match.
     """
+    about = {"item": item_text_id, "text": item_text_columns, "format": item_text_format}
+    idle = next((_OPTIONS[name] for name, value in about.items() if value is not None), None)
+    if item_text is None and idle is not None:
+        raise InputError(f"{idle} is about a file of item texts, and none is given: leave it out or give --item-text")
     if item_embeddings is not None:
         if text_encoder is not None:
             raise InputError("item_embeddings are encoded already: leave out text_encoder (--text-encoder)")
         array, name = load_embeddings(item_embeddings), str(item_embeddings)
         if item_text is None:
             return align_embeddings(array, numbered_rows(len(array), item_ids, name=name), item_ids, name=name)
-        ids = list(load_item_text(item_text))
+        ids = list(_read(item_text, about))
         return align_embeddings(array, ids, item_ids, name=f"{name} with the ids of {item_text}")
     if item_text is None:
         raise InputError(
@@ -117,4 +130,12 @@ def load_text_features(
             "item_text needs an encoder: give --text-encoder NAME, a model of sentence-transformers such as "
             f"all-MiniLM-L6-v2, or {HASHING!r}, which hashes words and needs no model"
         )
-    return encode_item_text(item_ids, load_item_text(item_text), build_text_encoder(text_encoder), name=str(item_text))
+    return encode_item_text(item_ids, _read(item_text, about), build_text_encoder(text_encoder), name=str(item_text))
+
+
+def _read(path: str | Path, about: dict[str, Any]) -> dict[ItemId, str]:
+    """The texts of a file; an error names the settings as `load_text_features` does."""
+    try:
+        return load_item_text(path, **about)
+    except InputError as error:
+        raise InputError(str(error), settings=tuple(_OPTIONS[name] for name in error.settings)) from error.__cause__

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from latentloop.cli import main
+from latentloop.data.hashing_encoder import HashingEncoder
 from latentloop.data.synthetic import synthetic_log
+from latentloop.data.text_store import load_saved_text_features
 
 QUICK = ["--epochs", "1", "--rpt-epochs", "1", "--dim", "8", "--inner", "16", "--batch-size", "512", "--device", "cpu",
          "--pre-layers", "1", "--core-layers", "1", "--k-core", "0"]  # fmt: skip
 ITEMS = 40
+TEXTS = ["--backbone", "tedrec", "--text-encoder", "hashing", "--item-text", "bare.dat", "--item-text-format"]
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "log.csv").write_text("\n".join(["user,item,timestamp", *rows]))
     texts = [f"{item}\tword{item % 3} word{item % 5}" for item in range(3, ITEMS + 1)]
     (folder / "items.tsv").write_text("\n".join(["id\ttext", *texts]))
+    (folder / "bare.dat").write_text("sku,a,b\n1,x,y\n")
     np.save(folder / "items.npy", np.random.default_rng(0).normal(size=(ITEMS, 6)).astype(np.float16))
     return folder
 
@@ -57,9 +62,35 @@ def test_embeddings_by_number(folder: Path, tmp_path: Path) -> None:
     assert main(["train", str(folder / "log.csv"), "--out", str(tmp_path / "run"), *options, *QUICK]) == 0
 
 
+def test_columns_and_format_are_named(folder: Path, tmp_path: Path) -> None:
+    """The same texts from a file that says nothing of itself, and the run continues."""
+    lines = ["sku,price", *(f"{item},{item % 3}" for item in range(1, ITEMS + 1))]
+    (tmp_path / "meta.dat").write_text("\n".join(f"{line},x" for line in lines))
+    named = ["--item-text-id", "sku", "--item-text-columns", "price", "x", "--item-text-format", "csv"]
+    options = ["--backbone", "tedrec", "--item-text", str(tmp_path / "meta.dat"), "--text-encoder", "hashing", *named]
+    command = ["train", str(folder / "log.csv"), "--out", str(tmp_path / "run"), *options, *QUICK]
+    assert main(command) == 0
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())["text"]
+    assert (saved["item_text_id"], saved["item_text_columns"], saved["item_text_format"]) == (
+        "sku",
+        ["price", "x"],
+        "csv",
+    )
+    features = load_saved_text_features(tmp_path / "run" / "item_text.safetensors").features
+    number = list(map(str, json.loads((tmp_path / "run" / "spt" / "items.json").read_text()))).index("7") + 1
+    wanted = HashingEncoder().encode([f"{item % 3}. x" for item in range(1, ITEMS + 1)])
+    np.testing.assert_allclose(features[number].numpy(), wanted[6], atol=1e-6)
+    assert main([*command, "--resume"]) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (TEXTS[:-1], "name the format, one of csv, tsv, jsonl, parquet (--item-text-format)"),
+        ([*TEXTS, "csv"], "(--item-text-id)"),
+        ([*TEXTS, "csv", "--item-text-id", "sku"], "(--item-text-columns)"),
+        ([*TEXTS, "csv", "--item-text-id", "sku", "--item-text-columns", "a", "c"], "no column 'c' for the text"),
+        (["--backbone", "tedrec", "--item-embeddings", "items.npy", "--item-text-id", "sku"], "give --item-text"),
         (["--backbone", "tedrec"], "TedRec needs the items' texts: give --item-text"),
         (["--backbone", "tedrec", "--item-text", "items.tsv"], "give --text-encoder NAME"),
         (["--backbone", "tedrec", "--item-embeddings", "no.npy"], "no.npy: no such file"),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from latentloop.cli import main
 from latentloop.data.synthetic import synthetic_log
@@ -51,6 +52,33 @@ class Last(nn.Module):
 
 def last_blocks(dim):
     return nn.Identity(), Last()
+
+class Mixer(nn.Module):
+    fixed_length = True
+
+    def __init__(self, max_length):
+        super().__init__()
+        self.mix = nn.Linear(max_length, max_length)
+
+    def forward(self, x):
+        return self.mix(x.transpose(1, 2)).transpose(1, 2)
+
+class Blind(nn.Module):
+    def forward(self, x, padding_mask):
+        ahead = x.new_ones(x.shape[1], x.shape[1]).triu(1).bool()
+        scores = (x @ x.transpose(1, 2)).masked_fill(ahead | padding_mask[:, None], float("-inf"))
+        shares = (scores - scores.amax(-1, keepdim=True)).exp()
+        x = x + shares / shares.sum(-1, keepdim=True) @ x
+        return x + (shares / shares.sum(-1, keepdim=True)) @ x
+
+def blind_blocks(dim):
+    return Blind(), Blind()
+
+def shared_mixer(dim, max_length):
+    return (Mixer(max_length),) * 2
+
+def copied_mixer(dim, *, max_length):
+    return Mixer(max_length), "copy"
 """
 NAME = "blocks_of_a_cli_test:make_blocks"
 QUICK = ["--epochs", "1", "--rpt-epochs", "1", "--dim", "8", "--batch-size", "512", "--device", "cpu"]
@@ -127,9 +155,32 @@ def test_resume_needs_the_same_encoder(encoder: list[str], capsys: pytest.Captur
     assert "encoder" in one_line(capsys)
 
 
+@pytest.mark.parametrize(
+    "command", [["evaluate", "run"], ["train", "log.csv", "--out", "run", "--with-base", "--resume", *QUICK]]
+)
+def test_blocks_of_other_settings_are_refused(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def changed(dim: int) -> tuple[nn.Module, nn.Module]:
+        return nn.GRU(dim, dim, batch_first=True), nn.GRU(dim, dim, batch_first=False)
+
+    monkeypatch.setattr(sys.modules["blocks_of_a_cli_test"], "make_blocks", changed)
+    assert main([*command, "--encoder", NAME]) == 2
+    assert re.search("encoder does not match .*: batch_first .* was True and is False", capsys.readouterr().err)
+
+
 def test_resume_with_it_finds_the_run_done(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "log.csv", "--out", "run", "--with-base", "--resume", "--encoder", NAME, *QUICK]) == 0
     assert "is done" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["blocks_of_a_cli_test:shared_mixer", "blocks_of_a_cli_test:copied_mixer"])
+def test_shared_and_copied_blocks_of_a_fixed_length(name: str, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    more = ["--encoder", name, "--with-base", "--max-length", "7"]
+    assert main(["train", "log.csv", "--out", run, *more, *QUICK]) == 0
+    for stage in ("base", "spt", "rpt"):
+        assert main(["evaluate", run, "--encoder", name, "--stage", stage]) == 0
 
 
 def test_settings_of_built_in_backbones_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +197,7 @@ def test_settings_of_built_in_backbones_are_refused(capsys: pytest.CaptureFixtur
         ("blocks_of_a_cli_test:no_package", "ModuleNotFoundError: .*line 20"),
         ("blocks_of_a_cli_test:short_blocks", "IndexError: .*blocks_of_a_cli_test.py, line 28"),
         ("blocks_of_a_cli_test:last_blocks", "Last must return"),
+        ("blocks_of_a_cli_test:blind_blocks", "Blind gives NaN or infinity at real .* let every query see"),
         ("half_a_line:make_blocks", "SyntaxError: .*half_a_line.py, line 1"),
         (".relative:make_blocks", "written package.module:function"),
     ],

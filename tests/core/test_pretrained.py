@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from latentloop.adapt import adapt
 from latentloop.depth import FixedDepth, UniformDepth
 from latentloop.errors import InputError
 from latentloop.item_ids import ItemIds
@@ -172,6 +173,158 @@ def test_another_encoder_is_refused(build: Callable[[], nn.Module], tmp_path: Pa
     recommender(7).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="encoder does not match the one saved in"):
         Recommender.from_pretrained(tmp_path, encoder=build())
+
+
+class Attention(nn.Module):
+    """A user's block whose shapes say nothing of its settings."""
+
+    def __init__(
+        self,
+        heads: int = 2,
+        scale: float = 0.5,
+        causal: bool = False,
+        activation: Any = nn.functional.relu,
+        p: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.mix = nn.MultiheadAttention(DIM, heads, dropout=p, batch_first=True)
+        self.after = nn.Sequential(nn.Linear(DIM, DIM), nn.ReLU() if activation is nn.functional.relu else nn.GELU())
+        self.drop, self.attention_dropout = nn.Dropout(p), p
+        self.scale, self.look_back_only, self.activation = scale, causal, activation
+        self.floor, self.folder, self.device, self._note, self.names = -torch.inf, "/data/x", "cpu", "mine", ["a"]
+        self.calls = 0
+
+    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
+        """(B, L, d) -> (B, L, d)."""
+        self.calls += 1
+        mixed = self.mix(x, x, x, key_padding_mask=padding_mask)[0]
+        hidden: Tensor = self.drop(self.activation(self.after(x + self.scale * mixed)))
+        return hidden
+
+
+def around(block: nn.Module, *, causal: bool = False) -> RecurrentDepth:
+    return RecurrentDepth(nn.Identity(), adapt(block, causal=causal))
+
+
+def kept(folder: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads((folder / "config.json").read_text())["encoder_settings"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def attending(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model around `Attention`, saved after it was used."""
+    folder = tmp_path_factory.mktemp("attending")
+    model = Recommender(NUM_ITEMS, around(Attention()), DIM, MAX_LENGTH)
+    model.score(ragged(0))
+    assert model.encoder.core_block.module.calls > 0  # type: ignore[attr-defined]
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_plain_settings_are_kept_and_nothing_else(attending: Path) -> None:
+    settings = kept(attending)
+    assert settings["core_block.module"] == {
+        "scale": 0.5, "look_back_only": False, "activation": "relu", "floor": "-inf"
+    }  # fmt: skip
+    assert settings["core_block.module.mix"]["num_heads"] == 2
+    assert settings["core_block.module.after.1"] == {"class": "ReLU"}
+    assert "core_block.module.drop" not in settings and "core_block.module.after.0" not in settings
+    assert all(settings.values())
+
+
+OTHER_SETTINGS: list[tuple[Callable[[], nn.Module], str]] = [
+    (lambda: Attention(heads=4), r"num_heads of core_block\.module\.mix was 2 and is 4; .* delete that setting"),
+    (lambda: Attention(scale=0.25), r"scale of core_block\.module was 0\.5 and is 0\.25"),
+    (lambda: Attention(causal=True), r"look_back_only of core_block\.module was False and is True"),
+    (lambda: Attention(activation=nn.functional.gelu), r"activation of core_block\.module was 'relu' and is 'gelu'"),
+    (lambda: Attention(activation=torch.nn.ReLU()), r"class of core_block\.module\.after\.1 was 'ReLU' and is 'GELU'"),
+]
+
+
+@pytest.mark.parametrize(("build", "said"), OTHER_SETTINGS)
+def test_other_settings_of_the_same_shapes_are_refused(
+    build: Callable[[], nn.Module], said: str, attending: Path
+) -> None:
+    with pytest.raises(InputError, match=f"encoder does not match .*: {said}") as caught:
+        Recommender.from_pretrained(attending, encoder=around(build()))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_mask_that_an_adapted_module_is_given_is_a_setting(tmp_path: Path) -> None:
+    def layer() -> nn.Module:
+        return nn.TransformerEncoderLayer(DIM, 2, 16, batch_first=True)
+
+    Recommender(NUM_ITEMS, around(layer(), causal=True), DIM, MAX_LENGTH).save_pretrained(tmp_path)
+    Recommender.from_pretrained(tmp_path, encoder=around(layer(), causal=True))
+    with pytest.raises(InputError, match="causal of core_block was True and is False"):
+        Recommender.from_pretrained(tmp_path, encoder=around(layer()))
+
+
+class Convolution(nn.Conv1d):
+    """A user's block over positions, whose dilation no shape shows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, d) -> (B, L, d)."""
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+def test_numbers_in_tuples_are_settings(tmp_path: Path) -> None:
+    def build(dilation: int) -> RecurrentDepth:
+        return around(Convolution(DIM, DIM, 3, padding="same", dilation=dilation))
+
+    Recommender(NUM_ITEMS, build(1), DIM, MAX_LENGTH).save_pretrained(tmp_path)
+    Recommender.from_pretrained(tmp_path, encoder=build(1))
+    with pytest.raises(InputError, match=r"dilation of core_block\.module was \[1\] and is \[2\]"):
+        Recommender.from_pretrained(tmp_path, encoder=build(2))
+
+
+def test_what_changes_no_answer_is_no_setting(attending: Path) -> None:
+    other = Attention(p=0.3)
+    other.folder, other.device, other._note, other.names, other.calls = "C:\\x", "cuda:1", "yours", ["b"], 7
+    other.mix.new_setting = 3  # of a later release: the saved model knows nothing of it
+    del other.floor
+    Recommender.from_pretrained(attending, encoder=around(other))
+
+
+def test_a_model_saved_without_settings_still_loads(attending: Path, tmp_path: Path) -> None:
+    shutil.copytree(attending, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["encoder_settings"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    Recommender.from_pretrained(tmp_path, encoder=around(Attention(heads=4)))
+
+
+def test_a_loaded_model_is_saved_with_the_same_settings(attending: Path, tmp_path: Path) -> None:
+    loaded = Recommender.from_pretrained(attending, encoder=around(Attention()))
+    loaded.score(ragged(0))
+    loaded.save_pretrained(tmp_path)
+    assert kept(tmp_path) == kept(attending)
+
+
+@pytest.mark.parametrize("value", [5, ["heads"], {"core_block": 3}])
+def test_wrong_settings_are_refused(value: Any, attending: Path, tmp_path: Path) -> None:
+    shutil.copytree(attending, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"encoder_settings": value}))
+    with pytest.raises(InputError, match=r"config\.json is damaged: encoder_settings"):
+        Recommender.from_pretrained(tmp_path, encoder=around(Attention()))
+
+
+def test_a_built_in_backbone_needs_no_settings(saved: Path) -> None:
+    assert "encoder_settings" not in json.loads((saved / "config.json").read_text())
+
+
+@pytest.mark.parametrize("first_shared", [True, False])
+def test_a_shared_block_and_a_copied_one_are_told_apart(first_shared: bool, tmp_path: Path) -> None:
+    def build(shared: bool) -> RecurrentDepth:
+        block = nn.Linear(DIM, DIM)
+        return RecurrentDepth(block, block if shared else "copy")
+
+    Recommender(NUM_ITEMS, build(first_shared), DIM, MAX_LENGTH).save_pretrained(tmp_path)
+    Recommender.from_pretrained(tmp_path, encoder=build(first_shared))
+    with pytest.raises(InputError):
+        Recommender.from_pretrained(tmp_path, encoder=build(not first_shared))
 
 
 @dataclasses.dataclass(frozen=True)

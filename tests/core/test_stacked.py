@@ -25,6 +25,18 @@ def test_one_after_the_other(seed: int) -> None:
     torch.testing.assert_close(Stacked(pre, core)(x), core(pre(x)[0]))
 
 
+def test_a_copy_is_the_block_twice_until_it_learns() -> None:
+    block = nn.Linear(DIM, DIM)
+    x = torch.randn(3, 4, DIM)
+    copied, shared = Stacked(block, "copy"), Stacked(block, block)
+    torch.testing.assert_close(copied(x), block(block(x)))
+    torch.testing.assert_close(shared(x), block(block(x)))
+    with torch.no_grad():
+        block.bias += 1.0
+    torch.testing.assert_close(copied(x), block(x) @ block.weight.T + block.bias - 1.0)
+    torch.testing.assert_close(shared(x), block(block(x)))
+
+
 def test_promises() -> None:
     blocks = SASRec().blocks(DIM)
     assert facts(Stacked(*blocks)) == Facts(causal=True, pad_invariant=True, packed=True)

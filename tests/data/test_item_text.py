@@ -114,12 +114,12 @@ def test_a_text_of_its_own_column_wins(tmp_path: Path) -> None:
         (
             "t.csv",
             "sku,blurb,price\n1,x,2\n",
-            r"no column recognised as the item ids; call it 'id' or name it with item=; columns found",
+            r"no column recognised as the item ids; call it 'id' or name the item column; columns found",
         ),
         (
             "t.csv",
             "item_id,blurb,price\n1,x,2\n",
-            "no column recognised as the texts; call it 'text' or name it with text=",
+            "no column recognised as the texts; call it 'text' or name the text column; columns found",
         ),
         ("t.csv", "sku,title\n1,x\n", "no column recognised as the item ids"),
         ("t.csv", "item_id,asin,text\n1,2,x\n", "2 columns could be the item"),
@@ -366,6 +366,44 @@ def test_no_encoder_is_chosen_silently(tmp_path: Path) -> None:
     refused("--text-encoder NAME, .* 'hashing'", load_text_features, ["x"], item_text=text)
     refused("encoded already", load_text_features, [1], item_embeddings=tmp_path / "e.npy", text_encoder="hashing")
     refused("name the rows' items by a file", load_text_features, ["x"], item_embeddings=tmp_path / "e.npy")
+
+
+def test_columns_and_format_of_the_file_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "meta.dat", "sku,blurb,brand\n2,one two,A\n1,three,B\n")
+    about: dict[str, Any] = {"item_text_id": "sku", "item_text_columns": ["brand", "blurb"], "item_text_format": "csv"}
+    found = load_text_features([1, 2, 3], item_text=path, text_encoder="hashing", **about)
+    assert found.missing.tolist()[1:] == [False, False, True]
+    wanted = HashingEncoder().encode(["A. one two", "B. three"])
+    np.testing.assert_array_equal(found.features[1:3].numpy(), wanted[::-1])
+    np.save(tmp_path / "e.npy", np.array([[2.0], [1.0]]))
+    rows = load_text_features([1, 2], item_text=path, item_embeddings=tmp_path / "e.npy", **about)
+    assert rows.features.flatten().tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("about", "settings"),
+    [
+        ({}, ("item_text_format",)),
+        ({"item_text_format": "csv"}, ("item_text_id",)),
+        ({"item_text_format": "csv", "item_text_id": "skus"}, ("item_text_id",)),
+        ({"item_text_format": "csv", "item_text_id": "sku"}, ("item_text_columns",)),
+        ({"item_text_format": "csv", "item_text_id": "sku", "item_text_columns": "x"}, ("item_text_columns",)),
+        ({"item_text_format": "parquet"}, ("item_text_format",)),
+    ],
+)
+def test_a_mistake_names_the_setting_that_mends_it(
+    about: dict[str, str], settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "meta.dat", "sku,blurb,brands\n1,three,B\n")
+    with pytest.raises(InputError, match="meta.dat") as caught:
+        load_text_features([1], item_text=path, text_encoder="hashing", **about)
+    assert caught.value.settings == settings
+
+
+@pytest.mark.parametrize("name", ["item_text_id", "item_text_columns", "item_text_format"])
+def test_columns_of_no_file_are_refused(name: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "e.npy", np.ones((1, 2)))
+    refused(f"{name} .* --item-text", load_text_features, [1], item_embeddings=tmp_path / "e.npy", **{name: "csv"})
 
 
 @pytest.mark.realdata

@@ -193,6 +193,12 @@ def test_where_none_was_kept_yet_the_weights_are_those_it_came_with(split: Split
     assert same(weights(model), before)
 
 
+def test_the_learning_rate_is_not_blamed_before_anything_was_learned(split: Split) -> None:
+    with pytest.raises(NotFinite, match="at step 1 of epoch 1; .*; nothing was learned yet: look for") as caught:
+        train(small(split), split, Breaks(1, "loss"))
+    assert "learning rate" not in str(caught.value) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("together", [1, 1000])
 def test_weights_that_break_in_an_epochs_last_step_are_neither_measured_nor_kept(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int

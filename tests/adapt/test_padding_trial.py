@@ -1,0 +1,255 @@
+"""Modules that padding makes NaN: answered and trained as if nothing were padded, or refused with what to do."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from latentloop import NextItem, Recommender, RecurrentDepth
+from latentloop.adapt import adapt
+from latentloop.data.batch import Batch
+from latentloop.depth import FixedDepth
+from latentloop.errors import InputError
+from latentloop.objectives.views import encode_views
+from tests.adapt.zoo import TOLERANCE, D, Rows, every_padding, rows, seeds
+
+KINDS = ("filled", "added", "added, then nan_to_num")
+
+
+class Attention(nn.Module):
+    """Causal attention as it is written by hand: queries at the padding that leads a row see nothing at all."""
+
+    def __init__(
+        self, kind: str = "filled", layers: int = 1, *, sees_itself: bool = False, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.kind, self.sees_itself = kind, sees_itself
+        self.layers = nn.ModuleList(nn.Linear(D, 3 * D) for _ in range(layers))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, L, d) -> (B, L, d)."""
+        length = x.shape[1]
+        hidden = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        if padding_mask is not None:
+            hidden = hidden | padding_mask[:, None, :]
+        if self.sees_itself:
+            hidden = hidden & ~torch.eye(length, dtype=torch.bool, device=x.device)
+        for layer in self.layers:
+            query, key, value = layer(x).chunk(3, -1)
+            scores = query @ key.transpose(1, 2) / D**0.5
+            if self.kind.startswith("added"):
+                scores = scores + torch.zeros_like(scores).masked_fill(hidden, -torch.inf)
+            else:
+                scores = scores.masked_fill(hidden, -torch.inf)
+            if self.kind == "by hand":
+                shares = (scores - scores.amax(-1, keepdim=True)).exp()
+                weights = shares / shares.sum(-1, keepdim=True)
+            else:
+                weights = scores.softmax(-1)
+            x = x + self.drop((weights.nan_to_num() if "nan_to_num" in self.kind else weights) @ value)
+        return x
+
+
+class MeanBefore(nn.Module):
+    """The mean of what came before, 0 / 0 where nothing did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(D, D)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, L, d) -> (B, L, d)."""
+        real = torch.ones_like(x[..., :1]) if padding_mask is None else (~padding_mask)[..., None].to(x.dtype)
+        mean: Tensor = self.linear(x) + (x * real).cumsum(1) / real.cumsum(1)
+        return mean
+
+
+class Logarithm(nn.Module):
+    """NaN whatever is padded."""
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, L, d) -> (B, L, d)."""
+        return (x - x.detach() - 1).log()
+
+
+def made(kind: str, layers: int, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return MeanBefore() if kind == "mean" else Attention(kind, layers)
+
+
+CASES = [*((kind, layers) for kind in KINDS for layers in (1, 2)), ("mean", 1)]
+
+
+def weighed(output: Tensor, seed: int) -> Tensor:
+    """A loss in which each place counts otherwise, from the row's end."""
+    shares = torch.randn(9, D, generator=torch.Generator().manual_seed(seed))
+    return (output * shares[-output.shape[1] :]).sum()
+
+
+def gradients(module: nn.Module) -> list[Tensor]:
+    found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in module.parameters()]
+    module.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize(("kind", "layers"), CASES)
+def test_the_modules_of_these_tests_do_break(kind: str, layers: int) -> None:
+    given_rows, module = every_padding(4), made(kind, layers, 0)
+    x = given_rows.x.clone().requires_grad_()
+    output = module(x, given_rows.padding)
+    weighed(output.masked_fill(given_rows.padding[..., None], 0.0), 0).backward()
+    broken = [g for g in [x.grad, *gradients(module)] if g is not None and not bool(g.isfinite().all())]
+    assert broken
+
+
+@pytest.mark.parametrize(("kind", "layers"), CASES)
+@given(given_rows=rows(shortest=1), seed=seeds)
+def test_answers_and_gradients_are_those_of_each_row_alone(kind: str, layers: int, given_rows: Rows, seed: int) -> None:
+    module = made(kind, layers, seed)
+    x = given_rows.x.clone().requires_grad_()
+    output = adapt(module)(x, padding_mask=given_rows.padding)
+    weighed(output, seed).backward()
+    found, of_x = gradients(module), x.grad
+    assert of_x is not None and bool(output.isfinite().all()) and bool(of_x.isfinite().all())
+    alone = given_rows.x.clone().requires_grad_()
+    for row, n in enumerate(given_rows.lengths.tolist()):
+        answer = module(alone[row : row + 1, -n:])
+        torch.testing.assert_close(output[row : row + 1, -n:], answer, **TOLERANCE)
+        weighed(answer, seed).backward()
+    assert alone.grad is not None
+    torch.testing.assert_close(of_x, alone.grad, **TOLERANCE)
+    for one, other in zip(found, gradients(module), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@given(seed=seeds, checkpoint=st.booleans(), copies=st.booleans())
+def test_a_model_is_trained_as_with_a_module_that_never_breaks(seed: int, checkpoint: bool, copies: bool) -> None:
+    def model(sees_itself: bool) -> Recommender:
+        torch.manual_seed(seed)
+        block = Attention("added", 2, sees_itself=sees_itself)
+        encoder = RecurrentDepth(
+            block, "copy" if copies else block, depth_law=FixedDepth(2), checkpoint_steps=checkpoint
+        )
+        return Recommender(12, encoder, D, 5, dropout=0.0, init_std=0.5).train()
+
+    generator = torch.Generator().manual_seed(seed)
+    history = torch.randint(1, 13, (6, 5), generator=generator)
+    history[torch.arange(5) < torch.arange(6)[:, None] - 1] = 0  # lengths 5, 5, 4, 3, 2, 1
+    batch = Batch(history, torch.randint(1, 13, (6,), generator=generator), torch.arange(6), key=seed)
+    losses, found = [], []
+    for sees_itself in (False, True):
+        one = model(sees_itself)
+        loss, _ = NextItem()(encode_views(one, batch, ("anchor",)), batch)
+        loss.backward()
+        losses.append(loss.detach())
+        found.append(gradients(one))
+    torch.testing.assert_close(*losses)
+    for one_gradient, other in zip(*found, strict=True):
+        torch.testing.assert_close(one_gradient, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        (
+            1,
+            "Attention gives NaN or infinity at padded positions .* backward pass: let every query see at least itself",
+        ),
+        (2, "Attention gives NaN or infinity at real positions .*: let every query see at least itself"),
+    ],
+)
+@pytest.mark.parametrize("grad", [True, False])
+def test_what_no_remedy_mends_is_refused_at_the_first_call(layers: int, said: str, grad: bool) -> None:
+    given_rows = every_padding(4)
+    with torch.set_grad_enabled(grad), pytest.raises(InputError, match=said) as caught:
+        adapt(Attention("by hand", layers))(given_rows.x, padding_mask=given_rows.padding)
+    assert "\n" not in str(caught.value)
+
+
+def test_where_nothing_is_padded_nothing_is_tried() -> None:
+    x = torch.randn(3, 4, D)
+    assert bool(adapt(Attention("by hand", 2))(x).isfinite().all())
+
+
+def test_what_is_broken_without_padding_is_none_of_paddings_doing() -> None:
+    given_rows = every_padding(3)
+    output = adapt(Logarithm())(given_rows.x, padding_mask=given_rows.padding)
+    assert torch.equal(output.isnan(), ~given_rows.padding[..., None].expand_as(output))
+
+
+def test_a_mended_softmax_is_told_once_with_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    given_rows, block = every_padding(4), adapt(Attention("filled", 2))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            block(given_rows.x, padding_mask=given_rows.padding)
+    (record,) = caplog.records
+    assert "Attention gives NaN at padded positions" in record.message
+    assert "let every query see at least itself" in record.message
+
+
+def test_it_is_tried_once_on_one_row() -> None:
+    sizes: list[int] = []
+    module = Attention(sees_itself=True)
+    module.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    block, given_rows = adapt(module), every_padding(4)
+    block(given_rows.x, padding_mask=given_rows.padding)
+    assert sizes == [1, 1, 5]
+    block(given_rows.x, padding_mask=given_rows.padding)
+    assert sizes == [1, 1, 5, 5]
+
+
+class Drawing(nn.Module):
+    """Batch statistics, dropout, and noise that its mode does not switch off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attention, self.drop = nn.BatchNorm1d(D), Attention("added", 2), nn.Dropout(0.5)
+        self.frozen = nn.Dropout(0.5).eval()
+
+    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
+        """(B, L, d) -> (B, L, d)."""
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)
+        hidden: Tensor = self.frozen(self.drop(self.attention(x, padding_mask)))
+        return hidden + torch.randn_like(x)
+
+
+def test_the_trial_leaves_no_trace() -> None:
+    given_rows = every_padding(4)
+    first = adapt(Drawing())
+    again = copy.deepcopy(first)
+    torch.manual_seed(1)
+    again(given_rows.x, padding_mask=given_rows.padding)  # tried here
+    again.load_state_dict(copy.deepcopy(first.state_dict()))
+    modes = [part.training for part in first.modules()]
+    outputs = []
+    for block in (first, again):
+        torch.manual_seed(2)
+        outputs.append(block(given_rows.x, padding_mask=given_rows.padding))
+    assert torch.equal(*outputs)
+    assert modes == [part.training for part in first.modules()]
+    for one, other in zip(first.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_weights_get_their_gradient_under_autocast_at_the_first_call() -> None:
+    given_rows, module = every_padding(4), Attention("filled", 1, sees_itself=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = adapt(module)(given_rows.x, padding_mask=given_rows.padding)
+    weighed(output.float(), 0).backward()
+    assert all(bool(gradient.any()) for gradient in gradients(module))
+
+
+def test_the_first_call_may_be_in_inference_mode() -> None:
+    given_rows, module = every_padding(4), Attention("filled", 2)
+    block = adapt(module)
+    with torch.inference_mode():
+        answer = block(given_rows.x.clone(), padding_mask=given_rows.padding)
+    assert bool(answer.isfinite().all())
+    torch.testing.assert_close(answer, block(given_rows.x, padding_mask=given_rows.padding))
