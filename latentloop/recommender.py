@@ -13,6 +13,7 @@ from latentloop.checks import at_least
 from latentloop.depth import DepthLaw
 from latentloop.encoder import Encoder, Thoughts
 from latentloop.errors import InputError, InputTypeError
+from latentloop.everywhere import Everywhere, check_everywhere
 from latentloop.facts import facts
 from latentloop.item_ids import ItemId, ItemIds
 from latentloop.packing import Packing
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     from latentloop.data.splits import Split
     from latentloop.recommend import Recommendations
 
-__all__ = ["InferenceState", "Recommender"]
+__all__ = ["CountFrom", "InferenceState", "Recommender"]
 
 InferenceState = Literal["shared", "fresh", "zero"]
+CountFrom = Literal["newest", "oldest"]
 
 
 class Recommender(nn.Module, Pretrained):
@@ -65,6 +67,7 @@ class Recommender(nn.Module, Pretrained):
         dropout: float = 0.5,
         scorer: str | Scorer = "dot",
         inference_state: InferenceState = "shared",
+        count_from: CountFrom = "newest",
         init_std: float = 0.02,
         item_ids: Sequence[ItemId] | None = None,
         seed: int = 0,
@@ -76,6 +79,8 @@ class Recommender(nn.Module, Pretrained):
             raise InputError(f"dropout must lie in [0, 1), got {dropout!r}")
         if inference_state not in get_args(InferenceState):
             raise InputError(f"inference_state must be 'shared', 'fresh' or 'zero', got {inference_state!r}")
+        if count_from not in get_args(CountFrom):
+            raise InputError(f"count_from must be 'newest' or 'oldest', got {count_from!r}")
         if not isinstance(encoder, nn.Module):
             raise InputTypeError(f"encoder must be a torch module, got {type(encoder).__name__}")
         self.num_items, self.dim, self.max_length = num_items, dim, max_length
@@ -83,6 +88,7 @@ class Recommender(nn.Module, Pretrained):
         self.encoder.bind(dim)
         self.scorer = build_scorer(scorer)
         self.inference_state: InferenceState = inference_state
+        self.count_from: CountFrom = count_from
         self.init_std = init_std
         self.item_table = nn.Embedding(num_items + 1, dim, padding_idx=0)
         self.position_table = nn.Parameter(torch.empty(max_length, dim))
@@ -150,18 +156,41 @@ class Recommender(nn.Module, Pretrained):
                 both of them.
         """
         depth = self.inference_depth if depth is None else at_least("depth", depth, 1)
-        history = self._checked(history)
         at_least("copies", copies, 1)
-        wanted = (history.shape[0] * copies, history.shape[1], self.dim)
-        if state is not None and state_keys is not None:
-            raise InputError("state and state_keys both say what T_0 is: give one of them")
-        if state is not None and state.shape != wanted:
-            raise InputError(f"state must be {wanted} (rows x copies, length, dim), got {tuple(state.shape)}")
-        if state_keys is not None and state_keys.shape != wanted[:1]:
-            raise InputError(f"state_keys must be {wanted[:1]} (rows x copies), got {tuple(state_keys.shape)}")
-        if self.encoder.packed_core:
-            return self._think_packed(history, depth, state, state_keys, copies)
-        return self._think_padded(history, depth, state, state_keys, copies)
+        hidden, start, context = self._begin(self._checked(history), state, state_keys, copies)
+        return self.encoder.thoughts(hidden, state=start, depth=depth, **context)
+
+    def think_everywhere(
+        self,
+        history: Int[Tensor, "B L"],
+        *,
+        depth: int | None = None,
+        state: Float[Tensor, "B L d"] | None = None,
+        state_keys: Int[Tensor, " B"] | None = None,
+    ) -> Everywhere:
+        """`think`, and beside it the last state of every position: the answer to each prefix of each history.
+
+        Naive equivalent: `think` of every prefix, each item keeping the position and the T_0 that it has in the whole
+        row. With `count_from="oldest"` a prefix of its own has the same ones; with "newest" its items move up.
+
+        Args:
+            history: (B, L) item ids, left-padded with 0; of longer ones the newest `max_length` are read.
+            depth: k; None is the inference depth.
+            state: T_0, (B, L, d); None is the inference state.
+            state_keys: instead of `state`, one key a row from which T_0 is drawn.
+
+        Raises:
+            InputError: for an encoder that does not declare itself causal and pad-invariant, and as `think`.
+        """
+        encoder = check_everywhere(self.encoder)
+        depth = self.inference_depth if depth is None else at_least("depth", depth, 1)
+        history = self._checked(history)
+        hidden, start, context = self._begin(history, state, state_keys, 1)
+        thoughts, states = encoder.everywhere(hidden, state=start, depth=depth, **context)
+        packing = Packing.of(history)
+        if "offsets" not in context:
+            states = states[packing.rows, states.shape[1] - 1 - packing.slots]
+        return Everywhere(thoughts, states, packing)
 
     def encode(self, history: Int[Tensor, "B L"], *, depth: int | None = None) -> Float[Tensor, "B d"]:
         """A vector for each user: the last thought, ready for an inner product with `keys()`."""
@@ -255,7 +284,7 @@ class Recommender(nn.Module, Pretrained):
         return embedded
 
     def _start(self, slots: Tensor, rows: Tensor, state_keys: Tensor | None) -> Tensor:
-        """T_0 for each (row, distance from the newest)."""
+        """T_0 for each (row, number of the position)."""
         if state_keys is not None:
             return self.encoder.draw_state(state_keys[rows], slots)
         if self.inference_state == "fresh":
@@ -264,13 +293,28 @@ class Recommender(nn.Module, Pretrained):
         noise = self.inference_noise[slots]
         return torch.zeros_like(noise) if self.inference_state == "zero" else noise
 
-    def _think_packed(
-        self, history: Tensor, depth: int, state: Tensor | None, state_keys: Tensor | None, copies: int
-    ) -> Thoughts:
+    def _begin(
+        self, history: Tensor, state: Tensor | None, state_keys: Tensor | None, copies: int
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """H, T_0 and the blocks' context, packed where the core-block is."""
+        wanted = (history.shape[0] * copies, history.shape[1], self.dim)
+        if state is not None and state_keys is not None:
+            raise InputError("state and state_keys both say what T_0 is: give one of them")
+        if state is not None and state.shape != wanted:
+            raise InputError(f"state must be {wanted} (rows x copies, length, dim), got {tuple(state.shape)}")
+        if state_keys is not None and state_keys.shape != wanted[:1]:
+            raise InputError(f"state_keys must be {wanted[:1]} (rows x copies), got {tuple(state_keys.shape)}")
+        begin = self._begin_packed if self.encoder.packed_core else self._begin_padded
+        hidden, start, context = begin(history, state, state_keys, copies)
+        return hidden, start.to(hidden.dtype), context
+
+    def _begin_packed(
+        self, history: Tensor, state: Tensor | None, state_keys: Tensor | None, copies: int
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         packing = Packing.of(history)
-        context = {"offsets": packing.offsets, "max_length": packing.max_length}
+        context: dict[str, Any] = {"offsets": packing.offsets, "max_length": packing.max_length}
         if self.encoder.packed:
-            hidden = self.encoder.pre(self._embed(packing.items, packing.slots), **context)
+            hidden = self.encoder.pre(self._embed(packing.items, self._counted(packing)), **context)
         else:
             padded, _ = self._pre_padded(history)
             hidden = padded[packing.rows, padded.shape[1] - 1 - packing.slots]
@@ -279,26 +323,24 @@ class Recommender(nn.Module, Pretrained):
             hidden = hidden[source]
             context["offsets"] = packing.offsets
         if state is None:
-            start = self._start(packing.slots, packing.rows, state_keys)
+            start = self._start(self._counted(packing), packing.rows, state_keys)
         else:
             start = state[packing.rows, history.shape[1] - 1 - packing.slots]
-        return self.encoder.thoughts(hidden, state=start.to(hidden.dtype), depth=depth, **context)
+        return hidden, start, context
 
-    def _think_padded(
-        self, history: Tensor, depth: int, state: Tensor | None, state_keys: Tensor | None, copies: int
-    ) -> Thoughts:
+    def _begin_padded(
+        self, history: Tensor, state: Tensor | None, state_keys: Tensor | None, copies: int
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         hidden, history = self._pre_padded(history)
         if state is not None:
             state = nn.functional.pad(state, (0, 0, hidden.shape[1] - state.shape[1], 0))
         if copies > 1:
             hidden = hidden.repeat_interleave(copies, 0)
             history = history.repeat_interleave(copies, 0)
-        context = self._padded_context(history)
         if state is None:
-            slots = self._slots(history)
             rows = torch.arange(history.shape[0], device=history.device)[:, None].expand(history.shape)
-            state = self._start(slots.flatten(), rows.flatten(), state_keys).unflatten(0, history.shape)
-        return self.encoder.thoughts(hidden, state=state.to(hidden.dtype), depth=depth, **context)
+            state = self._start(self._slots(history).flatten(), rows.flatten(), state_keys).unflatten(0, history.shape)
+        return hidden, state, self._padded_context(history)
 
     def _pre_padded(self, history: Tensor) -> tuple[Tensor, Tensor]:
         """H of padded rows, and the rows: made longer where a block needs it, or would answer differently."""
@@ -308,10 +350,18 @@ class Recommender(nn.Module, Pretrained):
         embedded = self._embed(history, self._slots(history))
         return self.encoder.pre(embedded, **self._padded_context(history)), history
 
-    @staticmethod
-    def _slots(history: Tensor) -> Tensor:
-        """Each position's distance from the newest."""
-        return torch.arange(history.shape[1] - 1, -1, -1, device=history.device).expand(history.shape)
+    def _slots(self, history: Tensor) -> Tensor:
+        """Each position's number, counted as the model counts; padding counted from the oldest is 0."""
+        slots = torch.arange(history.shape[1] - 1, -1, -1, device=history.device).expand(history.shape)
+        if self.count_from == "newest":
+            return slots
+        return ((history != 0).sum(1, keepdim=True) - 1 - slots).clamp_min(0)
+
+    def _counted(self, packing: Packing) -> Tensor:
+        """Each token's number, counted as the model counts."""
+        if self.count_from == "newest":
+            return packing.slots
+        return packing.offsets.diff()[packing.rows] - 1 - packing.slots
 
     @staticmethod
     def _padded_context(history: Tensor) -> dict[str, Any]:
