@@ -46,16 +46,16 @@ def check_everywhere(encoder: Any) -> ThinksEverywhere:
     Raises:
         InputError: for one that does not promise to be causal and pad-invariant.
     """
-    promised, reason = facts(encoder), ""
+    promised, found = facts(encoder), ""
     if not promised.causal:
-        reason = "is not causal (or does not declare it): a position would see later items, its own target among them"
+        found = "is not causal, or does not declare it: a later item would leak its own target"
     elif not promised.pad_invariant:
-        reason = "is not pad-invariant (or does not declare it): inside a longer row a prefix would be read otherwise"
+        found = "is not pad-invariant, or does not declare it: a prefix is read otherwise inside a longer row"
     elif not isinstance(encoder, ThinksEverywhere):
-        reason = "gives only its newest position: it has no method `everywhere`"
-    if reason:
+        found = "has no method `everywhere`"
+    if found:
         raise InputError(
-            f"learning from every position: the encoder {reason}; learn from prefix samples instead "
-            "(NextItem, --positions newest), or adapt it causally"
+            f"learning from every position needs another encoder, this one {found}; "
+            "learn from prefix samples (NextItem, --positions newest)"
         )
     return encoder  # type: ignore[no-any-return]
