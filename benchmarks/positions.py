@@ -4,7 +4,7 @@
     python -m benchmarks.positions FILE --seconds 120 --loop
 
 Every way trains from the same weights for as many seconds of CPU; validation is not counted. A way is written
-positions:rows of a step[:what positions and T_0 are counted from].
+positions:rows of a step.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Options:
 
     source: tyro.conf.Positional[str]
     """A file of interactions, filtered already."""
-    ways: tuple[str, ...] = ("newest:256", "newest:1024", "all:64", "all:256", "all:256:oldest")
+    ways: tuple[str, ...] = ("newest:256", "newest:1024", "all:64", "all:256")
     """What to compare."""
     loop: bool = False
     """Think, instead of the plain backbone."""
@@ -57,13 +57,11 @@ def _steps(split: Split, everywhere: bool, rows: int, seed: int) -> Iterator[Bat
 
 def measure(options: Options, split: Split, way: str) -> str:
     """Train one way; a row of the table."""
-    positions, rows, *counted = way.split(":")
+    positions, rows = way.split(":")
     everywhere = positions == "all"
     objective: Objective = NextItemEverywhere() if everywhere else NextItem()
     torch.manual_seed(options.seed)
-    model = build_recommender(
-        SASRec(), split.num_items, loop=options.loop, count_from=counted[0] if counted else "newest", seed=options.seed
-    )
+    model = build_recommender(SASRec(), split.num_items, loop=options.loop, seed=options.seed)
     optimizer = build_optimizer(model, learning_rate=options.learning_rate, weight_decay=0.0)
     spent, targets, found = 0.0, 0, []
     steps = _steps(split, everywhere, int(rows), options.seed)

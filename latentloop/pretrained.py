@@ -125,7 +125,6 @@ def _config(model: Recommender) -> dict[str, Any]:
         "max_length": model.max_length,
         "dropout": model.input_dropout.p,
         "inference_state": model.inference_state,
-        "count_from": model.count_from,
         "init_std": model.init_std,
         "scorer": {"name": type(scorer).__name__, **dataclasses.asdict(scorer)} if standard else None,  # type: ignore[call-overload]
         "backbone": None if model.backbone is None else describe(model.backbone, model.encoder),
@@ -169,7 +168,6 @@ def _build(
             dropout=config["dropout"],
             scorer=scorer,
             inference_state=config["inference_state"],
-            count_from=config.get("count_from", "newest"),  # models saved before there was a choice
             init_std=config["init_std"],
         )
     except InputTypeError:

@@ -53,7 +53,6 @@ def build_recommender(
     dropout: float = 0.5,
     scorer: str | Scorer | None = None,
     inference_state: Any = "shared",
-    count_from: Any = "newest",
     init_std: float = 0.02,
     seed: int = 0,
 ) -> Recommender:
@@ -71,7 +70,6 @@ def build_recommender(
         dropout: on the embedded history.
         scorer: see `Recommender`; None is the backbone's own, "dot" where it has none.
         inference_state: see `Recommender`.
-        count_from: see `Recommender`.
         init_std: see `Recommender`.
         seed: of the saved draw of T_0.
 
@@ -95,7 +93,6 @@ def build_recommender(
         dropout=dropout,
         scorer=getattr(backbone, "scorer", "dot") if scorer is None else scorer,
         inference_state=inference_state,
-        count_from=count_from,
         init_std=init_std,
         seed=seed,
     )

@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     from latentloop.data.splits import Split
     from latentloop.recommend import Recommendations
 
-__all__ = ["CountFrom", "InferenceState", "Recommender"]
+__all__ = ["InferenceState", "Recommender"]
 
 InferenceState = Literal["shared", "fresh", "zero"]
-CountFrom = Literal["newest", "oldest"]
 
 
 class Recommender(nn.Module, Pretrained):
@@ -67,7 +66,6 @@ class Recommender(nn.Module, Pretrained):
         dropout: float = 0.5,
         scorer: str | Scorer = "dot",
         inference_state: InferenceState = "shared",
-        count_from: CountFrom = "newest",
         init_std: float = 0.02,
         item_ids: Sequence[ItemId] | None = None,
         seed: int = 0,
@@ -79,8 +77,6 @@ class Recommender(nn.Module, Pretrained):
             raise InputError(f"dropout must lie in [0, 1), got {dropout!r}")
         if inference_state not in get_args(InferenceState):
             raise InputError(f"inference_state must be 'shared', 'fresh' or 'zero', got {inference_state!r}")
-        if count_from not in get_args(CountFrom):
-            raise InputError(f"count_from must be 'newest' or 'oldest', got {count_from!r}")
         if not isinstance(encoder, nn.Module):
             raise InputTypeError(f"encoder must be a torch module, got {type(encoder).__name__}")
         self.num_items, self.dim, self.max_length = num_items, dim, max_length
@@ -88,7 +84,6 @@ class Recommender(nn.Module, Pretrained):
         self.encoder.bind(dim)
         self.scorer = build_scorer(scorer)
         self.inference_state: InferenceState = inference_state
-        self.count_from: CountFrom = count_from
         self.init_std = init_std
         self.item_table = nn.Embedding(num_items + 1, dim, padding_idx=0)
         self.position_table = nn.Parameter(torch.empty(max_length, dim))
@@ -171,7 +166,7 @@ class Recommender(nn.Module, Pretrained):
         """`think`, and beside it the last state of every position: the answer to each prefix of each history.
 
         Naive equivalent: `think` of every prefix, each item keeping the position and the T_0 that it has in the whole
-        row. With `count_from="oldest"` a prefix of its own has the same ones; with "newest" its items move up.
+        row (in a row of its own the prefix would move up, and its newest item stand at the newest position).
 
         Args:
             history: (B, L) item ids, left-padded with 0; of longer ones the newest `max_length` are read.
@@ -284,7 +279,7 @@ class Recommender(nn.Module, Pretrained):
         return embedded
 
     def _start(self, slots: Tensor, rows: Tensor, state_keys: Tensor | None) -> Tensor:
-        """T_0 for each (row, number of the position)."""
+        """T_0 for each (row, distance from the newest)."""
         if state_keys is not None:
             return self.encoder.draw_state(state_keys[rows], slots)
         if self.inference_state == "fresh":
@@ -314,7 +309,7 @@ class Recommender(nn.Module, Pretrained):
         packing = Packing.of(history)
         context: dict[str, Any] = {"offsets": packing.offsets, "max_length": packing.max_length}
         if self.encoder.packed:
-            hidden = self.encoder.pre(self._embed(packing.items, self._counted(packing)), **context)
+            hidden = self.encoder.pre(self._embed(packing.items, packing.slots), **context)
         else:
             padded, _ = self._pre_padded(history)
             hidden = padded[packing.rows, padded.shape[1] - 1 - packing.slots]
@@ -323,7 +318,7 @@ class Recommender(nn.Module, Pretrained):
             hidden = hidden[source]
             context["offsets"] = packing.offsets
         if state is None:
-            start = self._start(self._counted(packing), packing.rows, state_keys)
+            start = self._start(packing.slots, packing.rows, state_keys)
         else:
             start = state[packing.rows, history.shape[1] - 1 - packing.slots]
         return hidden, start, context
@@ -350,18 +345,10 @@ class Recommender(nn.Module, Pretrained):
         embedded = self._embed(history, self._slots(history))
         return self.encoder.pre(embedded, **self._padded_context(history)), history
 
-    def _slots(self, history: Tensor) -> Tensor:
-        """Each position's number, counted as the model counts; padding counted from the oldest is 0."""
-        slots = torch.arange(history.shape[1] - 1, -1, -1, device=history.device).expand(history.shape)
-        if self.count_from == "newest":
-            return slots
-        return ((history != 0).sum(1, keepdim=True) - 1 - slots).clamp_min(0)
-
-    def _counted(self, packing: Packing) -> Tensor:
-        """Each token's number, counted as the model counts."""
-        if self.count_from == "newest":
-            return packing.slots
-        return packing.offsets.diff()[packing.rows] - 1 - packing.slots
+    @staticmethod
+    def _slots(history: Tensor) -> Tensor:
+        """Each position's distance from the newest."""
+        return torch.arange(history.shape[1] - 1, -1, -1, device=history.device).expand(history.shape)
 
     @staticmethod
     def _padded_context(history: Tensor) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from latentloop.depth import FixedDepth
 from latentloop.errors import InputError
 from latentloop.everywhere import Everywhere
 from latentloop.randomness import keyed_normal, row_keys
-from latentloop.recommender import CountFrom, Recommender
+from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from tests.core.worlds import (
     DIM,
@@ -31,7 +31,6 @@ from tests.core.worlds import (
 )
 
 LAYOUTS = st.sampled_from([True, False, "core"])
-COUNTS = st.sampled_from(["newest", "oldest"])
 
 
 def close(found: Any, wanted: Any) -> None:
@@ -59,23 +58,8 @@ def without_positions(model: Recommender) -> None:
 
 
 @fewer
-@given(seed=seeds, packed=LAYOUTS, depth=depths, keyed=st.booleans())
-def test_counted_from_the_oldest_it_is_think_of_every_prefix(
-    seed: int, packed: Layouts, depth: int, keyed: bool
-) -> None:
-    history = ragged(seed)
-    model = recommender(seed, packed=packed, count_from="oldest").double()
-    keys = row_keys(seed, torch.arange(len(history))) if keyed else None
-    found = model.think_everywhere(history, depth=depth, state_keys=keys)
-    of_tokens = None if keys is None else keys[found.packing.rows]
-    wanted = model.think(prefixes(history, found), depth=depth, state_keys=of_tokens).final
-    close(found.states, wanted)
-    close(gradients(found.states, model), gradients(wanted, model))
-
-
-@fewer
 @given(seed=seeds, packed=LAYOUTS, depth=depths)
-def test_counted_from_the_newest_only_positions_and_start_states_tell_a_prefix_apart(
+def test_only_positions_and_start_states_tell_a_prefix_in_a_row_from_one_of_its_own(
     seed: int, packed: Layouts, depth: int
 ) -> None:
     history = ragged(seed)
@@ -91,13 +75,11 @@ def test_counted_from_the_newest_only_positions_and_start_states_tell_a_prefix_a
 
 
 @fewer
-@given(seed=seeds, packed=LAYOUTS, depth=depths, count_from=COUNTS)
-def test_each_state_is_the_papers_equation_on_its_prefix(
-    seed: int, packed: Layouts, depth: int, count_from: CountFrom
-) -> None:
+@given(seed=seeds, packed=LAYOUTS, depth=depths)
+def test_each_state_is_the_papers_equation_on_its_prefix(seed: int, packed: Layouts, depth: int) -> None:
     """By hand, a token at a time, with the positions and T_0 of the whole row."""
     history = ragged(seed)
-    model = recommender(seed, packed=packed, count_from=count_from).double()
+    model = recommender(seed, packed=packed).double()
     loop: Any = model.encoder
     keys = row_keys(seed + 1, torch.arange(len(history)))
     found = model.think_everywhere(history, depth=depth, state_keys=keys)
@@ -105,28 +87,25 @@ def test_each_state_is_the_papers_equation_on_its_prefix(
         items = [item for item in history[row, -MAX_LENGTH:].tolist() if item] or [0]
         kept = items[: len(items) - slot]
         slots = torch.tensor([len(items) - 1 - place for place in range(len(kept))])
-        numbers = slots if count_from == "newest" else torch.arange(len(kept))
-        table = model.position_table[MAX_LENGTH - 1 - numbers]
+        table = model.position_table[MAX_LENGTH - 1 - slots]
         hidden = loop.pre_block(model.input_norm(model.item_table(torch.tensor(kept)) + table)[None])
-        state = keyed_normal(keys[row].expand(len(kept)), numbers, DIM).to(hidden.dtype)[None]
+        state = keyed_normal(keys[row].expand(len(kept)), slots, DIM).to(hidden.dtype)[None]
         for _ in range(depth):
             state = loop.core_block(loop.norm(state + hidden))
         close(found.states[token], state[0, -1])
 
 
 @fewer
-@given(seed=seeds, packed=LAYOUTS, depth=depths, count_from=COUNTS, loop=st.booleans())
-def test_the_newest_position_is_think(
-    seed: int, packed: Layouts, depth: int, count_from: CountFrom, loop: bool
-) -> None:
+@given(seed=seeds, packed=LAYOUTS, depth=depths, loop=st.booleans())
+def test_the_newest_position_is_think(seed: int, packed: Layouts, depth: int, loop: bool) -> None:
     history = ragged(seed)
     if loop:
-        model = recommender(seed, packed=packed, count_from=count_from).double()
+        model = recommender(seed, packed=packed).double()
     else:
         depth = 1
         torch.manual_seed(seed)
         block = adapt(PaddedBlock(DIM, layers=2, inner=12) if packed is False else nn.GRU(DIM, DIM, batch_first=True))
-        model = Recommender(NUM_ITEMS, block, DIM, MAX_LENGTH, init_std=0.5, count_from=count_from).double().eval()
+        model = Recommender(NUM_ITEMS, block, DIM, MAX_LENGTH, init_std=0.5).double().eval()
     found = model.think_everywhere(history, depth=depth)
     close(found.thoughts.steps, model.think(history, depth=depth).steps)
     close(found.states[found.packing.offsets[1:] - 1], found.thoughts.final)
@@ -140,16 +119,13 @@ def _real(history: Tensor) -> Tensor:
 
 
 @fewer
-@given(seed=seeds, count_from=COUNTS)
-def test_a_bare_block_answers_every_prefix(seed: int, count_from: CountFrom) -> None:
+@given(seed=seeds)
+def test_a_bare_block_answers_every_prefix(seed: int) -> None:
     history = ragged(seed)
     torch.manual_seed(seed)
-    model = Recommender(
-        NUM_ITEMS, nn.GRU(DIM, DIM, batch_first=True), DIM, MAX_LENGTH, init_std=0.5, count_from=count_from
-    )
+    model = Recommender(NUM_ITEMS, nn.GRU(DIM, DIM, batch_first=True), DIM, MAX_LENGTH, init_std=0.5)
     model = model.double().eval()
-    if count_from == "newest":
-        without_positions(model)
+    without_positions(model)
     found = model.think_everywhere(history)
     wanted = model.think(prefixes(history, found)).final
     close(found.states, wanted)
@@ -181,17 +157,3 @@ def test_an_encoder_that_would_leak_is_refused_in_one_line(block: Any, match: st
         with pytest.raises(InputError, match=match) as caught:
             model.think_everywhere(history)
         assert "\n" not in str(caught.value) and "--positions newest" in str(caught.value)
-
-
-def test_counting_is_one_of_two() -> None:
-    with pytest.raises(Exception, match="count_from"):
-        Recommender(NUM_ITEMS, nn.GRU(DIM, DIM, batch_first=True), DIM, MAX_LENGTH, count_from="middle")  # type: ignore[arg-type]
-
-
-@fewer
-@given(seed=seeds, packed=LAYOUTS, extra=st.integers(1, 4))
-def test_extra_padding_changes_nothing_counted_from_the_oldest(seed: int, packed: Layouts, extra: int) -> None:
-    history = ragged(seed, longest=MAX_LENGTH - 2)
-    model = recommender(seed, packed=packed, count_from="oldest").double()
-    longer = torch.nn.functional.pad(history, (extra, 0))
-    close(model.think(longer).steps, model.think(history).steps)

@@ -50,7 +50,6 @@ def same(one: Recommender, other: Recommender, seed: int = 0) -> None:
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"loop": False},
-    {"count_from": "oldest"},
     {"aggregate": "gate", "depth_law": UniformDepth(1, 4), "state_std": 0.5, "scorer": "cosine"},
     {"depth_law": FixedDepth(2), "scorer": Cosine(0.3), "dropout": 0.1, "seed": 9},
 ]
@@ -67,7 +66,7 @@ def test_a_built_in_backbone_loads_to_the_same_bits(settings: dict[str, Any], tm
     same(model, loaded)
     assert not any(m.training for m in loaded.modules())
     assert list(loaded.item_ids or ()) == ids
-    for name in ("scorer", "depth_law", "inference_depth", "inference_state", "count_from", "backbone", "num_items"):
+    for name in ("scorer", "depth_law", "inference_depth", "inference_state", "backbone", "num_items", "max_length"):
         assert getattr(loaded, name) == getattr(model, name)
     assert loaded.input_dropout.p == model.input_dropout.p
     loaded.save_pretrained(tmp_path / "b")
@@ -256,7 +255,6 @@ WRONG_CONFIG: list[tuple[str, Any]] = [
     ("dropout", "high"),
     ("dropout", 1.5),
     ("inference_state", "warm"),
-    ("count_from", "middle"),
     ("init_std", None),
     ("scorer", {"name": "os.system"}),
     ("scorer", {"name": "Cosine", "temperature": -1}),
