@@ -28,7 +28,7 @@ class Windows:
         counts: (W,) int64, how many of the window's newest positions have a target to learn, 1..L.
 
     Raises:
-        InputError: for counts out of range, or not one a sample.
+        InputError: for counts out of range or not one a sample, or samples without targets.
     """
 
     samples: Samples
@@ -37,6 +37,10 @@ class Windows:
     def __post_init__(self) -> None:
         if len(self.counts) != len(self.samples):
             raise InputError(f"counts: {len(self.counts)}, expected one for each of {len(self.samples)} windows")
+        if not self.samples.has_target:
+            raise InputError(
+                "samples: these reach to the newest item, no item follows; learn from a split's training part"
+            )
         everything = torch.arange(len(self.samples), device=self.samples.device)
         if bool(((self.counts < 1) | (self.counts > self.samples.lengths(everything))).any()):
             raise InputError("counts: a window learns from none of its positions, or from more than it has")

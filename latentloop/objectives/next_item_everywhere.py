@@ -43,7 +43,7 @@ class NextItemEverywhere(Composable):
         check_everywhere(model.encoder)
 
     def __call__(self, views: Views, batch: Batch) -> tuple[Tensor, Terms]:
-        """The part's loss, a mean over the batch's targets, and its terms.
+        """The part's loss, a mean over the batch's targets (of this process), and its terms.
 
         Raises:
             InputError: for a batch without `targets`, or views without the states.

@@ -86,8 +86,10 @@ def test_nothing_of_validation_and_test_is_learned_or_read(histories: list[list[
     places = [place for _, place, _ in learned(windows)]
     assert sorted(places) == sorted(split.train.end.tolist())
     assert not set(places) & set(split.validation.end.tolist() + split.test.end.tolist())
-    read = {end - step for end in windows.samples.end.tolist() for step in (1,)}
-    assert not read & set(split.validation.end.tolist() + split.test.end.tolist())
+    asked = set(split.validation.end.tolist() + split.test.end.tolist())
+    start = split.train.sequences.offsets[windows.samples.user].tolist()
+    for first, end in zip(start, windows.samples.end.tolist(), strict=True):
+        assert not asked & set(range(first, end + 1))
 
 
 @given(seed=st.integers(0, 1000), size=st.integers(1, 60))
@@ -126,6 +128,8 @@ def test_mistakes_are_named() -> None:
         Windows.of(samples, stride=4)
     with pytest.raises(InputError, match="counts: 1, expected one for each of 3 windows"):
         Windows(samples, torch.tensor([1]))
+    with pytest.raises(InputError, match="no item follows"):
+        Windows.of(samples.sequences.latest(3))
     for counts in ([1, 0, 1], [1, 3, 1]):
         with pytest.raises(InputError, match="counts: a window learns from"):
             Windows(samples, torch.tensor(counts))
