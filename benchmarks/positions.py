@@ -1,7 +1,7 @@
 """Learning from every position or from prefix samples: validation NDCG@10 against seconds of training, one thread.
 
-    python -m benchmarks.positions FILE --seconds 60                 # Base
-    python -m benchmarks.positions FILE --seconds 120 --loop
+    python -m benchmarks.positions FILE --seconds 40 --looks 5       # Base
+    python -m benchmarks.positions FILE --seconds 100 --looks 4 --loop
 
 Every way trains from the same weights for as many seconds of CPU; validation is not counted. A way is written
 positions:rows of a step.
