@@ -14,6 +14,7 @@ from latentloop.depth import DepthLaw
 from latentloop.encoder import Encoder, Thoughts
 from latentloop.encoder_settings import encoder_settings
 from latentloop.errors import InputError, InputTypeError
+from latentloop.everywhere import Everywhere, check_everywhere
 from latentloop.facts import facts
 from latentloop.item_ids import ItemId, ItemIds
 from latentloop.packing import Packing
@@ -152,18 +153,41 @@ class Recommender(nn.Module, Pretrained):
                 both of them.
         """
         depth = self.inference_depth if depth is None else at_least("depth", depth, 1)
-        history = self._checked(history)
         at_least("copies", copies, 1)
-        wanted = (history.shape[0] * copies, history.shape[1], self.dim)
-        if state is not None and state_keys is not None:
-            raise InputError("state and state_keys both say what T_0 is: give one of them")
-        if state is not None and state.shape != wanted:
-            raise InputError(f"state must be {wanted} (rows x copies, length, dim), got {tuple(state.shape)}")
-        if state_keys is not None and state_keys.shape != wanted[:1]:
-            raise InputError(f"state_keys must be {wanted[:1]} (rows x copies), got {tuple(state_keys.shape)}")
-        if self.encoder.packed_core:
-            return self._think_packed(history, depth, state, state_keys, copies)
-        return self._think_padded(history, depth, state, state_keys, copies)
+        hidden, start, context = self._begin(self._checked(history), state, state_keys, copies)
+        return self.encoder.thoughts(hidden, state=start, depth=depth, **context)
+
+    def think_everywhere(
+        self,
+        history: Int[Tensor, "B L"],
+        *,
+        depth: int | None = None,
+        state: Float[Tensor, "B L d"] | None = None,
+        state_keys: Int[Tensor, " B"] | None = None,
+    ) -> Everywhere:
+        """`think`, and beside it the last state of every position: the answer to each prefix of each history.
+
+        Naive equivalent: `think` of every prefix, each item keeping the position and the T_0 that it has in the whole
+        row (in a row of its own the prefix would move up, and its newest item stand at the newest position).
+
+        Args:
+            history: (B, L) item ids, left-padded with 0; of longer ones the newest `max_length` are read.
+            depth: k; None is the inference depth.
+            state: T_0, (B, L, d); None is the inference state.
+            state_keys: instead of `state`, one key a row from which T_0 is drawn.
+
+        Raises:
+            InputError: for an encoder that does not declare itself causal and pad-invariant, and as `think`.
+        """
+        encoder = check_everywhere(self.encoder)
+        depth = self.inference_depth if depth is None else at_least("depth", depth, 1)
+        history = self._checked(history)
+        hidden, start, context = self._begin(history, state, state_keys, 1)
+        thoughts, states = encoder.everywhere(hidden, state=start, depth=depth, **context)
+        packing = Packing.of(history)
+        if "offsets" not in context:
+            states = states[packing.rows, states.shape[1] - 1 - packing.slots]
+        return Everywhere(thoughts, states, packing)
 
     def encode(self, history: Int[Tensor, "B L"], *, depth: int | None = None) -> Float[Tensor, "B d"]:
         """A vector for each user: the last thought, ready for an inner product with `keys()`."""
@@ -266,11 +290,26 @@ class Recommender(nn.Module, Pretrained):
         noise = self.inference_noise[slots]
         return torch.zeros_like(noise) if self.inference_state == "zero" else noise
 
-    def _think_packed(
-        self, history: Tensor, depth: int, state: Tensor | None, state_keys: Tensor | None, copies: int
-    ) -> Thoughts:
+    def _begin(
+        self, history: Tensor, state: Tensor | None, state_keys: Tensor | None, copies: int
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """H, T_0 and the blocks' context, packed where the core-block is."""
+        wanted = (history.shape[0] * copies, history.shape[1], self.dim)
+        if state is not None and state_keys is not None:
+            raise InputError("state and state_keys both say what T_0 is: give one of them")
+        if state is not None and state.shape != wanted:
+            raise InputError(f"state must be {wanted} (rows x copies, length, dim), got {tuple(state.shape)}")
+        if state_keys is not None and state_keys.shape != wanted[:1]:
+            raise InputError(f"state_keys must be {wanted[:1]} (rows x copies), got {tuple(state_keys.shape)}")
+        begin = self._begin_packed if self.encoder.packed_core else self._begin_padded
+        hidden, start, context = begin(history, state, state_keys, copies)
+        return hidden, start.to(hidden.dtype), context
+
+    def _begin_packed(
+        self, history: Tensor, state: Tensor | None, state_keys: Tensor | None, copies: int
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         packing = Packing.of(history)
-        context = {"offsets": packing.offsets, "max_length": packing.max_length}
+        context: dict[str, Any] = {"offsets": packing.offsets, "max_length": packing.max_length}
         if self.encoder.packed:
             hidden = self.encoder.pre(self._embed(packing.items, packing.slots), **context)
         else:
@@ -284,23 +323,21 @@ class Recommender(nn.Module, Pretrained):
             start = self._start(packing.slots, packing.rows, state_keys)
         else:
             start = state[packing.rows, history.shape[1] - 1 - packing.slots]
-        return self.encoder.thoughts(hidden, state=start.to(hidden.dtype), depth=depth, **context)
+        return hidden, start, context
 
-    def _think_padded(
-        self, history: Tensor, depth: int, state: Tensor | None, state_keys: Tensor | None, copies: int
-    ) -> Thoughts:
+    def _begin_padded(
+        self, history: Tensor, state: Tensor | None, state_keys: Tensor | None, copies: int
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         hidden, history = self._pre_padded(history)
         if state is not None:
             state = nn.functional.pad(state, (0, 0, hidden.shape[1] - state.shape[1], 0))
         if copies > 1:
             hidden = hidden.repeat_interleave(copies, 0)
             history = history.repeat_interleave(copies, 0)
-        context = self._padded_context(history)
         if state is None:
-            slots = self._slots(history)
             rows = torch.arange(history.shape[0], device=history.device)[:, None].expand(history.shape)
-            state = self._start(slots.flatten(), rows.flatten(), state_keys).unflatten(0, history.shape)
-        return self.encoder.thoughts(hidden, state=state.to(hidden.dtype), depth=depth, **context)
+            state = self._start(self._slots(history).flatten(), rows.flatten(), state_keys).unflatten(0, history.shape)
+        return hidden, state, self._padded_context(history)
 
     def _pre_padded(self, history: Tensor) -> tuple[Tensor, Tensor]:
         """H of padded rows, and the rows: made longer where a block needs it, or would answer differently."""

@@ -110,6 +110,11 @@ class RecurrentDepth(nn.Module):
         return facts(self.core_block).packed
 
     @property
+    def causal(self) -> bool:
+        """Whether no position of either block sees later ones."""
+        return facts(self.pre_block).causal and facts(self.core_block).causal
+
+    @property
     def pad_invariant(self) -> bool:
         """Whether extra left padding changes nothing for either block."""
         return facts(self.pre_block).pad_invariant and facts(self.core_block).pad_invariant
@@ -172,6 +177,16 @@ class RecurrentDepth(nn.Module):
         at_least("depth", depth, 1)
         read.append(read_newest("core_block", self.core_block, self._mix(state, hidden), **context))
         return Thoughts(torch.stack(read))
+
+    def everywhere(
+        self, hidden: Float[Tensor, "*n d"], *, state: Float[Tensor, "*n d"], depth: int, **context: Any
+    ) -> tuple[Thoughts, Float[Tensor, "*n d"]]:
+        """`thoughts`, and T_k of every position."""
+        read: list[Tensor] = []
+        for unrolled in self.unroll(hidden, state=state, depth=depth, **context):
+            state = unrolled
+            read.append(newest(state, context.get("offsets")))
+        return Thoughts(torch.stack(read)), state
 
     def forward(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from latentloop.adapt import adapt
 from latentloop.depth import DepthLaw, FixedDepth
-from latentloop.encoder import Thoughts, read_newest
+from latentloop.encoder import Thoughts, newest, read_newest, same_shape
 from latentloop.errors import InputError
 from latentloop.facts import facts
 
@@ -44,6 +44,11 @@ class SinglePass(nn.Module):
         return self.packed
 
     @property
+    def causal(self) -> bool:
+        """Whether no position of the block sees later ones."""
+        return facts(self.block).causal
+
+    @property
     def pad_invariant(self) -> bool:
         """Whether extra left padding changes nothing for the block."""
         return facts(self.block).pad_invariant
@@ -69,6 +74,22 @@ class SinglePass(nn.Module):
         Raises:
             InputError: for a depth other than 1.
         """
-        if depth != 1:
-            raise InputError(f"depth must be 1 for an encoder without a loop, got {depth!r}: wrap it in RecurrentDepth")
+        _one(depth)
         return Thoughts(read_newest("encoder", self.block, hidden, **context)[None])
+
+    def everywhere(
+        self, hidden: Float[Tensor, "*n d"], *, state: Float[Tensor, "*n _"], depth: int, **context: Any
+    ) -> tuple[Thoughts, Float[Tensor, "*n d"]]:
+        """`thoughts`, and every position's output.
+
+        Raises:
+            InputError: for a depth other than 1.
+        """
+        _one(depth)
+        output = same_shape("encoder", self.block(hidden, **context), hidden)
+        return Thoughts(newest(output, context.get("offsets"))[None]), output
+
+
+def _one(depth: int) -> None:
+    if depth != 1:
+        raise InputError(f"depth must be 1 for an encoder without a loop, got {depth!r}: wrap it in RecurrentDepth")

@@ -18,6 +18,7 @@ from latentloop.accelerator import make_accelerator
 from latentloop.best_weights import BestWeights
 from latentloop.data.batch import Batch, batches, num_batches
 from latentloop.data.positives import SameTarget
+from latentloop.data.windows import Windows
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
 from latentloop.finite import NotFinite, check_weights
@@ -94,7 +95,7 @@ def fit(
 
     Args:
         model: what to train.
-        train: training samples.
+        train: training samples; an objective that reads "everywhere" gets them as windows, and a step's rows are those.
         validation: validation samples, ranked in full after each epoch.
         objective: `(views, batch) -> (loss, terms)`; may have `views`, `start(model)`, `prepare(model, batch)` and
             `updates`, see `latentloop.objectives`. One that `touches_few_items` gets row-sparse gradients of the item
@@ -191,6 +192,7 @@ class _Stage:
 
     def __post_init__(self) -> None:
         # the samples are sorted once for all epochs
+        self.rows = Windows.of(self.train) if "everywhere" in views_of(self.objective) else self.train
         self.positives = SameTarget(self.train) if "same_target" in views_of(self.objective) else False
 
     def train_epoch(self, epoch: int) -> dict[str, Any]:
@@ -260,7 +262,7 @@ class _Stage:
         accelerator = self.accelerator
         world, main = accelerator.num_processes, accelerator.is_main_process
         loop = batches(
-            self.train,
+            self.rows,
             self.batch_size,
             key=fold(self.seed, self.name),
             epoch=epoch,
@@ -268,7 +270,7 @@ class _Stage:
             rank=accelerator.process_index,
             world=world,
         )
-        count = num_batches(len(self.train), self.batch_size, world=world)
+        count = num_batches(len(self.rows), self.batch_size, world=world)
         shown = main and (sys.stderr.isatty() if self.progress_bar is None else self.progress_bar)
         name = f"{self.name} epoch {epoch}"
         return tqdm(loop, total=count, desc=name, disable=not shown, leave=False, dynamic_ncols=True)

@@ -15,7 +15,7 @@ from latentloop.data.splits import Split, leave_one_out
 from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate
 from latentloop.item_ids import ItemIds
-from latentloop.objectives import RPT, SPT, NextItem, Objective, select
+from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Objective, select, views_of
 from latentloop.randomness import dropout_seed, fold
 from latentloop.results import Evaluation
 from latentloop.run_directory import RunDirectory
@@ -160,10 +160,11 @@ def two_stage(
         data: interactions, split leave-one-out here, or a split.
         spt: pre-training objective; None is `SPT()`.
         rpt: post-training objective; None is `RPT()`.
-        base: a plain model to train beside it with the next-item loss alone, on the same budget.
+        base: a plain model to train beside it with the next-item loss alone, on the same budget and, like `spt`, at the
+            newest position or at all.
         epochs: pre-training epochs at most.
         rpt_epochs: post-training epochs at most; 0 leaves post-training out.
-        batch_size: rows of a pre-training step.
+        batch_size: rows of a pre-training step: samples, or windows where `spt` learns from every position.
         rpt_batch_size: rows of a post-training step, each with its rollouts.
         learning_rate: of pre-training.
         rpt_learning_rate: of post-training.
@@ -217,9 +218,11 @@ def two_stage(
         recipe.rival("chance", chance)
         recipe.rival("popularity", popularity)
         budget = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+        spt = SPT() if spt is None else spt
         if base is not None:
-            recipe.train(base, NextItem(), "base", **budget)
-        recipe.train(model, SPT() if spt is None else spt, "spt", **budget)
+            everywhere = "everywhere" in views_of(spt)
+            recipe.train(base, NextItemEverywhere() if everywhere else NextItem(), "base", **budget)
+        recipe.train(model, spt, "spt", **budget)
         kept = len(split.train)
         if rpt_epochs > 0:
             samples = select(model, split.train, cut=cut, trials=trials, key=fold(seed, "selection"))

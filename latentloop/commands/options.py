@@ -103,17 +103,22 @@ class SPTOptions:
     """Leave rows with the same target among an anchor's negatives."""
     negatives: int = 0
     """Estimate the next-item softmax from so many sampled negatives a step, for huge catalogs; 0 is all items."""
+    positions: Literal["newest", "all"] = "newest"
+    """Give the newest position of every prefix of a history its loss, or, in one pass over the whole, all positions;
+    all needs a causal encoder (sasrec), and a step's rows are then users' histories, of several targets each."""
 
     def build(self, item_counts: Tensor | None = None) -> Objective:
         """The objective; negatives are sampled by `item_counts` (N + 1,), how often each item occurs, else uniformly."""
-        from latentloop.objectives import SPT, SampledNextItem
+        from latentloop.objectives import SPT, NextItemEverywhere, SampledNextItem
 
         if self.negatives < 0:
             raise InputError(f"--negatives must be at least 0, got {self.negatives}")
         counts = None if item_counts is None else item_counts[1:]
-        sampled = SampledNextItem(self.negatives, item_counts=counts) if self.negatives else None
+        next_item: Objective | None = SampledNextItem(self.negatives, item_counts=counts) if self.negatives else None
+        if self.positions == "all":
+            next_item = NextItemEverywhere(next_item)
         return SPT(
-            next_item=sampled,
+            next_item=next_item,
             alpha=self.alpha,
             gamma=self.gamma,
             temperature=self.temperature,
@@ -189,7 +194,7 @@ class TrainingOptions:
     patience: int = 10
     """Stop a stage after so many epochs without a better validation NDCG@10."""
     batch_size: int = 1024
-    """Samples of a pre-training step."""
+    """Samples of a pre-training step; with --positions all, histories."""
     rpt_batch_size: int = 256
     """Samples of a post-training step, each with its rollouts."""
     learning_rate: float = 1e-3

@@ -81,6 +81,7 @@ class Train:
         from latentloop.data.card import DataCard
         from latentloop.data.store import save_interactions
         from latentloop.data.text_store import save_text_features
+        from latentloop.everywhere import check_everywhere
         from latentloop.own_blocks import try_blocks
         from latentloop.report import print_report, write_report
         from latentloop.run_directory import RunDirectory
@@ -98,6 +99,8 @@ class Train:
         model, base = build(), build(loop=False) if self.with_base else None
         if self.model.encoder is not None:
             try_blocks(self.model.encoder, model)
+        if self.spt.positions == "all":
+            check_everywhere(model.encoder)
         spt, rpt = self.spt.build(split.item_counts), self.rpt.build()
         make_accelerator(device=self.device, precision=self.precision)
         check_tracker(self.tracker, self.out)

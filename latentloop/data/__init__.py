@@ -17,6 +17,7 @@ from latentloop.data.splits import Split, global_time, leave_one_out
 from latentloop.data.store import load_saved_interactions, save_interactions
 from latentloop.data.synthetic import synthetic_log
 from latentloop.data.text_encoders import encode_item_text, load_text_features
+from latentloop.data.windows import Windows
 
 __all__ = [
     "Batch",
@@ -28,6 +29,7 @@ __all__ = [
     "SentenceTransformerEncoder",
     "Sequences",
     "Split",
+    "Windows",
     "align_embeddings",
     "batches",
     "encode_item_text",

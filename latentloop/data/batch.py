@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latentloop.data.positives import SameTarget
 from latentloop.data.sequences import Samples
+from latentloop.data.windows import Windows
 from latentloop.errors import InputError
 from latentloop.randomness import fold, generator
 
@@ -28,6 +29,8 @@ class Batch:
         key: the step's key; all randomness of the step folds from it.
         same_target: (B, L) int64, the history of another sample with the same target, or None when not asked for.
         total: rows of this step on all processes together (B where there is one).
+        targets: (B, L) int64, the item that follows each position of `history`, 0 where none is learned; its newest
+            column is `target`. None where only `target` is learned.
     """
 
     history: Int64[Tensor, "B L"]
@@ -36,6 +39,7 @@ class Batch:
     key: int
     same_target: Int64[Tensor, "B L"] | None = None
     total: int | None = None
+    targets: Int64[Tensor, "B L"] | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -43,12 +47,14 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
         same = None if self.same_target is None else self.same_target.to(device)
+        targets = None if self.targets is None else self.targets.to(device)
         return replace(
             self,
             history=self.history.to(device),
             target=self.target.to(device),
             rows=self.rows.to(device),
             same_target=same,
+            targets=targets,
         )
 
 
@@ -66,7 +72,7 @@ def num_batches(num_samples: int, batch_size: int, *, world: int = 1) -> int:
 
 
 def batches(
-    samples: Samples,
+    samples: Samples | Windows,
     batch_size: int,
     *,
     key: int,
@@ -83,12 +89,13 @@ def batches(
     on how many processes share the work or where an interrupted epoch continues.
 
     Args:
-        samples: what to go through.
+        samples: what to go through; of windows, batches have `targets` too.
         batch_size: rows of a batch on all processes together.
         key: the run's key.
         epoch: number of the epoch.
         shuffle: whether to permute; otherwise samples come in their order.
-        same_target: whether to add a positive's history; pass a `SameTarget` to sort the samples once for all epochs.
+        same_target: whether to add a positive's history; pass a `SameTarget` to sort the samples once for all epochs,
+            or to draw positives from more samples than these.
         rank: which of the processes this is; process r takes rows r, r + world, ... of each batch.
         world: number of processes.
         start: the first batch to hand out, for continuing within an epoch.
@@ -104,11 +111,14 @@ def batches(
         raise InputError(f"samples: {len(samples)}, expected at least 1 for each of {world} process(es)")
     if start < 0:
         raise InputError(f"start: {start}, expected 0 or more")
-    return _batches(samples, batch_size, key, epoch, shuffle, same_target, rank, world, start)
+    windows = samples if isinstance(samples, Windows) else None
+    rows = samples.samples if isinstance(samples, Windows) else samples
+    return _batches(rows, windows, batch_size, key, epoch, shuffle, same_target, rank, world, start)
 
 
 def _batches(
     samples: Samples,
+    windows: Windows | None,
     batch_size: int,
     key: int,
     epoch: int,
@@ -130,5 +140,7 @@ def _batches(
         rows, step = samples.rows[index], fold(key, "step", epoch, number)
         same = None
         if positives is not None:
-            same = samples.history(samples.locate(positives.draw(rows, fold(step, "same_target"))))
-        yield Batch(samples.history(index), samples.target(index), rows, step, same, stop - number * batch_size)
+            drawn = positives.samples.locate(positives.draw(rows, fold(step, "same_target")))
+            same = positives.samples.history(drawn)
+        total, targets = stop - number * batch_size, None if windows is None else windows.targets(index)
+        yield Batch(samples.history(index), samples.target(index), rows, step, same, total, targets)

@@ -7,6 +7,7 @@ from latentloop.objectives.compose import Sum, Weighted
 from latentloop.objectives.contract import Objective, views_of
 from latentloop.objectives.info_nce import info_nce, symmetric_info_nce
 from latentloop.objectives.next_item import NextItem, SampledNextItem
+from latentloop.objectives.next_item_everywhere import NextItemEverywhere
 from latentloop.objectives.rewards import NDCGReward, RecallReward, Reward
 from latentloop.objectives.rpt import RPT
 from latentloop.objectives.selection import select
@@ -20,6 +21,7 @@ __all__ = [
     "SPT",
     "NDCGReward",
     "NextItem",
+    "NextItemEverywhere",
     "Objective",
     "RecallReward",
     "Reward",

@@ -11,12 +11,13 @@ from torch import Tensor
 from latentloop.data.batch import Batch
 from latentloop.encoder import Thoughts
 from latentloop.errors import InputError
+from latentloop.everywhere import Everywhere
 from latentloop.randomness import fold, generator, row_keys
 from latentloop.recommender import Recommender
 
 __all__ = ["VIEW_NAMES", "Views", "encode_views"]
 
-VIEW_NAMES = ("anchor", "same_target", "self")
+VIEW_NAMES = ("anchor", "same_target", "self", "everywhere")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +29,13 @@ class Views:
         depth: k, the same for all views.
         thoughts: by view name: "anchor" is the batch's own histories, "same_target" other histories with the same
             target, "self" the batch's histories again under their own T_0 (and dropout).
+        everywhere: the last states of all positions, row after row, the anchor's first; None where not asked for.
     """
 
     model: Recommender
     depth: int
     thoughts: Mapping[str, Thoughts]
+    everywhere: Everywhere | None = None
 
     def __getitem__(self, name: str) -> Thoughts:
         """The thoughts of one view.
@@ -55,19 +58,26 @@ def encode_views(model: Recommender, batch: Batch, names: Sequence[str]) -> View
     Args:
         model: the model.
         batch: B rows; `same_target` histories where that view is asked for.
-        names: views to encode, of "anchor", "same_target" and "self"; none is fine.
+        names: views to encode, of "anchor", "same_target" and "self", none is fine; and "everywhere" for the last
+            states of all of the anchor's positions, from the same pass.
 
     Raises:
-        InputError: for an unknown view or a batch without same-target histories.
+        InputError: for an unknown view, a batch without same-target histories, or states of all positions of an
+            encoder that lets them see later items.
     """
     depth = model.depth_law.sample(generator(fold(batch.key, "depth")))
     if not names:
         return Views(model, depth, {})
+    wants_all = "everywhere" in names
+    if wants_all:  # the anchor comes first, so that its tokens do
+        names = ("anchor", *(name for name in names if name not in ("anchor", "everywhere")))
     histories = torch.cat([_history(batch, name) for name in names])
     keys = torch.cat([row_keys(fold(batch.key, "state", name), batch.rows) for name in names])
-    thoughts = model.think(histories, depth=depth, state_keys=keys)
+    everywhere = model.think_everywhere(histories, depth=depth, state_keys=keys) if wants_all else None
+    thoughts = everywhere.thoughts if everywhere else model.think(histories, depth=depth, state_keys=keys)
     size = len(batch)
-    return Views(model, depth, {name: thoughts.rows(i * size, (i + 1) * size) for i, name in enumerate(names)})
+    by_name = {name: thoughts.rows(i * size, (i + 1) * size) for i, name in enumerate(names)}
+    return Views(model, depth, by_name, everywhere)
 
 
 def _history(batch: Batch, name: str) -> Tensor:

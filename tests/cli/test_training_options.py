@@ -1,4 +1,4 @@
-"""`train --tracker` and `train --negatives`."""
+"""`train --tracker`, `train --negatives` and `train --positions`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from latentloop.cli import main
 from latentloop.commands.options import SPTOptions
 from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError
-from latentloop.objectives import NextItem, SampledNextItem, Sum
+from latentloop.objectives import NextItem, NextItemEverywhere, SampledNextItem, Sum
 
 SMALL = ["--epochs", "1", "--rpt-epochs", "0", "--dim", "16", "--pre-layers", "1", "--core-layers", "1", "--inner", "32",
          "--batch-size", "256", "--device", "cpu"]  # fmt: skip
@@ -50,6 +50,30 @@ def test_negatives_choose_the_objective() -> None:
     torch.testing.assert_close(log_expected.double(), wanted, rtol=1e-6, atol=1e-6)
     with pytest.raises(InputError, match="--negatives must be at least 0, got -1"):
         SPTOptions(negatives=-1).build(counts)
+
+
+def test_every_position_is_learned_from_by_both_models(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["train", str(source), "--out", str(out), *SMALL, "--positions", "all", "--with-base"]
+    assert main([*arguments, "--batch-size", "16"]) == 0
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    # 100 users at most, so at most 7 steps of 16 rows; prefix samples are several times as many
+    assert {line["stage"]: line["steps"] <= 14 for line in lines} == {"base": True, "spt": True}
+    assert json.loads((out / "config.json").read_text())["spt"]["positions"] == "all"
+    chosen = SPTOptions(positions="all", negatives=8).build(torch.tensor([0, 5, 1, 3]))
+    assert isinstance(chosen, Sum) and isinstance(chosen.parts[0], NextItemEverywhere)
+    assert isinstance(chosen.parts[0].part, SampledNextItem)
+
+
+def test_a_backbone_that_would_leak_is_one_line_and_leaves_nothing(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = ["train", str(source), "--out", str(out), *SMALL, "--positions", "all", "--backbone", "bsarec"]
+    assert main(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "not causal" in line and "--positions newest" in line
+    assert not out.exists()
 
 
 def test_a_missing_package_is_one_line_and_leaves_nothing(

@@ -18,6 +18,7 @@ from latentloop.baselines import popularity
 from latentloop.data.interactions import Interactions
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.depth import UniformDepth
+from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
 from latentloop.facts import facts
 from latentloop.objectives import RPT, SPT
@@ -198,3 +199,38 @@ def test_the_blocks_compile() -> None:
     assert result.returncode == 0, result.stderr[-3000:]
     assert set(result.stdout.split(";")[:-1]) <= set(ENCODERS)
     assert len(result.stdout.split(";")) > len(ENCODERS) - 3  # Hugging Face's three may be missing
+
+
+ANSWERS_PREFIXES = {
+    "sasrec",
+    "gru",
+    "lstm",
+    "gru shared",
+    "gru copied",
+    "gru, then sasrec",
+    "transformer 1, causal",
+    "transformer 2, causal",
+}
+
+
+@pytest.mark.parametrize(("name", "blocks"), ENCODERS.items(), ids=ENCODERS.keys())
+def test_every_position_answers_its_prefix_or_the_encoder_is_refused(name: str, blocks: Callable[[], Blocks]) -> None:
+    model, history = recommender(blocks, 0).eval(), histories(0)[:, -MAX_LENGTH:]
+    if name not in ANSWERS_PREFIXES:
+        with pytest.raises(InputError, match="causal|pad-invariant"):
+            model.think_everywhere(history)
+        return
+    model.inference_state = "zero"
+    with torch.no_grad():
+        model.position_table.zero_()  # a prefix of its own stands elsewhere
+        found = model.think_everywhere(history, depth=3)
+        slots = found.packing.slots.tolist()
+        prefixes = [
+            torch.cat([torch.zeros(slot, dtype=torch.int64), history[row, : MAX_LENGTH - slot]])
+            for row, slot in zip(found.packing.rows.tolist(), slots, strict=True)
+        ]
+        wanted = model.think(torch.stack(prefixes), depth=3)
+    assert max(slots) == MAX_LENGTH - 1
+    torch.testing.assert_close(found.states, wanted.final, **CLOSE)
+    of_rows = [place for place, slot in enumerate(slots) if slot == 0]
+    torch.testing.assert_close(found.thoughts.steps, wanted.steps[:, of_rows], **CLOSE)

@@ -79,7 +79,7 @@ def test_the_depth_follows_the_law_and_the_key_alone() -> None:
 
 def test_an_unknown_or_missing_view_is_named() -> None:
     model, batch = recommender(0), batch_of(0)
-    with pytest.raises(InputError, match="anchor, same_target, self, got 'other'"):
+    with pytest.raises(InputError, match="anchor, same_target, self, everywhere, got 'other'"):
         encode_views(model, batch, ("other",))
     with pytest.raises(InputError, match="same_target=True"):
         encode_views(model, Batch(batch.history, batch.target, batch.rows, 1), ("same_target",))

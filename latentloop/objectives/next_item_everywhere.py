@@ -1,0 +1,67 @@
+"""The recommendation loss at every position of a causal encoder: all targets of a row in one pass."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from latentloop.data.batch import Batch
+from latentloop.encoder import Thoughts
+from latentloop.errors import InputError
+from latentloop.everywhere import check_everywhere
+from latentloop.objectives.compose import Composable
+from latentloop.objectives.contract import Objective, Terms, call
+from latentloop.objectives.next_item import NextItem
+from latentloop.objectives.views import Views
+from latentloop.recommender import Recommender
+
+__all__ = ["NextItemEverywhere"]
+
+
+class NextItemEverywhere(Composable):
+    """The next-item loss at every position that has a target, for encoders that are causal and pad-invariant.
+
+    `fit` gives an objective that reads "everywhere" windows instead of prefix samples (`data.windows.Windows`), and
+    each target is learned once an epoch either way. Parts beside it in a sum read the newest position of the same pass.
+
+    Args:
+        part: the loss of one answer and its target; `SampledNextItem` for huge catalogs. It is given every learned
+            position as a row of its own, with its one thought.
+    """
+
+    views = ("everywhere",)
+
+    def __init__(self, part: Objective | None = None) -> None:
+        self.part: Objective = NextItem() if part is None else part
+
+    def start(self, model: Recommender) -> None:
+        """Refuse an encoder whose positions see later items.
+
+        Raises:
+            InputError: see `check_everywhere`.
+        """
+        check_everywhere(model.encoder)
+
+    def __call__(self, views: Views, batch: Batch) -> tuple[Tensor, Terms]:
+        """The part's loss, a mean over the batch's targets (of this process), and its terms.
+
+        Raises:
+            InputError: for a batch without `targets`, or views without the states.
+        """
+        everywhere, targets = views.everywhere, batch.targets
+        if targets is None:
+            raise InputError("this batch has no targets of inner positions: make it of Windows.of(samples)")
+        if everywhere is None:
+            raise InputError('the states of all positions were not encoded: name "everywhere" in the part\'s `views`')
+        packing = everywhere.packing
+        # other views' rows come after the anchor's, and nothing is learned there
+        others = len(packing.offsets) - 1 - len(batch)
+        columns = targets.shape[1] - 1 - packing.slots
+        target = F.pad(targets, (0, 0, 0, others))[packing.rows, columns]
+        learned = target.nonzero()[:, 0]
+        rows = packing.rows[learned]
+        answers = Views(views.model, views.depth, {"anchor": Thoughts(everywhere.states[learned][None])})
+        return call(self.part, answers, Batch(batch.history[rows], target[learned], batch.rows[rows], batch.key))
+
+    def __repr__(self) -> str:
+        return f"NextItemEverywhere({'' if isinstance(self.part, NextItem) else repr(self.part)})"
