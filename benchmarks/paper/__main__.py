@@ -24,7 +24,7 @@ from typing import Any, Literal
 import tyro
 
 from benchmarks.paper.cell import Cell, run_cell
-from benchmarks.paper.grids import EXPERIMENTS
+from benchmarks.paper.grids import EXPERIMENTS, TRAINING
 
 __all__ = ["CELLS", "Options", "finished", "main", "seconds"]
 
@@ -35,7 +35,7 @@ CELLS = Path("benchmarks/results/cells")
 class Options:
     """Which cells, and how long."""
 
-    experiment: tyro.conf.Positional[Literal["table1", "table2", "table4", "figure2", "figure3", "figure4", "figure5", "figure6"]]  # fmt: skip
+    experiment: tyro.conf.Positional[Literal["table1", "table2", "table4", "figure2", "figure3", "figure4", "figure5", "figure6", "study", "study_rpt"]]  # fmt: skip
     """A table or a figure of the paper."""
     data: tuple[str, ...] = ("amazon2018-scientific",)
     """Names of data sets."""
@@ -57,15 +57,22 @@ class Options:
     """Post-training epochs at most, instead of the cell's."""
     learning_rate: float | None = None
     """Of pre-training, instead of the cell's."""
+    batch_size: int | None = None
+    """Rows of a pre-training step, instead of the cell's."""
+    positions: Literal["newest", "all"] | None = None
+    """What pre-training of causal backbones learns from, instead of the cell's."""
+    only: tuple[str, ...] = ()
+    """Rows of these labels only."""
 
     def cells(self) -> list[Cell]:
         """All cells, each once, all of a seed before the next seed's."""
-        changes = {
-            name: getattr(self, name)
-            for name in ("epochs", "rpt_epochs", "learning_rate")
-            if getattr(self, name) is not None
-        }
-        rows = [row for data in self.data for row in EXPERIMENTS[self.experiment](data)]
+        changes = {name: getattr(self, name) for name in TRAINING if getattr(self, name) is not None}
+        rows = [
+            row
+            for data in self.data
+            for row in EXPERIMENTS[self.experiment](data)
+            if not self.only or row.label in self.only
+        ]
         cells = [replace(row.cell, seed=seed, **changes) for seed in self.seeds for row in rows]
         return list(dict.fromkeys(cells))
 

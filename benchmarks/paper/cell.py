@@ -25,7 +25,15 @@ from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.text_encoders import load_text_features
 from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson
 from latentloop.evaluation import evaluate
-from latentloop.objectives import RPT, SPT, NDCGReward, RecallReward, select
+from latentloop.objectives import (
+    RPT,
+    SPT,
+    NDCGReward,
+    NextItem,
+    NextItemEverywhere,
+    RecallReward,
+    select,
+)
 from latentloop.randomness import dropout_seed, fold
 from latentloop.recipes import BACKBONES, build_recommender
 from latentloop.recommender import Recommender
@@ -34,8 +42,13 @@ from latentloop.results import Evaluation
 from latentloop.run_directory import RunDirectory
 from latentloop.training import Fitted, fit
 
-__all__ = ["Cell", "load_split", "run_cell", "unpack_ranks"]
+__all__ = ["POST_TRAINING", "Cell", "load_split", "run_cell", "unpack_ranks"]
 
+POST_TRAINING = (
+    "policy", "reward", "rpt_epochs", "rpt_learning_rate", "kl", "kl_weight", "clip_norm", "rollout_dropout", "ratio",
+    "updates",
+)  # fmt: skip
+"""Fields that pre-training does not read."""
 Kind = Literal["chance", "popularity", "plain", "plain-deep", "loop"]
 _LARGEST = 254  # a rank beyond it adds nothing to any metric that is reported
 
@@ -64,9 +77,26 @@ class Cell:
         epochs: of pre-training, at most.
         rpt_epochs: at most.
         patience: epochs without a better validation NDCG@10.
-        batch_size: of pre-training.
+        batch_size: rows of a pre-training step.
         dim: d.
         max_length: L.
+        positions: "newest": a sample for each prefix; "all": causal backbones learn from every position of a row.
+        norm: "pre" or "post" layer norm.
+        aggregate: f.
+        state_std: s1 in training.
+        inference_state: T_0 of an answer.
+        temperature: tau of both alignments.
+        similarity: of both alignments.
+        positives: of the trajectory-level alignment.
+        keep_false_negatives: whether rows with the same target stay among an anchor's negatives.
+        weight_decay: of pre-training.
+        rpt_learning_rate: of post-training.
+        kl: "full" or "target".
+        kl_weight: beta.
+        clip_norm: largest gradient norm of post-training; None does not clip.
+        rollout_dropout: whether rollouts keep dropout.
+        ratio: "joint" or "step".
+        updates: optimizer steps for each batch of rollouts.
     """
 
     data: str
@@ -90,6 +120,23 @@ class Cell:
     batch_size: int = 1024
     dim: int = 64
     max_length: int = 20
+    positions: Literal["newest", "all"] = "newest"
+    norm: Literal["pre", "post"] = "pre"
+    aggregate: str = "add"
+    state_std: float = 1.0
+    inference_state: Literal["shared", "fresh", "zero"] = "shared"
+    temperature: float = 0.2
+    similarity: Literal["cosine", "dot"] = "cosine"
+    positives: Literal["same_target", "self"] = "same_target"
+    keep_false_negatives: bool = False
+    weight_decay: float = 0.0
+    rpt_learning_rate: float = 3e-4
+    kl: Literal["full", "target"] = "full"
+    kl_weight: float = 1.0
+    clip_norm: float | None = None
+    rollout_dropout: bool = False
+    ratio: Literal["joint", "step"] = "joint"
+    updates: int = 1
 
     @property
     def key(self) -> str:
@@ -101,7 +148,7 @@ class Cell:
     def pretrained(self) -> Cell:
         """The cell whose pre-training this one's post-training starts from: itself without RPT."""
         plain = Cell(self.data)
-        return replace(self, rpt=False, policy=plain.policy, reward=plain.reward, rpt_epochs=plain.rpt_epochs)
+        return replace(self, rpt=False, **{name: getattr(plain, name) for name in POST_TRAINING})
 
     @property
     def law(self) -> DepthLaw:
@@ -121,7 +168,7 @@ def load_split(name: str, folder: Path, max_length: int) -> Split:
 
 def build(cell: Cell, split: Split, folder: Path) -> Recommender:
     """The cell's model with its own seed's weights."""
-    settings: dict[str, Any] = {"dropout": cell.dropout, "core_layers": cell.core_layers}
+    settings: dict[str, Any] = {"dropout": cell.dropout, "core_layers": cell.core_layers, "norm": cell.norm}
     settings["pre_layers"] = max(1, cell.pre_layers)
     if cell.kind == "plain-deep":
         settings["core_layers"] = cell.core_layers * (cell.mean_depth + 1)
@@ -130,15 +177,17 @@ def build(cell: Cell, split: Split, folder: Path) -> Recommender:
         settings["text"] = load_text_features(split.item_ids, item_embeddings=array)
     backbone = BACKBONES[cell.backbone](**settings)
     common: dict[str, Any] = {"dim": cell.dim, "max_length": cell.max_length, "dropout": cell.dropout}
+    common["inference_state"] = cell.inference_state
     with dropout_seed(fold(cell.seed, "weights"), torch.device("cpu")):
         if cell.kind == "loop" and cell.pre_layers == 0:
-            core = SASRec(core_layers=cell.core_layers, dropout=cell.dropout).blocks(cell.dim)[1]
-            encoder = RecurrentDepth(nn.Identity(), core, depth_law=cell.law)
+            core = SASRec(core_layers=cell.core_layers, dropout=cell.dropout, norm=cell.norm).blocks(cell.dim)[1]
+            encoder = RecurrentDepth(nn.Identity(), core, cell.aggregate, depth_law=cell.law, state_std=cell.state_std)
             return Recommender(split.num_items, encoder, seed=cell.seed, **common)
         loop = cell.kind == "loop"
         return build_recommender(
-            backbone, split.num_items, loop=loop, depth_law=cell.law if loop else None, seed=cell.seed, **common
-        )
+            backbone, split.num_items, loop=loop, depth_law=cell.law if loop else None, seed=cell.seed,
+            aggregate=cell.aggregate, state_std=cell.state_std, **common,
+        )  # fmt: skip
 
 
 def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) -> dict[str, Any]:
@@ -156,18 +205,27 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
     run = RunDirectory.create(
         work / pre.key, dataclasses.asdict(pre), resume=(work / pre.key / "config.json").is_file()
     )
-    objective = SPT(alpha=cell.alpha, gamma=cell.gamma if cell.kind == "loop" else 0.0)
+    objective = SPT(
+        alpha=cell.alpha, gamma=cell.gamma if cell.kind == "loop" else 0.0, temperature=cell.temperature,
+        similarity=cell.similarity, positives=cell.positives, mask_same_target=not cell.keep_false_negatives,
+        next_item=NextItemEverywhere() if cell.positions == "all" else NextItem(),
+    )  # fmt: skip
     fitted = fit(
         model, split.train, split.validation, objective, run=run, epochs=cell.epochs, batch_size=cell.batch_size,
-        learning_rate=cell.learning_rate, **settings,
+        learning_rate=cell.learning_rate, weight_decay=cell.weight_decay, **settings,
     )  # fmt: skip
     if cell.rpt:
         number = int(cell.reward.partition("@")[2])
         reward = RecallReward(number) if cell.reward.startswith("recall") else NDCGReward(number)
         samples = select(model, split.train, key=fold(cell.seed, "selection"))
+        policy = RPT(
+            policy=cell.policy, reward=reward, kl=cell.kl, kl_weight=cell.kl_weight, dropout=cell.rollout_dropout,
+            ratio=cell.ratio, updates=cell.updates,
+        )  # fmt: skip
         fitted = fit(
-            model, samples, split.validation, RPT(policy=cell.policy, reward=reward), stage=f"rpt-{cell.key}", run=run,
-            epochs=cell.rpt_epochs, batch_size=256, learning_rate=3e-4, validate_first=True, **settings,
+            model, samples, split.validation, policy, stage=f"rpt-{cell.key}", run=run, epochs=cell.rpt_epochs,
+            batch_size=256, learning_rate=cell.rpt_learning_rate, clip_norm=cell.clip_norm, validate_first=True,
+            **settings,
         )  # fmt: skip
     depths = [1, 2, 3, 4, 6, 8] if cell.kind == "loop" else None
     evaluations = {

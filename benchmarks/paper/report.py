@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.paper.__main__ import CELLS, finished
 from benchmarks.paper.cell import Cell, unpack_ranks
-from benchmarks.paper.grids import EXPERIMENTS, Row
+from benchmarks.paper.grids import EXPERIMENTS, TRAINING, Row
 from latentloop.significance import paired_t
 
 __all__ = ["experiment_table", "matching", "write_report"]
@@ -32,13 +32,12 @@ Line = dict[str, Any]
 
 def matching(row: Row, lines: Mapping[str, Line]) -> list[list[Line]]:
     """The finished lines of a row, one list for each choice of training settings (epochs, learning rate ...) found."""
-    free = ("seed", "epochs", "rpt_epochs", "learning_rate")
-    wanted = {name: value for name, value in vars(row.cell).items() if name not in free}
+    wanted = {name: value for name, value in vars(row.cell).items() if name not in ("seed", *TRAINING)}
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for line in lines.values():
         cell = Cell(**line["cell"])
         if all(getattr(cell, name) == value for name, value in wanted.items()):
-            settings = () if cell.kind in ("chance", "popularity") else tuple(getattr(cell, name) for name in free[1:])
+            settings = () if cell.kind in ("chance", "popularity") else tuple(getattr(cell, name) for name in TRAINING)
             groups.setdefault(settings, []).append(line)
     return [sorted(group, key=lambda line: line["cell"]["seed"]) for group in groups.values()]
 
@@ -52,8 +51,8 @@ def experiment_table(name: str, data: str, lines: Mapping[str, Line]) -> list[st
     table = [
         f"### {name}, {data}",
         "",
-        "| row | epochs at most | seeds | validation NDCG@10 | test NDCG@10 | test Recall@10 | against | p | paper |",
-        "|---|---:|---|---:|---:|---:|---|---:|---:|",
+        "| row | training | seeds | validation NDCG@10 | test NDCG@10 | test Recall@10 | against | p | paper |",
+        "|---|---|---|---:|---:|---:|---|---:|---:|",
     ]
     for row in rows:
         for group in found[row.label]:
@@ -62,8 +61,7 @@ def experiment_table(name: str, data: str, lines: Mapping[str, Line]) -> list[st
             seeds = ", ".join(str(line["cell"]["seed"]) for line in group)
             numbers = [_mean([line[part][metric] for line in group]) for part, metric in _COLUMNS]
             paper = PUBLISHED.get(data, {}).get(row.label, "")
-            epochs = f"{group[0]['cell']['epochs']} + {group[0]['cell']['rpt_epochs'] if row.cell.rpt else 0}"
-            cells = [row.label, epochs, seeds, *numbers, against, p, str(paper)]
+            cells = [row.label, _training(group[0]["cell"]), seeds, *numbers, against, p, str(paper)]
             table.append(f"| {' | '.join(cells)} |")
     return [*table, ""]
 
@@ -76,8 +74,15 @@ def _mean(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.4f}{spread}"
 
 
+def _training(cell: dict[str, Any]) -> str:
+    if cell["kind"] in ("chance", "popularity"):
+        return ""
+    epochs = f"up to {cell['epochs']}{' + ' + str(cell['rpt_epochs']) if cell['rpt'] else ''} epochs"
+    return f"{epochs}, {cell['positions']} positions, batch {cell['batch_size']}, lr {cell['learning_rate']:g}"
+
+
 def _same_settings(one: Line, other: Line) -> bool:
-    return all(one["cell"][name] == other["cell"][name] for name in ("epochs", "learning_rate"))
+    return all(one["cell"][name] == other["cell"][name] for name in TRAINING if name != "rpt_epochs")
 
 
 def _against(group: Sequence[Line], rivals: Sequence[Line], name: str | None) -> tuple[str, str]:

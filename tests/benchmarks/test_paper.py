@@ -50,8 +50,9 @@ def test_a_key_is_the_configuration() -> None:
         Cell("tiny", kind="plain-deep", alpha=0.0, **TINY),  # type: ignore[arg-type]
         Cell("tiny", **(TINY | {"pre_layers": 0})),  # type: ignore[arg-type]
         Cell("tiny", rpt=True, reward="ndcg@5", depth="fixed", backbone="bsarec", **TINY),  # type: ignore[arg-type]
+        Cell("tiny", positions="all", norm="post", similarity="dot", temperature=1.0, **TINY),  # type: ignore[arg-type]
     ],
-    ids=["chance", "plain aligned", "plain deep", "no pre-block", "post-trained"],
+    ids=["chance", "plain aligned", "plain deep", "no pre-block", "post-trained", "all positions"],
 )
 def test_a_cell_is_run_and_tested(cell: Cell, folder: Path, tmp_path: Path) -> None:
     line = run_cell(cell, folder, tmp_path, "cpu")
@@ -79,7 +80,8 @@ def test_what_is_done_is_not_run_again_and_is_reported(
     (group,) = matching(rows[0], lines)
     assert [line["cell"]["seed"] for line in group] == [0, 1]
     table = experiment_table("figure3", "tiny", lines)
-    assert len(table) == 7 and "Base: " in table[5] and table[5].startswith("| LR+SPT | 1 + 0 | 0, 1 |")
+    assert len(table) == 7 and "Base: " in table[5]
+    assert table[5].startswith("| LR+SPT | up to 1 epochs, newest positions, batch 256, lr 0.001 | 0, 1 |")
     assert "figure3-tiny.png" in write_report()
     assert (tmp_path / "benchmarks/results/figure3-tiny.png").is_file()
 
