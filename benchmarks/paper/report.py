@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.paper.__main__ import CELLS, finished
 from benchmarks.paper.cell import Cell, unpack_ranks
 from benchmarks.paper.grids import EXPERIMENTS, TRAINING, Row
+from benchmarks.paper.runner import CELLS, finished
 from latentloop.significance import paired_t
 
 __all__ = ["experiment_table", "matching", "write_report"]

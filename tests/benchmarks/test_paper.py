@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.paper import __main__ as runner
+from benchmarks.paper import runner
 from benchmarks.paper.cell import Cell, run_cell, unpack_ranks
 from benchmarks.paper.grids import EXPERIMENTS, Row
 from benchmarks.paper.report import experiment_table, matching, write_report
 from latentloop.data.synthetic import synthetic_log
 
+ROOT = Path(__file__).parents[2]
 TINY = {"epochs": 1, "rpt_epochs": 1, "dim": 8, "pre_layers": 1, "core_layers": 1, "batch_size": 256}
 
 
@@ -84,6 +88,17 @@ def test_what_is_done_is_not_run_again_and_is_reported(
     assert table[5].startswith("| LR+SPT | up to 1 epochs, newest positions, batch 256, lr 0.001 | 0, 1 |")
     assert "figure3-tiny.png" in write_report()
     assert (tmp_path / "benchmarks/results/figure3-tiny.png").is_file()
+
+
+def test_the_command_runs_cells_in_processes_of_their_own(folder: Path, tmp_path: Path) -> None:
+    arguments = ["table1", "--data", "tiny", "--only", "chance", "Popularity", "--seeds", "0", "--workers", "2"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.paper", *arguments, "--folder", str(folder)],
+        cwd=tmp_path, env=environment, check=True, timeout=300,
+    )  # fmt: skip
+    lines = runner.finished(tmp_path / runner.CELLS)
+    assert sorted(line["cell"]["kind"] for line in lines.values()) == ["chance", "popularity"]
 
 
 @pytest.mark.parametrize(("budget", "expected"), [("9m", 540.0), ("2h", 7200.0), ("30", 30.0), (None, float("inf"))])

@@ -1,0 +1,148 @@
+"""Run the cells of an experiment that are not done yet, within a budget of time.
+
+    python -m benchmarks.paper figure3 --data amazon2018-scientific --folder DATA --budget 9m --workers 2
+    python -m benchmarks.paper figure3 --data beauty sports --epochs 20      # any field of a cell can be set
+
+A finished cell is one JSON line in `benchmarks/results/cells/`; a cell that the budget cuts off continues from its last
+epoch the next time, on any machine that has its `--work` folder. Without a budget everything is run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from benchmarks.paper.cell import Cell, run_cell
+from benchmarks.paper.grids import EXPERIMENTS, TRAINING
+
+__all__ = ["CELLS", "Options", "finished", "main", "seconds"]
+
+CELLS = Path("benchmarks/results/cells")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which cells, and how long."""
+
+    experiment: tyro.conf.Positional[Literal["table1", "table2", "table4", "figure2", "figure3", "figure4", "figure5", "figure6", "study", "study_rpt"]]  # fmt: skip
+    """A table or a figure of the paper."""
+    data: tuple[str, ...] = ("amazon2018-scientific",)
+    """Names of data sets."""
+    folder: Path = Path("../shared/data")
+    """Where their files lie."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A cell for each."""
+    workers: int = 1
+    """Processes; each computes with one thread on a CPU."""
+    budget: str | None = None
+    """Stop after so long, such as 9m or 2h."""
+    work: Path = Path("runs/paper")
+    """Where unfinished cells are kept."""
+    device: Literal["cpu", "cuda"] | None = None
+    """The best there is when not given."""
+    epochs: int | None = None
+    """Pre-training epochs at most, instead of the cell's."""
+    rpt_epochs: int | None = None
+    """Post-training epochs at most, instead of the cell's."""
+    learning_rate: float | None = None
+    """Of pre-training, instead of the cell's."""
+    batch_size: int | None = None
+    """Rows of a pre-training step, instead of the cell's."""
+    positions: Literal["newest", "all"] | None = None
+    """What pre-training of causal backbones learns from, instead of the cell's."""
+    only: tuple[str, ...] = ()
+    """Rows of these labels only."""
+
+    def cells(self) -> list[Cell]:
+        """All cells, each once, all of a seed before the next seed's."""
+        changes = {name: getattr(self, name) for name in TRAINING if getattr(self, name) is not None}
+        rows = [
+            row
+            for data in self.data
+            for row in EXPERIMENTS[self.experiment](data)
+            if not self.only or row.label in self.only
+        ]
+        cells = [replace(row.cell, seed=seed, **changes) for seed in self.seeds for row in rows]
+        return list(dict.fromkeys(cells))
+
+
+def finished(folder: Path = CELLS) -> dict[str, dict[str, Any]]:
+    """Lines of the finished cells by key."""
+    lines: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            lines[entry["key"]] = entry
+    return lines
+
+
+def seconds(budget: str | None) -> float:
+    """ "9m" as 540.0; None is no end."""
+    if budget is None:
+        return float("inf")
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", budget)
+    if match is None:
+        raise SystemExit(f"--budget must be a number of seconds, minutes or hours such as 9m, got {budget!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _worker(level: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the work
+    logging.basicConfig(level=level, format="%(message)s")
+
+
+def main(options: Options) -> int:
+    """Run pending cells; returns how many are left."""
+    end = time.monotonic() + seconds(options.budget)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    done = finished()
+    pending = [cell for cell in options.cells() if cell.key not in done]
+    logging.info("%s: %d cells done, %d to run", options.experiment, len(options.cells()) - len(pending), len(pending))
+    CELLS.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(options.workers, context, initializer=_worker, initargs=(logging.INFO,))
+    running: dict[Future[dict[str, Any]], Cell] = {}
+    queue = list(pending)
+    try:
+        while (queue or running) and time.monotonic() < end:
+            # cells that share a pre-training wait for it: two processes may not write one run directory
+            busy = {cell.pretrained.key for cell in running.values()}
+            ready = [cell for cell in queue if cell.pretrained.key not in busy]
+            for cell in ready[: options.workers - len(running)]:
+                if cell.pretrained.key in {other.pretrained.key for other in running.values()}:
+                    continue
+                queue.remove(cell)
+                running[pool.submit(run_cell, cell, options.folder, options.work, options.device)] = cell
+            left = end - time.monotonic()
+            for future in wait(running, timeout=min(60.0, max(0.1, left)), return_when=FIRST_COMPLETED).done:
+                running.pop(future)
+                _keep(options.experiment, future.result())
+    finally:
+        _stop(pool)
+    left_over = len(queue) + len(running)
+    logging.info("%d cells are left", left_over)
+    return left_over
+
+
+def _keep(experiment: str, line: dict[str, Any]) -> None:
+    with (CELLS / f"{experiment}.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    logging.info("%s %s: test ndcg@10 %.4f", line["key"], line["cell"]["kind"], line["test"]["ndcg@10"])
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """End the workers at once: each cell keeps its last whole epoch."""
+    for process in list((pool._processes or {}).values()):
+        process.terminate()
+    pool.shutdown(wait=True, cancel_futures=True)
