@@ -125,6 +125,22 @@ def _check_exclude(exclude: tuple[Tensor, Tensor], rows: int, num_items: int) ->
 
 def _same_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
     """Columns whose key equals an earlier one, bit for bit, and for each the first such column."""
+    # most often no two keys begin alike, and then no more than their beginnings need be read
+    alike = _repeated(_hashes(keys[:, :2]))
+    if not alike.numel():
+        return alike, alike
+    hashes = _hashes(keys[alike])
+    values, order = hashes.sort(stable=True)
+    first = torch.ones_like(values, dtype=torch.bool)
+    first[1:] = values[1:] != values[:-1]
+    leader = order[first][first.cumsum(0) - 1]
+    copies, originals = alike[order[~first]], alike[leader[~first]]
+    equal = (keys[copies] == keys[originals]).all(1)  # two keys of one hash that differ keep their own scores
+    return copies[equal], originals[equal]
+
+
+def _hashes(keys: Tensor) -> Tensor:
+    """A hash of each key's bits, (N,) int64."""
     width = torch.int64 if keys.dtype == torch.float64 else torch.int32
     mixer = torch.Generator().manual_seed(0)
     weights = torch.randint(-(2**62), 2**62, (keys.shape[1],), generator=mixer).to(keys.device) * 2 + 1
@@ -133,12 +149,14 @@ def _same_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
     for start in range(0, keys.shape[0], step):
         bits = (keys[start : start + step] + 0.0).view(width).long() * weights  # + 0.0: minus zero becomes zero
         hashes[start : start + step] = ((bits ^ (bits >> 29)) * weights).sum(1)
-    values, order = hashes.sort(stable=True)
-    first = torch.ones_like(values, dtype=torch.bool)
-    first[1:] = values[1:] != values[:-1]
-    if bool(first.all()):
-        return order[:0], order[:0]
-    leader = order[first][first.cumsum(0) - 1]
-    copies, originals = order[~first], leader[~first]
-    equal = (keys[copies] == keys[originals]).all(1)  # two keys of one hash that differ keep their own scores
-    return copies[equal], originals[equal]
+    return hashes
+
+
+def _repeated(values: Tensor) -> Tensor:
+    """Places, rising, of values that occur more than once."""
+    ordered, order = values.sort(stable=True)
+    same = ordered[1:] == ordered[:-1]
+    repeated = torch.zeros_like(ordered, dtype=torch.bool)
+    repeated[1:] |= same
+    repeated[:-1] |= same
+    return order[repeated].sort().values
