@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from itertools import compress
+
+import torch
 
 from latentloop.data.interactions import Interactions
 from latentloop.errors import InputError
@@ -24,29 +26,33 @@ def k_core(interactions: Interactions, k: int) -> Interactions:
     """
     if k < 1:
         raise InputError(f"k: {k}, expected 1 or more (1 keeps everything)")
-    user, item = interactions.user.numpy(), interactions.item.numpy()
-    rows = np.arange(len(user))
+    user, item = interactions.user, interactions.item - 1
+    users = torch.bincount(user, minlength=interactions.num_users)
+    items = torch.bincount(item, minlength=interactions.num_items)
+    kept = torch.ones(len(user), dtype=torch.bool)
     while True:
-        users = np.bincount(user[rows], minlength=interactions.num_users)
-        items = np.bincount(item[rows], minlength=interactions.num_items + 1)
-        keep = (users[user[rows]] >= k) & (items[item[rows]] >= k)
-        if keep.all():
+        frequent = (users >= k)[user].logical_and_((items >= k)[item])
+        dropped = (kept > frequent).nonzero()[:, 0]
+        if not len(dropped):
             break
-        rows = rows[keep]
-    if not len(rows):
+        # only what was dropped is counted again
+        kept = frequent
+        users -= torch.bincount(user[dropped], minlength=len(users))
+        items -= torch.bincount(item[dropped], minlength=len(items))
+    if not bool(kept.any()):
         raise InputError(
             f"no user is left after the {k}-core of {interactions.num_users} users and "
             f"{interactions.num_items} items: use a smaller core, or 1 to keep everything",
             settings=("k_core",),
         )
-    kept_users, kept_items = np.flatnonzero(users >= k), np.flatnonzero(items >= k)
-    if len(kept_users) == interactions.num_users and len(kept_items) == interactions.num_items:
+    known_users, known_items = users >= k, items >= k
+    if bool(known_users.all()) and bool(known_items.all()):
         return interactions
-    time = interactions.timestamp
-    return Interactions.from_numbers(
-        np.searchsorted(kept_users, user[rows]),
-        np.searchsorted(kept_items, item[rows]) + 1,
-        None if time is None else time.numpy()[rows],
-        [interactions.user_ids[u] for u in kept_users.tolist()],
-        [interactions.item_ids[i - 1] for i in kept_items.tolist()],
+    time, rows = interactions.timestamp, kept.nonzero()[:, 0]
+    return Interactions(  # rows keep their order
+        (known_users.cumsum(0) - 1)[user[rows]],
+        known_items.cumsum(0)[item[rows]],
+        None if time is None else time[rows],
+        list(compress(interactions.user_ids, known_users.tolist())),
+        list(compress(interactions.item_ids, known_items.tolist())),
     )
