@@ -174,13 +174,13 @@ def _first_of_duplicates(user: np.ndarray, item: np.ndarray, timestamp: np.ndarr
     tied = np.flatnonzero((user[1:] == user[:-1]) & (timestamp[1:] == timestamp[:-1])) + 1
     if not len(tied):
         return None
-    starts = np.ones(len(user), dtype=bool)
-    starts[tied] = False
-    moment = np.cumsum(starts)
     rows = np.union1d(tied - 1, tied)
-    order = np.lexsort((item[rows], moment[rows]))
-    rows = rows[order]
-    repeated = (moment[rows[1:]] == moment[rows[:-1]]) & (item[rows[1:]] == item[rows[:-1]])
+    moment = np.cumsum(np.isin(rows, tied, assume_unique=True, invert=True))
+    order = np.lexsort((item[rows], moment))
+    rows, moment = rows[order], moment[order]
+    repeated = rows[1:][(moment[1:] == moment[:-1]) & (item[rows[1:]] == item[rows[:-1]])]
+    if not len(repeated):
+        return None
     keep = np.ones(len(user), dtype=bool)
-    keep[rows[1:][repeated]] = False
+    keep[repeated] = False
     return keep

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import compress
 
+import numpy as np
 import torch
 
 from latentloop.data.interactions import Interactions
@@ -26,33 +27,33 @@ def k_core(interactions: Interactions, k: int) -> Interactions:
     """
     if k < 1:
         raise InputError(f"k: {k}, expected 1 or more (1 keeps everything)")
-    user, item = interactions.user, interactions.item - 1
-    users = torch.bincount(user, minlength=interactions.num_users)
-    items = torch.bincount(item, minlength=interactions.num_items)
-    kept = torch.ones(len(user), dtype=torch.bool)
+    user, item = interactions.user.numpy(), interactions.item.numpy()
+    users = np.bincount(user, minlength=interactions.num_users)
+    items = np.bincount(item, minlength=interactions.num_items + 1)
+    kept = np.ones(len(user), dtype=bool)
     while True:
-        frequent = (users >= k)[user].logical_and_((items >= k)[item])
-        dropped = (kept > frequent).nonzero()[:, 0]
+        frequent = (users >= k)[user] & (items >= k)[item]
+        dropped = np.flatnonzero(kept > frequent)
         if not len(dropped):
             break
         # only what was dropped is counted again
         kept = frequent
-        users -= torch.bincount(user[dropped], minlength=len(users))
-        items -= torch.bincount(item[dropped], minlength=len(items))
-    if not bool(kept.any()):
+        users -= np.bincount(user[dropped], minlength=len(users))
+        items -= np.bincount(item[dropped], minlength=len(items))
+    if not kept.any():
         raise InputError(
             f"no user is left after the {k}-core of {interactions.num_users} users and "
             f"{interactions.num_items} items: use a smaller core, or 1 to keep everything",
             settings=("k_core",),
         )
-    known_users, known_items = users >= k, items >= k
-    if bool(known_users.all()) and bool(known_items.all()):
+    known_users, known_items = users >= k, items[1:] >= k
+    if known_users.all() and known_items.all():
         return interactions
-    time, rows = interactions.timestamp, kept.nonzero()[:, 0]
+    time = interactions.timestamp
     return Interactions(  # rows keep their order
-        (known_users.cumsum(0) - 1)[user[rows]],
-        known_items.cumsum(0)[item[rows]],
-        None if time is None else time[rows],
+        torch.from_numpy((np.cumsum(known_users) - 1)[user[kept]]),
+        torch.from_numpy(np.cumsum(known_items)[item[kept] - 1]),
+        None if time is None else torch.from_numpy(time.numpy()[kept]),
         list(compress(interactions.user_ids, known_users.tolist())),
         list(compress(interactions.item_ids, known_items.tolist())),
     )
