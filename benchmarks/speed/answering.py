@@ -103,9 +103,10 @@ def inference(options: Options) -> Iterator[Pair]:
 
 
 def _asked(options: Options) -> Samples:
+    """Histories as long as training's, the length that the targets are set for; tests' are a third longer."""
     size = options.sizes
-    test = random_split(size.users, size.items, size.actions).test
-    return test.select(torch.arange(min(size.asked, len(test))))
+    samples = random_split(size.users, size.items, size.actions).train
+    return samples.select(torch.linspace(0, len(samples) - 1, min(size.asked, len(samples))).long())
 
 
 def _blocks(samples: Samples) -> float:

@@ -19,14 +19,18 @@ from latentloop.recurrence import RecurrentDepth
 __all__ = ["DIM", "LENGTH", "base", "loop", "padded_twin", "random_split", "write_log"]
 
 DIM, LENGTH = 64, 20
-_SHORTEST = 5
+_SHORTEST, _SPREAD = 5, 0.58
 
 
 @lru_cache(maxsize=2)
 def random_split(num_users: int, num_items: int, average_length: float, seed: int = 0) -> Split:
-    """Users of geometric length (at least 5) who take items at random, split leave-one-out."""
+    """Users of at least 5 items, a few of them of many, who take items at random, split leave-one-out.
+
+    The spread of lengths gives a history of 5.8 items in an average training sample at 8.9 items a user.
+    """
     rng = np.random.default_rng(seed)
-    lengths = _SHORTEST + rng.geometric(1 / (average_length - _SHORTEST + 1), num_users) - 1
+    more = (average_length - _SHORTEST) / _SPREAD
+    lengths = _SHORTEST + rng.poisson(rng.gamma(_SPREAD, more, num_users))
     user = np.repeat(np.arange(num_users), lengths)
     item = rng.integers(1, num_items + 1, len(user))
     item[:num_items] = rng.permutation(num_items) + 1  # every item occurs
