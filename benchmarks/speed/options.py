@@ -29,7 +29,8 @@ class Size:
         catalogs: catalogs of the catalog sweep, smallest first.
         catalog_rows: rows of it.
         dense_items: the largest catalog whose whole (rows x items) scores the plain twin still holds.
-        rows: rows of the file that data preparation reads.
+        rows: rows of the files that data preparation reads, smallest first.
+        pandas_rows: the largest file that the plain twin still reads.
         seconds: a pair of measurements stops after so many, once it had three turns.
     """
 
@@ -45,7 +46,8 @@ class Size:
     catalogs: tuple[int, ...]
     catalog_rows: int
     dense_items: int
-    rows: int
+    rows: tuple[int, ...]
+    pandas_rows: int
     seconds: float
 
 
@@ -53,13 +55,14 @@ _INSTRUMENT = (57_439, 24_587, 8.9)
 """Users, items and average length of the paper's Instrument data."""
 
 SIZES: dict[SizeName, Size] = {
-    "toy": Size(60, 40, 8.0, 32, 8, 48, 12, (1, 2), 16, (40, 80), 16, 60, 3_000, 0.0),
+    "toy": Size(60, 40, 8.0, 32, 8, 48, 12, (1, 2), 16, (40, 80), 16, 60, (3_000,), 3_000, 0.0),
     "quick": Size(
-        *_INSTRUMENT, 1024, 256, 4096, 400, (1, 8), 256, (24_587, 100_000), 1024, 200_000, 1_000_000, 8.0
+        *_INSTRUMENT, 1024, 256, 4096, 400, (1, 8), 256, (24_587, 100_000), 1024, 200_000, (1_000_000,), 2_000_000,
+        8.0,
     ),
     "full": Size(
         *_INSTRUMENT, 1024, 256, 8192, 4_000, (1, 2, 4, 8), 1024, (24_587, 100_000, 1_000_000), 1024, 200_000,
-        20_000_000, 60.0,
+        (1_000_000, 20_000_000), 2_000_000, 60.0,
     ),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,14 +24,15 @@ def data(options: Options) -> Iterator[Pair]:
     """Reading Parquet, 5-core, sequences and the index of same targets, each turn in a process of its own."""
     import pyarrow.parquet as pq
 
-    rows, scratch = options.sizes.rows, options.scratch or Path()
-    for text in (False, True):
-        path = scratch / f"log{'-text' if text else ''}.parquet"
+    size, scratch = options.sizes, options.scratch or Path()
+    for rows, text in itertools.product(size.rows, (False, True)):
+        path = scratch / f"log-{rows}{'-text' if text else ''}.parquet"
         if not path.exists():
             write_log(path, rows, text=text)
         yield Pair(
             f"data, {rows:,} rows{', ids as text' if text else ''}", "rows", pq.read_metadata(path).num_rows,
-            lambda path=path: partial(_fast, path), lambda path=path: partial(_twin, path), beside="pandas",
+            partial(partial, _fast, path), partial(partial, _twin, path) if rows <= size.pandas_rows else None,
+            beside="pandas",
             target=1_500_000, memory=True, limit=4 * 1000**3 / 2**20, apart=True,
         )  # fmt: skip
 

@@ -33,7 +33,6 @@ class Pair:
         limit: MiB of peak memory to stay below; None where there is none.
         limit_above: the same for the memory above what was there before the work.
         apart: whether every turn is taken in a process of its own.
-        before: makes what processes share, such as a file.
     """
 
     case: str
@@ -49,7 +48,6 @@ class Pair:
     limit: float | None = None
     limit_above: float | None = None
     apart: bool = False
-    before: Action | None = None
 
 
 @dataclass(frozen=True)

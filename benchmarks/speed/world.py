@@ -33,7 +33,7 @@ def random_split(num_users: int, num_items: int, average_length: float, seed: in
     lengths = _SHORTEST + rng.poisson(rng.gamma(_SPREAD, more, num_users))
     user = np.repeat(np.arange(num_users), lengths)
     item = rng.integers(1, num_items + 1, len(user))
-    item[:num_items] = rng.permutation(num_items) + 1  # every item occurs
+    item[:num_items] = rng.permutation(num_items)[: len(item)] + 1  # every item occurs where there are rows for it
     log = Interactions.from_numbers(user, item, None, list(range(num_users)), list(range(num_items)))
     return leave_one_out(log, LENGTH)
 
