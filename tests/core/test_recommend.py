@@ -21,11 +21,11 @@ from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, fewer, ragged, recomme
 MONKEY = settings(fewer, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
-def blocks_of(size: int, patch: pytest.MonkeyPatch) -> None:
-    """So many items a block, and chunks of three rows."""
+def blocks_of(size: int, patch: pytest.MonkeyPatch, tile: int = 1) -> None:
+    """So many items a block, and so many blocks and three rows a tile."""
     patch.setattr("latentloop.top_k.BLOCK", size)
-    patch.setattr("latentloop.item_scores.CPU_BUDGET", 1)
-    patch.setattr("latentloop.item_scores.LEAST_ROWS", 3)
+    patch.setattr("latentloop.top_k.ROWS", 3)
+    patch.setattr("latentloop.top_k.CPU_BUDGET", 3 * size * tile)
 
 
 def dense(scores: np.ndarray, k: int, excluded: list[set[int]], candidates: set[int]) -> list[list[int]]:
@@ -38,16 +38,23 @@ def dense(scores: np.ndarray, k: int, excluded: list[set[int]], candidates: set[
 
 
 @MONKEY
-@given(seed=seeds, k=st.integers(1, 12), size=st.integers(1, 15), num_items=st.integers(12, 70), filtered=st.booleans())
+@given(
+    seed=seeds,
+    k=st.integers(1, 12),
+    size=st.integers(1, 15),
+    tile=st.integers(1, 30),
+    num_items=st.integers(12, 70),
+    filtered=st.booleans(),
+)
 def test_top_k_is_the_dense_sort(
-    seed: int, k: int, size: int, num_items: int, filtered: bool, monkeypatch: pytest.MonkeyPatch
+    seed: int, k: int, size: int, tile: int, num_items: int, filtered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small whole numbers: exact scores and many ties, within blocks and between them."""
     rng = np.random.default_rng(seed)
     queries, keys = rng.integers(-2, 3, (4, 3)), rng.integers(-1, 2, (num_items, 3))
     pairs = rng.permutation([(r, i) for r in range(4) for i in rng.choice(num_items, 2, replace=False) + 1])
     candidates = rng.random(num_items) < (0.6 if filtered else 2)
-    blocks_of(size, monkeypatch)
+    blocks_of(size, monkeypatch, tile)
     scores, items = top_k(
         torch.from_numpy(queries).float(),
         torch.from_numpy(keys).float(),
