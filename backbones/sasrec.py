@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentloop.backbones.layout import Layout
+from latentloop.backbones.layout import Layout, packed_layout
 from latentloop.backbones.stack import LayerStack
 from latentloop.errors import InputError
 from latentloop.quick_dropout import QuickDropout, quick_dropout
@@ -173,7 +173,7 @@ class SASRecBlock(LayerStack):
     ) -> tuple[Layout]:
         if offsets is None:
             return (Layout.padded(x, padding_mask),)
-        return (Layout.packed(x, offsets, max_length, grouped=x.device.type == "cpu"),)
+        return (packed_layout(x, offsets, max_length, grouped=x.device.type == "cpu"),)
 
 
 @dataclass(frozen=True)
