@@ -92,7 +92,8 @@ def _of_rows(pairs: tuple[Tensor, Tensor], part: slice) -> tuple[Tensor, Tensor]
 
 
 def _block_maxima(scores: Tensor) -> Tensor:
-    return scores.unflatten(1, (-1, BLOCK)).amax(2)
+    maxima: Tensor = scores.unflatten(1, (-1, BLOCK)).amax(2)
+    return maxima
 
 
 def _best(scores: Tensor, highest: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -155,7 +155,8 @@ def _chronological(user: np.ndarray, timestamp: np.ndarray | None) -> np.ndarray
         low, high = timestamp.min(), timestamp.max()
         if timestamp.dtype.kind != "i" or (int(user.max()) + 1) * (int(high) - int(low) + 1) >= 2**63:
             by_time = _stable_order(timestamp)
-            return by_time[_stable_order(user[by_time])]
+            order: np.ndarray = by_time[_stable_order(user[by_time])]
+            return order
         key = user * (int(high) - int(low) + 1)
         key += timestamp
         key -= low
