@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["Group", "Layout"]
+__all__ = ["Group", "Layout", "packed_layout"]
+
+_KNOWN = "_latentloop_layout"
 
 
 @dataclass(frozen=True)
@@ -122,3 +124,17 @@ class Layout:
     def newest(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "B c"]:
         """Each row's newest token."""
         return x[:, -1] if self.ends is None else x.index_select(0, self.ends)
+
+
+def packed_layout(
+    x: Float[Tensor, "tokens d"], offsets: Int[Tensor, " B1"], max_length: int | None, *, grouped: bool
+) -> Layout:
+    """`Layout.packed`, worked out once for all passes of a loop: it is kept on `offsets`, which they share."""
+    if torch.compiler.is_compiling() or offsets.is_inference():
+        return Layout.packed(x, offsets, max_length, grouped=grouped)
+    state = (grouped, max_length, offsets._version)  # offsets that are written to get a new layout
+    known: tuple[object, Layout] | None = getattr(offsets, _KNOWN, None)
+    if known is None or known[0] != state:
+        known = (state, Layout.packed(x, offsets, max_length, grouped=grouped))
+        setattr(offsets, _KNOWN, known)
+    return known[1]

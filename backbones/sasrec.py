@@ -6,6 +6,7 @@ everything but the attention scores touches real tokens only.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentloop.backbones.layout import Layout
+from latentloop.backbones.layout import Layout, packed_layout
 from latentloop.backbones.stack import LayerStack
 from latentloop.errors import InputError
 from latentloop.quick_dropout import QuickDropout, quick_dropout
@@ -64,12 +65,16 @@ class CausalAttention(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         query, key, value = (rearrange(t, "b l (h c) -> b h l c", h=self.heads) for t in (query, key, value))
         dropout = self.dropout if self.training else 0.0
-        if dropout and query.device.type == "cpu":
+        on_cpu = query.device.type == "cpu"
+        if dropout and on_cpu:
             read = _attend_with_quick_dropout(query, key, value, mask, dropout)
         else:
-            read = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
-            )
+            if on_cpu and query.dtype == torch.bfloat16:  # for rows so short its kernel takes three times as long
+                query, key, value = query.float(), key.float(), value.float()
+            with torch.autocast("cpu", enabled=False) if on_cpu else nullcontext():
+                read = F.scaled_dot_product_attention(
+                    query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
+                )
         return rearrange(read, "b h l c -> b l (h c)")
 
 
@@ -168,7 +173,7 @@ class SASRecBlock(LayerStack):
     ) -> tuple[Layout]:
         if offsets is None:
             return (Layout.padded(x, padding_mask),)
-        return (Layout.packed(x, offsets, max_length, grouped=x.device.type == "cpu"),)
+        return (packed_layout(x, offsets, max_length, grouped=x.device.type == "cpu"),)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import compress
+
 import numpy as np
+import torch
 
 from latentloop.data.interactions import Interactions
 from latentloop.errors import InputError
@@ -25,28 +28,32 @@ def k_core(interactions: Interactions, k: int) -> Interactions:
     if k < 1:
         raise InputError(f"k: {k}, expected 1 or more (1 keeps everything)")
     user, item = interactions.user.numpy(), interactions.item.numpy()
-    rows = np.arange(len(user))
+    users = np.bincount(user, minlength=interactions.num_users)
+    items = np.bincount(item, minlength=interactions.num_items + 1)
+    kept = np.ones(len(user), dtype=bool)
     while True:
-        users = np.bincount(user[rows], minlength=interactions.num_users)
-        items = np.bincount(item[rows], minlength=interactions.num_items + 1)
-        keep = (users[user[rows]] >= k) & (items[item[rows]] >= k)
-        if keep.all():
+        frequent = (users >= k)[user] & (items >= k)[item]
+        dropped = np.flatnonzero(kept > frequent)
+        if not len(dropped):
             break
-        rows = rows[keep]
-    if not len(rows):
+        # only what was dropped is counted again
+        kept = frequent
+        users -= np.bincount(user[dropped], minlength=len(users))
+        items -= np.bincount(item[dropped], minlength=len(items))
+    if not kept.any():
         raise InputError(
             f"no user is left after the {k}-core of {interactions.num_users} users and "
             f"{interactions.num_items} items: use a smaller core, or 1 to keep everything",
             settings=("k_core",),
         )
-    kept_users, kept_items = np.flatnonzero(users >= k), np.flatnonzero(items >= k)
-    if len(kept_users) == interactions.num_users and len(kept_items) == interactions.num_items:
+    known_users, known_items = users >= k, items[1:] >= k
+    if known_users.all() and known_items.all():
         return interactions
     time = interactions.timestamp
-    return Interactions.from_numbers(
-        np.searchsorted(kept_users, user[rows]),
-        np.searchsorted(kept_items, item[rows]) + 1,
-        None if time is None else time.numpy()[rows],
-        [interactions.user_ids[u] for u in kept_users.tolist()],
-        [interactions.item_ids[i - 1] for i in kept_items.tolist()],
+    return Interactions(  # rows keep their order
+        torch.from_numpy((np.cumsum(known_users) - 1)[user[kept]]),
+        torch.from_numpy(np.cumsum(known_items)[item[kept] - 1]),
+        None if time is None else torch.from_numpy(time.numpy()[kept]),
+        list(compress(interactions.user_ids, known_users.tolist())),
+        list(compress(interactions.item_ids, known_items.tolist())),
     )

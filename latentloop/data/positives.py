@@ -24,14 +24,12 @@ class SameTarget:
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
         index = torch.arange(len(samples), device=samples.device)
-        target = samples.target(index)
-        self._order = torch.argsort(target, stable=True)
-        sizes = torch.bincount(target, minlength=samples.num_items + 1)
-        starts = torch.cumsum(sizes, 0) - sizes
-        self._start, self._size = starts[target], sizes[target]
-        self._place = torch.empty_like(index)
-        self._place[self._order] = index
-        self._place -= self._start
+        target, self._order = samples.target(index).sort(stable=True)
+        self._size = torch.bincount(target, minlength=samples.num_items + 1)
+        self._start = torch.cumsum(self._size, 0) - self._size
+        # within its group; target is sorted here, as the order is
+        place = index - self._start.index_select(0, target)
+        self._place = torch.empty_like(index).index_copy_(0, self._order, place)
 
     def draw(self, rows: Int[Tensor, " B"], key: int) -> Int64[Tensor, " B"]:
         """The number of another sample with the same target, uniformly; the sample's own where it is alone.
@@ -41,7 +39,8 @@ class SameTarget:
             key: what the draw is for; the result depends on (key, row) and the samples only.
         """
         index = self.samples.locate(rows)
-        start, others, own = self._start[index], self._size[index] - 1, self._place[index]
+        target = self.samples.target(index)
+        start, others, own = self._start[target], self._size[target] - 1, self._place[index]
         chosen = (keyed_uniform(key, rows) * others).long().clamp_max_(others.clone().sub_(1).clamp_min_(0))
         # skipping the sample itself keeps the others equally likely
         chosen = torch.where(others > 0, chosen + (chosen >= own), own)

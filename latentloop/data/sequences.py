@@ -130,7 +130,7 @@ class Samples:
         """
         if not self.has_target:
             raise InputError("target: these samples reach to the newest item, no item follows; use history only")
-        return self.sequences.items[self.end[index]].long()
+        return self.sequences.items.index_select(0, self.end[index]).long()
 
     def lengths(self, index: Int[Tensor, " B"]) -> Int64[Tensor, " B"]:
         """How many items of `history` are real, 1..L.
@@ -189,7 +189,7 @@ class Samples:
         return ordered, places
 
     def _start(self, user: Tensor) -> Tensor:
-        return self.sequences.offsets[user]
+        return self.sequences.offsets.index_select(0, user)
 
     def _stop(self, user: Tensor) -> Tensor:
-        return self.sequences.offsets[user + 1]
+        return self.sequences.offsets[1:].index_select(0, user)

@@ -92,9 +92,9 @@ def leave_one_out(interactions: Interactions, max_length: int = 20) -> Split:
     evaluated = torch.nonzero(length >= 3)[:, 0]
     if not len(evaluated):
         raise InputError(f"interactions: none of {interactions.num_users} users has 3 items; leave-one-out needs them")
-    place = torch.arange(len(interactions)) - first[interactions.user]
+    place = torch.arange(len(interactions)) - first.index_select(0, interactions.user)
     cut = torch.where(length >= 3, length - 2, torch.where(length == 2, length, 0))
-    training = place < cut[interactions.user]
+    training = place < cut.index_select(0, interactions.user)
     samples = _prefixes(sequences, interactions.user, place, training, max_length)
     return Split(
         train=samples,
@@ -156,4 +156,4 @@ def global_time(interactions: Interactions, max_length: int = 20, validation: fl
 def _prefixes(sequences: Sequences, user: Tensor, place: Tensor, part: Tensor, max_length: int) -> Samples:
     """One sample for every row of the part that has an item of its user before it."""
     end = torch.nonzero(part & (place >= 1))[:, 0]
-    return Samples(sequences, user[end], end, max_length)
+    return Samples(sequences, user.index_select(0, end), end, max_length)

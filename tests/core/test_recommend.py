@@ -21,8 +21,11 @@ from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, fewer, ragged, recomme
 MONKEY = settings(fewer, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
-def blocks_of(size: int, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("latentloop.top_k.ITEMS_AT_A_TIME", size)
+def blocks_of(size: int, patch: pytest.MonkeyPatch, tile: int = 1) -> None:
+    """So many items a block, and so many blocks and three rows a tile."""
+    patch.setattr("latentloop.top_k.BLOCK", size)
+    patch.setattr("latentloop.top_k.ROWS", 3)
+    patch.setattr("latentloop.top_k.CPU_BUDGET", 3 * size * tile)
 
 
 def dense(scores: np.ndarray, k: int, excluded: list[set[int]], candidates: set[int]) -> list[list[int]]:
@@ -35,14 +38,23 @@ def dense(scores: np.ndarray, k: int, excluded: list[set[int]], candidates: set[
 
 
 @MONKEY
-@given(seed=seeds, k=st.integers(1, 12), size=st.integers(1, 15), filtered=st.booleans())
-def test_top_k_is_the_dense_sort(seed: int, k: int, size: int, filtered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small whole numbers: exact scores and many ties."""
+@given(
+    seed=seeds,
+    k=st.integers(1, 12),
+    size=st.integers(1, 15),
+    tile=st.integers(1, 30),
+    num_items=st.integers(12, 70),
+    filtered=st.booleans(),
+)
+def test_top_k_is_the_dense_sort(
+    seed: int, k: int, size: int, tile: int, num_items: int, filtered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small whole numbers: exact scores and many ties, within blocks and between them."""
     rng = np.random.default_rng(seed)
-    queries, keys = rng.integers(-2, 3, (4, 3)), rng.integers(-1, 2, (12, 3))
-    pairs = np.array([(r, i) for r in range(4) for i in rng.choice(12, 2, replace=False) + 1])
-    candidates = rng.random(12) < (0.6 if filtered else 2)
-    blocks_of(size, monkeypatch)
+    queries, keys = rng.integers(-2, 3, (4, 3)), rng.integers(-1, 2, (num_items, 3))
+    pairs = rng.permutation([(r, i) for r in range(4) for i in rng.choice(num_items, 2, replace=False) + 1])
+    candidates = rng.random(num_items) < (0.6 if filtered else 2)
+    blocks_of(size, monkeypatch, tile)
     scores, items = top_k(
         torch.from_numpy(queries).float(),
         torch.from_numpy(keys).float(),
@@ -51,7 +63,8 @@ def test_top_k_is_the_dense_sort(seed: int, k: int, size: int, filtered: bool, m
         candidates=torch.from_numpy(candidates) if filtered else None,
     )
     excluded = [{int(i) for r, i in pairs if r == row} for row in range(4)]
-    wanted = dense(queries @ keys.T, k, excluded, {i + 1 for i in range(12) if candidates[i]})
+    wanted = dense(queries @ keys.T, k, excluded, {i + 1 for i in range(num_items) if candidates[i]})
+    assert items.min() >= 1 and items.max() <= num_items
     for row in range(4):
         kept = [i for s, i in zip(scores[row].tolist(), items[row].tolist(), strict=True) if s != -np.inf]
         assert kept == wanted[row]

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from latentloop.backbones.layout import Layout
+from latentloop.backbones.layout import Layout, packed_layout
 from latentloop.backbones.sasrec import SASRec, SASRecBlock
 from latentloop.errors import InputError
 from latentloop.facts import facts
 from latentloop.packing import Packing
-from tests.core.worlds import DIM, ragged, seeds
+from latentloop.recommender import Recommender
+from latentloop.recurrence import RecurrentDepth
+from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, ragged, seeds
 
 NORMS = st.sampled_from(["pre", "post"])
 Norm = Literal["pre", "post"]
@@ -211,3 +213,36 @@ def test_facts_are_declared() -> None:
 def test_wrong_settings_are_refused(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
         SASRecBlock(DIM, **wrong)
+
+
+def test_the_layout_is_worked_out_once_for_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pre-block and four passes of the core-block share it."""
+    made: list[int] = []
+    packed = Layout.packed
+
+    def counted(x: Tensor, offsets: Tensor, max_length: int | None, *, grouped: bool) -> Layout:
+        made.append(len(offsets) - 1)
+        return packed(x, offsets, max_length, grouped=grouped)
+
+    monkeypatch.setattr(Layout, "packed", counted)
+    model = Recommender(NUM_ITEMS, RecurrentDepth(*SASRec(heads=2).blocks(DIM)), DIM, MAX_LENGTH).eval()
+    for copies in (1, 3):
+        made.clear()
+        history = ragged(0)
+        model.think(history, depth=4, copies=copies)
+        # with copies the pre-block runs on each row once, the core-block on all of its copies
+        assert made == ([len(history)] if copies == 1 else [len(history), 3 * len(history)])
+
+
+def test_offsets_that_are_written_to_get_another_layout() -> None:
+    """Kept while they stay as they are, and worked out for each longest row that is named."""
+    x, offsets = torch.zeros(6, DIM), torch.tensor([0, 1, 6])
+    one = packed_layout(x, offsets, None, grouped=True)
+    assert packed_layout(x, offsets, None, grouped=True) is one
+    offsets[1] = 4
+    two, fresh = packed_layout(x, offsets, None, grouped=True), Layout.packed(x, offsets, None, grouped=True)
+    assert [group.tokens.tolist() for group in two.groups] == [group.tokens.tolist() for group in fresh.groups]
+    assert [group.tokens.tolist() for group in two.groups] != [group.tokens.tolist() for group in one.groups]
+    assert packed_layout(x, offsets, None, grouped=False).order is None
+    with torch.inference_mode():
+        assert len(packed_layout(x, torch.tensor([0, 6]), 6, grouped=True).groups) == 1

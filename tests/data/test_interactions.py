@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentloop.data import DataCard, Interactions
+from latentloop.data import DataCard, Interactions, load_interactions
 from latentloop.errors import InputError, InputTypeError
 
 USERS = st.sampled_from(["u9", "u10", "Ü", "a", "b"])
@@ -106,3 +109,35 @@ def test_the_card_counts_and_its_hash_sees_every_part() -> None:
     ]
     assert len({card.hash, *(DataCard.of(other).hash for other in others)}) == 1 + len(others)
     assert DataCard.of(Interactions.of([2, 1, 1], [7, 7, 8], [3, 1, 2])).hash == card.hash
+
+
+@given(data=st.data(), kind=st.sampled_from(["int8", "int32", "int64", "uint8", "uint64"]), far=st.booleans())
+def test_integer_ids_of_any_width_are_numbered_in_order(data: st.DataObject, kind: str, far: bool) -> None:
+    """Close together, where a table numbers them, and far apart, where it would not fit."""
+    limits = np.iinfo(kind)
+    low, high = (max(limits.min, -(2**63)), min(limits.max, 2**63 - 1)) if far else (max(limits.min, -9), 9)
+    ids = st.lists(st.integers(low, high), min_size=1, max_size=40)
+    users = data.draw(ids)
+    items = data.draw(st.lists(st.integers(low, high), min_size=len(users), max_size=len(users)))
+    columns = {"user": pa.array(users, pa.type_for_alias(kind)), "item": pa.array(items, pa.type_for_alias(kind))}
+    table = load_interactions(pa.table(columns))
+    assert list(table.user_ids) == sorted(set(users)) and list(table.item_ids) == sorted(set(items))
+    assert content(table) == sorted(zip(users, items, strict=True), key=lambda row: row[0])
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_callers_arrays_stay_the_callers(ordered: bool) -> None:
+    """What is built from them neither shares their memory nor needs to write there."""
+    user, item, time = np.array([0, 0, 1]), np.array([2, 1, 2]), np.array([3, 4, 5])
+    if not ordered:
+        user, item, time = user[::-1].copy(), item[::-1].copy(), time[::-1].copy()
+    for column in (user, item, time):
+        column.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns where it is handed memory that may not be written
+        table = Interactions.from_numbers(user, item, time, ["a", "b"], ["x", "y"])
+    for column in (user, item, time):
+        column.flags.writeable = True
+        column[:] = -1
+    assert (table.user.tolist(), table.item.tolist()) == ([0, 0, 1], [2, 1, 2])
+    assert table.timestamp is not None and table.timestamp.tolist() == [3, 4, 5]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,3 +61,13 @@ def test_without_times_the_order_stays() -> None:
 def test_k_below_one_is_refused() -> None:
     with pytest.raises(InputError, match="k: 0, expected 1 or more"):
         k_core(Interactions.of([1], [1]), 0)
+
+
+def test_a_core_of_one_drops_what_does_not_occur() -> None:
+    """User 1 and item 2 are named, but no row is theirs."""
+    table = Interactions(
+        torch.tensor([0, 2]), torch.tensor([3, 1]), None, user_ids=["a", "b", "c"], item_ids=["x", "y", "z"]
+    )
+    filtered = k_core(table, 1)
+    assert (filtered.user.tolist(), filtered.item.tolist()) == ([0, 1], [2, 1])
+    assert (filtered.user_ids, filtered.item_ids) == (["a", "c"], ["x", "z"])

@@ -11,7 +11,7 @@ from latentloop.dropout import dropout_off
 from latentloop.randomness import fold, generator, row_keys
 from latentloop.recommender import Recommender
 
-__all__ = ["full_ranks", "rpt_loss", "spt_loss"]
+__all__ = ["best_ten", "full_ranks", "rpt_loss", "spt_loss"]
 
 
 def spt_loss(model: Recommender, batch: Batch, alpha: float = 0.1, gamma: float = 0.1, tau: float = 0.2) -> Tensor:
@@ -57,6 +57,14 @@ def full_ranks(model: Recommender, history: Tensor, target: Tensor) -> Tensor:
     """How many items score above the target."""
     scores = model.score(history)
     return (scores > scores.gather(1, target[:, None] - 1)).sum(1)
+
+
+def best_ten(model: Recommender, history: Tensor) -> Tensor:
+    """The ten best items that are not in the history."""
+    scores = F.pad(model.score(history), (1, 0))
+    scores.scatter_(1, history, -torch.inf)
+    scores[:, 0] = -torch.inf
+    return scores.topk(10).indices
 
 
 def _keys(batch: Batch, name: str) -> Tensor:
