@@ -7,6 +7,8 @@ A module's signature is read once, at construction. It is called with x and, of 
     padding_mask, src_key_padding_mask, key_padding_mask    (B, L) bool, True = padding
     attention_mask                                          (B, L) int64, 1 = keep
     lengths (B,); history (B, L); offsets (B + 1,); max_length int; or all of the contract's by **context
+
+A module of (x, lengths) may want rows that start with their oldest token: see `layout_trial`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from latentloop.calls import WAY_OUT, Call, Context, PlainCall
 from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import Facts, facts
+from latentloop.layout_trial import try_layout
 from latentloop.padding_trial import Remedy, try_padding
 from latentloop.way_to_call import plain_call, way_to_call
 
@@ -54,6 +57,8 @@ class Adapted(nn.Module):
         module: the wrapped module.
         call: how it is called.
     """
+
+    _may_turn = True
 
     def __init__(self, module: nn.Module, call: Call) -> None:
         super().__init__()
@@ -138,6 +143,8 @@ class Adapted(nn.Module):
         if self._remedy is None:
             if context.padding_mask is None or x.shape[1] < 2 or torch.compiler.is_compiling():
                 return Remedy()
+            if isinstance(self.call, PlainCall) and self.call.told_of_lengths_alone and self._may_turn:
+                self.call = try_layout(self.module, self.call, x)
             self._remedy = try_padding(self.module, self.call, x)
         return self._remedy
 
@@ -150,7 +157,9 @@ class Adapted(nn.Module):
 
 
 class _AdaptedWithLast(Adapted):
-    """A block whose module can answer for the newest position only."""
+    """A block whose module can answer for the newest position only: it knows the contract, and where the newest is."""
+
+    _may_turn = False
 
     def __init__(self, module: nn.Module, call: Call, last_call: PlainCall) -> None:
         super().__init__(module, call)
