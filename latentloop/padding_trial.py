@@ -104,7 +104,8 @@ def try_padding(module: nn.Module, run: Run, x: Float[Tensor, "B L d"]) -> Remed
     if best.backward:
         raise InputError(
             f"{name} gives NaN or infinity at padded positions of left-padded rows, which reaches its weights in the "
-            f"backward pass: {_WAY_OUT}; nan_to_num behind a softmax is too late for the gradient of an additive mask"
+            f"backward pass: {_WAY_OUT}, and divide by nothing that padding makes zero; nan_to_num behind a softmax is "
+            "too late for the gradient of an additive mask"
         )
     if softmax:
         logger.warning(
