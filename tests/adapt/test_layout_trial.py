@@ -88,6 +88,18 @@ def test_the_newest_item_counts_in_a_model() -> None:
     assert (thoughts[0] - thoughts[1]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("make", [Packed, MaskOfLengths])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_first_call_may_be_under_autocast(make: Callable[[], nn.Module], seed: int) -> None:
+    torch.manual_seed(seed)
+    module, given_rows = make(), every_padding(4)
+    block = adapt(module)
+    with torch.autocast("cpu", torch.bfloat16):
+        block(given_rows.x, padding_mask=given_rows.padding)
+    output = block(given_rows.x, padding_mask=given_rows.padding)
+    torch.testing.assert_close(output[2:3, -2:], hidden(module(given_rows.real(2), torch.tensor([2]))), **TOLERANCE)
+
+
 def test_a_module_that_knows_our_rows_gets_them_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[Tensor] = []
     module, given_rows = LengthsGRU(), every_padding(4)
