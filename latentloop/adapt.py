@@ -7,6 +7,8 @@ A module's signature is read once, at construction. It is called with x and, of 
     padding_mask, src_key_padding_mask, key_padding_mask    (B, L) bool, True = padding
     attention_mask                                          (B, L) int64, 1 = keep
     lengths (B,); history (B, L); offsets (B + 1,); max_length int; or all of the contract's by **context
+
+A module of (x, lengths) may want rows that start with their oldest token: see `layout_trial`.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from latentloop.calls import WAY_OUT, Call, Context, PlainCall
+from latentloop.calls import WAY_OUT, Call, Context, PlainCall, RecurrentCall, TransformerCall
 from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import Facts, facts
-from latentloop.padding_trial import Remedy, try_padding
+from latentloop.layout_trial import try_layout
+from latentloop.padding_trial import Remedy, aside, try_padding
 from latentloop.way_to_call import plain_call, way_to_call
 
 __all__ = ["Adapted", "Block", "adapt", "adapt_both"]
@@ -55,12 +58,14 @@ class Adapted(nn.Module):
         call: how it is called.
     """
 
+    _may_turn = True
+
     def __init__(self, module: nn.Module, call: Call) -> None:
         super().__init__()
         self.module = module
         self.call = call
-        own = type(module).__module__.split(".")[0] == "latentloop"
-        untried = isinstance(call, PlainCall) and call.told_of_padding and not own
+        self._own = type(module).__module__.split(".")[0] == "latentloop"
+        untried = isinstance(call, PlainCall) and call.told_of_padding and not self._own
         self._remedy: Remedy | None = None if untried else Remedy()
         declared = facts(module)
         self._facts = Facts(
@@ -133,11 +138,43 @@ class Adapted(nn.Module):
             )
         return output if padding is None else output.masked_fill(padding[..., None], 0.0)
 
+    def try_out(self, dim: int, length: int) -> None:
+        """Run one row as soon as its size is known, so that what cannot be a block fails before anything is trained.
+
+        Random draws are given back. A module that fails here in its own code, because it only runs elsewhere perhaps,
+        is left for its first call to tell.
+
+        Args:
+            dim: d.
+            length: L.
+
+        Raises:
+            InputError: for an output not shaped like x, or one that padding makes NaN, see `padding_trial`.
+            InputTypeError: for an output without hidden states.
+        """
+        if self._own or self.call.takes_packed or isinstance(self.call, RecurrentCall | TransformerCall):
+            return
+        weight = next(filter(Tensor.is_floating_point, self.module.parameters()), torch.empty(0))
+        untried = self._remedy
+        with aside(self.module, weight.device), torch.no_grad():
+            try:
+                x = torch.randn(1, length, dim, device=weight.device, dtype=weight.dtype)
+                history = (torch.arange(length, device=weight.device)[None] >= length // 2).long()
+                told = bool(self(x, history=history).isfinite().all())  # weights may be loaded only later
+            except (InputError, InputTypeError):
+                raise
+            except Exception:
+                told = False
+        if not told:
+            self._remedy = untried
+
     def _tried(self, x: Tensor, context: Context) -> Remedy:
         """What the module needs under left padding, found out at its first call with any."""
         if self._remedy is None:
             if context.padding_mask is None or x.shape[1] < 2 or torch.compiler.is_compiling():
                 return Remedy()
+            if isinstance(self.call, PlainCall) and self.call.told_of_lengths_alone and self._may_turn:
+                self.call = try_layout(self.module, self.call, x)
             self._remedy = try_padding(self.module, self.call, x)
         return self._remedy
 
@@ -150,7 +187,9 @@ class Adapted(nn.Module):
 
 
 class _AdaptedWithLast(Adapted):
-    """A block whose module can answer for the newest position only."""
+    """A block whose module can answer for the newest position only: it knows the contract, and where the newest is."""
+
+    _may_turn = False
 
     def __init__(self, module: nn.Module, call: Call, last_call: PlainCall) -> None:
         super().__init__(module, call)

@@ -6,6 +6,7 @@ Each is chosen once, by `way_to_call`:
     TransformerCall  nn.TransformerEncoder(Layer)   rows turned oldest first, where causality already hides padding
     EmbedsCall       forward(inputs_embeds=...)     rows turned oldest first, so that positions count real tokens
     PlainCall        anything else                  rows as they are, and of the context what the signature names
+    TurnedCall       a PlainCall by (x, lengths)    rows turned oldest first, where `layout_trial` found that it counts so
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ __all__ = [
     "PlainCall",
     "RecurrentCall",
     "TransformerCall",
+    "TurnedCall",
     "hidden_states",
 ]
 
@@ -171,6 +173,11 @@ class PlainCall:
         """Whether anything that it takes says what is padding."""
         return not self.names.isdisjoint((*PADDING_NAMES, "attention_mask", "lengths", "history"))
 
+    @property
+    def told_of_lengths_alone(self) -> bool:
+        """Whether lengths are all that it takes of the padding: they do not say on which side it lies."""
+        return "lengths" in self.names and self.names.isdisjoint((*PADDING_NAMES, "attention_mask", "history"))
+
     def __call__(self, module: nn.Module, x: Tensor, context: Context) -> Tensor:
         """Call `module` itself."""
         return self.through(module, module, x, context)
@@ -197,6 +204,42 @@ class PlainCall:
         if self.causal_name is not None and context.offsets is None:
             arguments[self.causal_name] = _causal_mask(x.shape[1], x.device)
         return arguments
+
+
+@dataclass(frozen=True)
+class TurnedCall:
+    """Torch's own convention of (x, lengths): the first `lengths` positions are real, as packed sequences have them.
+
+    Args:
+        plain: how it is called otherwise.
+    """
+
+    plain: PlainCall
+
+    @property
+    def dim(self) -> int | None:
+        """d, where the module says it."""
+        return self.plain.dim
+
+    @property
+    def facts(self) -> Facts:
+        """Those of `plain`."""
+        return self.plain.facts
+
+    @property
+    def takes_packed(self) -> bool:
+        """As `plain`."""
+        return self.plain.takes_packed
+
+    def __call__(self, module: nn.Module, x: Tensor, context: Context) -> Tensor:
+        """Turn, call, turn back; an output that ends with the longest row is filled up."""
+        if context.offsets is not None or context.lengths is None:
+            return self.plain(module, x, context)
+        length, turn = x.shape[1], _Turn(context.lengths, x.shape[1])
+        read = self.plain(module, turn(x), context)
+        if read.ndim == 3 and read.shape[1] < length and read.shape[::2] == x.shape[::2]:
+            read = nn.functional.pad(read, (0, 0, 0, length - read.shape[1]))
+        return turn.back(read) if read.shape == x.shape else read
 
 
 def hidden_states(module: nn.Module, output: Any) -> Tensor:

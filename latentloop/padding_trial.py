@@ -23,7 +23,7 @@ from latentloop.dropout import dropout_off
 from latentloop.errors import InputError
 from latentloop.safe_attention import safe_softmax
 
-__all__ = ["Remedy", "try_padding"]
+__all__ = ["Remedy", "aside", "try_padding"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def try_padding(module: nn.Module, run: Run, x: Float[Tensor, "B L d"]) -> Remed
     length, device = x.shape[1], x.device
     padding = torch.arange(length, device=device)[None] < length // 2
     try:
-        with _aside(module, device):
+        with aside(module, device):
             row = x[:1].detach().clone()
             found = _look(module, run, row, padding)
             if not (found.padded or found.fatal) or _look(module, run, row, torch.zeros_like(padding)).fatal:
@@ -104,7 +104,8 @@ def try_padding(module: nn.Module, run: Run, x: Float[Tensor, "B L d"]) -> Remed
     if best.backward:
         raise InputError(
             f"{name} gives NaN or infinity at padded positions of left-padded rows, which reaches its weights in the "
-            f"backward pass: {_WAY_OUT}; nan_to_num behind a softmax is too late for the gradient of an additive mask"
+            f"backward pass: {_WAY_OUT}, and divide by nothing that padding makes zero; nan_to_num behind a softmax is "
+            "too late for the gradient of an additive mask"
         )
     if softmax:
         logger.warning(
@@ -137,8 +138,13 @@ def _look(module: nn.Module, run: Run, row: Tensor, padding: Tensor) -> _Found:
 
 
 @contextmanager
-def _aside(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Nothing of what happens here shows outside: random draws, modes, autocast's copies of weights, compilation."""
+def aside(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Nothing of what happens here shows outside: random draws, modes, autocast's copies of weights, compilation.
+
+    Args:
+        module: its dropout is off meanwhile.
+        device: whose random draws are given back, beside the CPU's.
+    """
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     devices = [device] if device.type == "cuda" else []
     with torch.inference_mode(False), torch.random.fork_rng(devices), dropout_off(module), eager:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from latentloop.adapt import Adapted
 from latentloop.checks import at_least
 from latentloop.depth import DepthLaw
 from latentloop.encoder import Encoder, Thoughts
@@ -23,6 +24,7 @@ from latentloop.quick_dropout import QuickDropout
 from latentloop.randomness import fold, row_keys
 from latentloop.scoring import Scorer, build_scorer
 from latentloop.single_pass import SinglePass
+from latentloop.stacked import Stacked
 
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
@@ -51,7 +53,7 @@ class Recommender(nn.Module, Pretrained):
         seed: of the saved draw of T_0.
 
     Raises:
-        InputError: for a value out of range.
+        InputError: for a value out of range, or a block that gives another shape than it takes.
         InputTypeError: for an encoder or scorer of the wrong kind.
     """
 
@@ -83,6 +85,7 @@ class Recommender(nn.Module, Pretrained):
         self.num_items, self.dim, self.max_length = num_items, dim, max_length
         self.encoder: Encoder = encoder if isinstance(encoder, Encoder) else SinglePass(encoder)
         self.encoder.bind(dim)
+        _try_out(self.encoder, dim, max_length)
         self.built_with = encoder_settings(self.encoder)
         self.scorer = build_scorer(scorer)
         self.inference_state: InferenceState = inference_state
@@ -357,3 +360,13 @@ class Recommender(nn.Module, Pretrained):
         padding_mask = history == 0
         padding_mask[:, -1] = False  # a row without items still gets an answer
         return {"padding_mask": padding_mask, "lengths": (~padding_mask).sum(1), "history": history}
+
+
+def _try_out(encoder: Any, dim: int, max_length: int) -> None:
+    """Each block of the encoders that are made of adapted ones."""
+    for name in ("pre_block", "core_block", "block"):
+        block = getattr(encoder, name, None)
+        if isinstance(block, Adapted) and isinstance(block.module, Stacked):
+            _try_out(block.module, dim, max_length)
+        elif isinstance(block, Adapted):
+            block.try_out(dim, max_length)

@@ -20,7 +20,10 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["holds_attention", "safe_attention", "safe_softmax"]
 
-_SOFTMAX = (F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
+_SOFTMAX = (
+    *(F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax),
+    *(F.log_softmax, torch.log_softmax, torch.special.log_softmax, Tensor.log_softmax),
+)
 
 
 def holds_attention(module: nn.Module) -> bool:
@@ -46,7 +49,7 @@ def safe_attention() -> Iterator[None]:
 
 @contextmanager
 def safe_softmax() -> Iterator[None]:
-    """Within it, softmax over nothing but -inf is uniform instead of NaN."""
+    """Within it, softmax (or its logarithm) over nothing but -inf is uniform instead of NaN."""
     with _OpenBlindRows():
         yield
 

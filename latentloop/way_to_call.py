@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from latentloop.calls import PADDING_NAMES, WAY_OUT, Call, EmbedsCall, PlainCall, RecurrentCall, TransformerCall
@@ -31,6 +32,10 @@ def way_to_call(module: nn.Module, *, causal: bool) -> Call:
         InputTypeError: where it cannot be adapted.
         InputError: where its sizes cannot be those of a block.
     """
+    if isinstance(module, torch.jit.ScriptModule):  # neither its class nor its signature can be read
+        raise InputTypeError(f"a TorchScript module does not show what its forward takes: {WAY_OUT}")
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise InputTypeError(f"{type(module).__name__} hides its module: adapt that, and wrap the whole model instead")
     plain = getattr(module, "_orig_mod", module)  # what torch.compile(module) wraps
     _refuse_what_is_no_encoder(plain)
     forward = type(plain).forward
@@ -64,6 +69,8 @@ def plain_call(module: nn.Module, function: Callable[..., Any], *, causal: bool 
     first, named, needs, anything = _read(parameters)
     if first is None:
         raise InputTypeError(f"{name} takes no positional argument to hand x to: {WAY_OUT}")
+    if first == getattr(module, "main_input_name", None):
+        raise InputTypeError(f"{name} reads {first} and no inputs_embeds: {WAY_OUT}")
     if first == "hidden_states" and "attention_mask" in named:
         raise InputTypeError(
             f"{name} takes hidden_states and attention_mask, the additive mask of a Hugging Face layer: "

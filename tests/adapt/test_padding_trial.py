@@ -19,7 +19,7 @@ from latentloop.errors import InputError
 from latentloop.objectives.views import encode_views
 from tests.adapt.zoo import TOLERANCE, D, Rows, every_padding, rows, seeds
 
-KINDS = ("filled", "added", "added, then nan_to_num")
+KINDS = ("filled", "added", "added, then nan_to_num", "logarithm")
 
 
 class Attention(nn.Module):
@@ -52,7 +52,7 @@ class Attention(nn.Module):
                 shares = (scores - scores.amax(-1, keepdim=True)).exp()
                 weights = shares / shares.sum(-1, keepdim=True)
             else:
-                weights = scores.softmax(-1)
+                weights = scores.log_softmax(-1).exp() if self.kind == "logarithm" else scores.softmax(-1)
             x = x + self.drop((weights.nan_to_num() if "nan_to_num" in self.kind else weights) @ value)
         return x
 

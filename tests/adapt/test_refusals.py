@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from latentloop.adapt import adapt
 from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import facts
+from latentloop.recommender import Recommender
+from latentloop.recurrence import RecurrentDepth
+from latentloop.stacked import Stacked
 from tests.adapt.zoo import CausalAttention, D, FakeHuggingFace, transformer
 from tests.core.worlds import unchecked
 
@@ -39,6 +42,13 @@ class WithHead(FakeHuggingFace):
 
 class EncoderDecoder(nn.Module):
     def forward(self, inputs_embeds: Tensor | None = None, decoder_inputs_embeds: Tensor | None = None) -> None: ...
+
+
+class ReadsIds(nn.Module):
+    main_input_name = "input_ids"
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return input_ids
 
 
 class OddFact(nn.Identity):
@@ -74,6 +84,9 @@ class OddFact(nn.Identity):
         (HiddenStates, InputTypeError, "adapt the whole model"),
         (WithHead, InputTypeError, "pass its base_model"),
         (EncoderDecoder, InputTypeError, "get_encoder"),
+        (ReadsIds, InputTypeError, "reads input_ids and no inputs_embeds.*wrap it"),
+        (lambda: nn.DataParallel(nn.GRU(D, D)), InputTypeError, "DataParallel hides its module: adapt that"),
+        (lambda: torch.jit.script(nn.Linear(D, D)), InputTypeError, "TorchScript.*wrap it"),
         (OddFact, InputTypeError, "fixed_length declares a fact and must be True or False, got 20"),
         (lambda: nn.GRU(D, 12), InputError, "maps 8 to 12.*hidden_size=8"),
         (lambda: nn.GRU(D, D, bidirectional=True), InputError, "bidirectional GRU maps 8 to 16.*hidden_size=4"),
@@ -159,6 +172,53 @@ def test_no_hidden_states_says_what_was_returned(output: Callable[[Tensor], Any]
     x = torch.randn(2, 3, D)
     with pytest.raises(InputTypeError, match=f"got {type(output(x)).__name__}"):
         adapt(Wrong(output))(x)
+
+
+@pytest.mark.parametrize("loop", [True, False])
+@pytest.mark.parametrize("output", [lambda x: x[:, -1], lambda x: torch.cat([x, x], -1), lambda x: {"logits": x}])
+def test_what_is_no_block_for_its_size_fails_before_anything_is_trained(
+    output: Callable[[Tensor], Any], loop: bool
+) -> None:
+    blocks = nn.Identity(), Wrong(output)
+    encoder = RecurrentDepth(*blocks) if loop else Stacked(*blocks)
+    torch.manual_seed(0)
+    with unchecked(), pytest.raises((InputError, InputTypeError), match="Wrong must return .*: wrap it"):
+        Recommender(9, encoder, D, 5)
+
+
+class ElsewhereOnly(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(D, D)
+        self.there = False
+
+    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
+        if not self.there:
+            raise RuntimeError("no kernel")
+        scores = (x @ x.mT).masked_fill(
+            padding_mask[:, None] | torch.ones(x.shape[1], x.shape[1]).triu(1).bool(), -torch.inf
+        )
+        return self.linear(scores.softmax(-1) @ x)
+
+
+def test_what_runs_elsewhere_only_is_tried_there() -> None:
+    module = ElsewhereOnly()
+    model = Recommender(9, RecurrentDepth(module, module), D, 5)
+    module.there = True
+    thoughts = model.think(torch.tensor([[0, 0, 0, 1, 2]])).final
+    thoughts.sum().backward()
+    assert module.linear.weight.grad is not None and bool(module.linear.weight.grad.isfinite().all())
+
+
+def test_a_model_s_weights_are_the_same_whether_or_not_its_blocks_are_tried() -> None:
+    tables = []
+    for tried in (True, False):
+        torch.manual_seed(0)
+        block = Wrong(lambda x: x) if tried else nn.GRU(D, D)
+        torch.manual_seed(1)
+        model = Recommender(9, RecurrentDepth(block, block), D, 5)
+        tables.append(model.item_table.weight.detach())
+    assert torch.equal(*tables)
 
 
 class LastOfWrongShape(nn.Identity):

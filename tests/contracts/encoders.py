@@ -103,6 +103,19 @@ class TakesLengths(nn.Module):
         return read.gather(1, back[..., None].expand_as(read)), None
 
 
+class PackedByLengths(nn.Module):
+    """A GRU as it is usually written for (x, lengths): it packs rows that start with their oldest token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(DIM, DIM, batch_first=True)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L, d) and (B,) -> (B, longest, d) and (B,)."""
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True)
+
+
 def transformer(layers: int, *, causal: bool = False) -> Callable[[], Blocks]:
     """Torch's own encoder as both blocks, or one of its layers where `layers` is 0."""
 
@@ -184,6 +197,7 @@ ENCODERS: dict[str, Callable[[], Blocks]] = {
     "mlp-mixer": twice(MLPMixer),
     "own positions": twice(OwnPositions),
     "lstm with lengths": twice(TakesLengths),
+    "gru packed by lengths": twice(PackedByLengths),
     "bert": hugging_face("BertModel"),
     "gpt2": hugging_face("GPT2Model"),
     "llama": hugging_face("LlamaModel"),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -277,6 +278,74 @@ def test_numbers_in_tuples_are_settings(tmp_path: Path) -> None:
     Recommender.from_pretrained(tmp_path, encoder=build(1))
     with pytest.raises(InputError, match=r"dilation of core_block\.module was \[1\] and is \[2\]"):
         Recommender.from_pretrained(tmp_path, encoder=build(2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A configuration object."""
+
+    size: int
+    hidden_dropout_prob: float = 0.1
+
+
+class HuggingFaceConfig:
+    """What a Hugging Face configuration shows of itself."""
+
+    model_type = "fake"
+
+    def __init__(self, theta: float, version: str) -> None:
+        self.theta, self.version = theta, version
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values."""
+        return {"rope": {"theta": self.theta}, "transformers_version": self.version, "bos_token_id": len(self.version)}
+
+
+class Configured(nn.Module):
+    """A user's block that keeps its settings elsewhere than in its attributes."""
+
+    def __init__(self, config: Any = None, table: Tensor | None = None) -> None:
+        super().__init__()
+        self.config, self.linear = config, nn.Linear(DIM, DIM)
+        self.linear.config = config  # as Hugging Face hands it to every part
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, d) -> (B, L, d)."""
+        hidden: Tensor = self.linear(x)
+        return hidden
+
+
+def rotations(base: float, rounding: float = 0.0) -> Tensor:
+    angles = torch.arange(6)[:, None] * base ** (-torch.arange(4) / 4)
+    return torch.cat([angles.sin(), angles.cos()], -1) * (1 + rounding)
+
+
+@pytest.mark.parametrize(
+    ("saved", "same", "other", "said"),
+    [
+        (Window(2), Window(2, 0.3), Window(3), "config.size of .* was 2 and is 3"),
+        ({"size": 2}, {"size": 2, "new": 1}, {"size": 3}, "config.size of .* was 2 and is 3"),
+        (SimpleNamespace(size=2), SimpleNamespace(size=2), SimpleNamespace(size=3), "config.size of"),
+        ([1, 2], [1, 2], [1, 4], r"config of .* was \[1, 2\] and is \[1, 4\]"),
+        (HuggingFaceConfig(1e4, "5"), HuggingFaceConfig(1e4, "5.1"), HuggingFaceConfig(1e2, "5"), "config.rope.theta"),
+    ],
+)
+def test_a_configuration_object_s_plain_values_are_settings(
+    saved: Any, same: Any, other: Any, said: str, tmp_path: Path
+) -> None:
+    Recommender(NUM_ITEMS, around(Configured(saved)), DIM, MAX_LENGTH).save_pretrained(tmp_path)
+    Recommender.from_pretrained(tmp_path, encoder=around(Configured(same)))
+    with pytest.raises(InputError, match=said):
+        Recommender.from_pretrained(tmp_path, encoder=around(Configured(other)))
+
+
+def test_a_buffer_that_no_file_keeps_is_a_setting(tmp_path: Path) -> None:
+    Recommender(NUM_ITEMS, around(Configured(table=rotations(1e4))), DIM, MAX_LENGTH).save_pretrained(tmp_path)
+    for same in (rotations(1e4, rounding=1e-7), None):
+        Recommender.from_pretrained(tmp_path, encoder=around(Configured(table=same)))
+    with pytest.raises(InputError, match="table of .* was '.*' and is '"):
+        Recommender.from_pretrained(tmp_path, encoder=around(Configured(table=rotations(1e2))))
 
 
 def test_what_changes_no_answer_is_no_setting(attending: Path) -> None:
