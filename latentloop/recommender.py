@@ -16,7 +16,7 @@ from latentloop.encoder import Encoder, Thoughts
 from latentloop.encoder_settings import encoder_settings
 from latentloop.errors import InputError, InputTypeError
 from latentloop.everywhere import Everywhere, check_everywhere
-from latentloop.facts import facts
+from latentloop.input_stage import begin, checked_history
 from latentloop.item_ids import ItemId, ItemIds
 from latentloop.packing import Packing
 from latentloop.pretrained import Pretrained
@@ -157,7 +157,7 @@ class Recommender(nn.Module, Pretrained):
         """
         depth = self.inference_depth if depth is None else at_least("depth", depth, 1)
         at_least("copies", copies, 1)
-        hidden, start, context = self._begin(self._checked(history), state, state_keys, copies)
+        hidden, start, context = begin(self, checked_history(self, history), state, state_keys, copies)
         return self.encoder.thoughts(hidden, state=start, depth=depth, **context)
 
     def think_everywhere(
@@ -184,8 +184,8 @@ class Recommender(nn.Module, Pretrained):
         """
         encoder = check_everywhere(self.encoder)
         depth = self.inference_depth if depth is None else at_least("depth", depth, 1)
-        history = self._checked(history)
-        hidden, start, context = self._begin(history, state, state_keys, 1)
+        history = checked_history(self, history)
+        hidden, start, context = begin(self, history, state, state_keys, 1)
         thoughts, states = encoder.everywhere(hidden, state=start, depth=depth, **context)
         packing = Packing.of(history)
         if "offsets" not in context:
@@ -260,106 +260,6 @@ class Recommender(nn.Module, Pretrained):
     def forward(self, history: Int[Tensor, "B L"], *, depth: int | None = None) -> Float[Tensor, "B d"]:
         """The same as `encode`."""
         return self.encode(history, depth=depth)
-
-    def _checked(self, history: Tensor) -> Tensor:
-        if history.ndim != 2 or history.shape[1] < 1 or history.dtype not in (torch.int64, torch.int32):
-            raise InputError(
-                f"history must be (B, L) whole numbers with L >= 1, got {tuple(history.shape)} {history.dtype}"
-            )
-        history = history[:, -self.max_length :].long()
-        # on an accelerator the look-up would cost a synchronisation, and the embedding checks ids there itself
-        if history.device.type == "cpu" and history.numel():
-            low, high = int(history.min()), int(history.max())
-            if low < 0 or high > self.num_items:
-                raise InputError(f"history must hold item ids 0..{self.num_items}, found {low if low < 0 else high}")
-            holes = ((history[:, :-1] != 0) & (history[:, 1:] == 0)).any(1)
-            if bool(holes.any()):
-                row = int(holes.nonzero()[0])
-                raise InputError(f"history must be left-padded, newest item last: row {row} has a 0 after an item")
-        return history
-
-    def _embed(self, items: Tensor, slots: Tensor) -> Tensor:
-        placed = self.item_table(items) + self.position_table[self.max_length - 1 - slots]
-        embedded: Tensor = self.input_dropout(self.input_norm(placed))
-        return embedded
-
-    def _start(self, slots: Tensor, rows: Tensor, state_keys: Tensor | None) -> Tensor:
-        """T_0 for each (row, distance from the newest)."""
-        if state_keys is not None:
-            return self.encoder.draw_state(state_keys[rows], slots)
-        if self.inference_state == "fresh":
-            key = int(torch.randint(1 << 62, ()))
-            return self.encoder.draw_state(row_keys(key, rows), slots)
-        noise = self.inference_noise[slots]
-        return torch.zeros_like(noise) if self.inference_state == "zero" else noise
-
-    def _begin(
-        self, history: Tensor, state: Tensor | None, state_keys: Tensor | None, copies: int
-    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """H, T_0 and the blocks' context, packed where the core-block is."""
-        wanted = (history.shape[0] * copies, history.shape[1], self.dim)
-        if state is not None and state_keys is not None:
-            raise InputError("state and state_keys both say what T_0 is: give one of them")
-        if state is not None and state.shape != wanted:
-            raise InputError(f"state must be {wanted} (rows x copies, length, dim), got {tuple(state.shape)}")
-        if state_keys is not None and state_keys.shape != wanted[:1]:
-            raise InputError(f"state_keys must be {wanted[:1]} (rows x copies), got {tuple(state_keys.shape)}")
-        begin = self._begin_packed if self.encoder.packed_core else self._begin_padded
-        hidden, start, context = begin(history, state, state_keys, copies)
-        return hidden, start.to(hidden.dtype), context
-
-    def _begin_packed(
-        self, history: Tensor, state: Tensor | None, state_keys: Tensor | None, copies: int
-    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        packing = Packing.of(history)
-        context: dict[str, Any] = {"offsets": packing.offsets, "max_length": packing.max_length}
-        if self.encoder.packed:
-            hidden = self.encoder.pre(self._embed(packing.items, packing.slots), **context)
-        else:
-            padded, _ = self._pre_padded(history)
-            hidden = padded[packing.rows, padded.shape[1] - 1 - packing.slots]
-        if copies > 1:
-            packing, source = packing.repeat(copies)
-            hidden = hidden[source]
-            context["offsets"] = packing.offsets
-        if state is None:
-            start = self._start(packing.slots, packing.rows, state_keys)
-        else:
-            start = state[packing.rows, history.shape[1] - 1 - packing.slots]
-        return hidden, start, context
-
-    def _begin_padded(
-        self, history: Tensor, state: Tensor | None, state_keys: Tensor | None, copies: int
-    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        hidden, history = self._pre_padded(history)
-        if state is not None:
-            state = nn.functional.pad(state, (0, 0, hidden.shape[1] - state.shape[1], 0))
-        if copies > 1:
-            hidden = hidden.repeat_interleave(copies, 0)
-            history = history.repeat_interleave(copies, 0)
-        if state is None:
-            rows = torch.arange(history.shape[0], device=history.device)[:, None].expand(history.shape)
-            state = self._start(self._slots(history).flatten(), rows.flatten(), state_keys).unflatten(0, history.shape)
-        return hidden, state, self._padded_context(history)
-
-    def _pre_padded(self, history: Tensor) -> tuple[Tensor, Tensor]:
-        """H of padded rows, and the rows: made longer where a block needs it, or would answer differently."""
-        any_length = facts(self.encoder).pad_invariant and not self.encoder.fixed_length
-        if history.shape[1] < self.max_length and not any_length:
-            history = nn.functional.pad(history, (self.max_length - history.shape[1], 0))
-        embedded = self._embed(history, self._slots(history))
-        return self.encoder.pre(embedded, **self._padded_context(history)), history
-
-    @staticmethod
-    def _slots(history: Tensor) -> Tensor:
-        """Each position's distance from the newest."""
-        return torch.arange(history.shape[1] - 1, -1, -1, device=history.device).expand(history.shape)
-
-    @staticmethod
-    def _padded_context(history: Tensor) -> dict[str, Any]:
-        padding_mask = history == 0
-        padding_mask[:, -1] = False  # a row without items still gets an answer
-        return {"padding_mask": padding_mask, "lengths": (~padding_mask).sum(1), "history": history}
 
 
 def _try_out(encoder: Any, dim: int, max_length: int) -> None:
