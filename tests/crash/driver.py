@@ -60,6 +60,7 @@ def main() -> None:
         answer = _shell(order["shell"]) if "shell" in order else _fork(order)
         sys.stdout.write(json.dumps({"code": answer}) + "\n")
         sys.stdout.flush()
+    os._exit(0)  # taking so many modules down takes seconds
 
 
 def _shell(command: str) -> int:
