@@ -89,7 +89,7 @@ def _carry_out(order: dict[str, Any]) -> None:
             _kill_at(order["at"], order["nth"])
         if order["largest"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest"],) * 2)
-        if order["obey"]:
+        if order["obey"] and sys.platform == "linux":  # elsewhere root passes, and nobody tests as root
             _obey_permissions()
         code = cli.main(order["arguments"])
     except BaseException:

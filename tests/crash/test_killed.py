@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.crash.worlds import OPTIONS, Driver, epochs_done, lines, whole_run
 
@@ -60,9 +62,11 @@ def test_the_best_model_is_whole_at_any_time(driver: Driver, log: Path, whole: P
     first = (run / "spt" / "model.safetensors").read_bytes()
     assert driver.run("evaluate", run, "--device", "cpu") == 0, driver.output()
     assert [line["epoch"] for line in lines(run)] == [1]  # what is logged is what is kept
-    assert driver.run(*command, "--resume", at="between") == KILLED
-    assert (run / "spt" / "model.safetensors").read_bytes() != first
-    assert lines(run) == lines(whole)[:3]
+    assert driver.run(*command, "--resume", at="step") == KILLED
+    assert (run / "spt" / "model.safetensors").read_bytes() != first  # caught up with
+    kept, state = (load_file(run / name) for name in ("spt/model.safetensors", "state/spt.safetensors"))
+    assert all(torch.equal(tensor, state[f"model.{name}"]) for name, tensor in kept.items())
+    assert lines(run) == lines(whole)[:2]
 
 
 def test_resume_of_nothing_starts_over(driver: Driver, log: Path, tmp_path: Path) -> None:
