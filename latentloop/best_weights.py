@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from latentloop.pretrained import CONFIG, check_encoder, load_weights, read_config
+from latentloop.weights import checksum, saved_checksum
 
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
@@ -50,6 +51,16 @@ class BestWeights:
         if write:
             model.save_pretrained(self._path)
 
+    def catch_up(self, model: Recommender, *, write: bool = True) -> None:
+        """Write `model`'s weights, which are the best, where the process that should have was killed before.
+
+        Args:
+            model: the model.
+            write: whether this process is the one that writes.
+        """
+        if write and self._path is not None and not _is_model(self._path, model):
+            model.save_pretrained(self._path)
+
     def restore(self, model: Recommender) -> None:
         """Give `model` the best weights so far, or those it came with, and leave it in eval mode."""
         if self._held is not None:
@@ -65,6 +76,11 @@ class BestWeights:
         if self._path is None:
             return f"the model has its best weights so far again, of epoch {self._epoch}"
         return f"the last good model is {self._path}, of epoch {self._epoch}"
+
+
+def _is_model(folder: Path, model: Recommender) -> bool:
+    """Whether a directory holds a whole model of the same weights."""
+    return (folder / CONFIG).is_file() and saved_checksum(folder) == checksum(model)
 
 
 def _copy(model: Recommender) -> dict[str, Any]:

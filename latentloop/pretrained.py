@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,10 +21,10 @@ from torch import nn
 
 from latentloop.encoder_settings import difference, encoder_settings, unchanged
 from latentloop.errors import InputError, InputTypeError
-from latentloop.files import read_json, write_json
+from latentloop.files import json_text, read_json, write_together, writing
 from latentloop.item_ids import ItemIds
 from latentloop.scoring import Cosine, Dot, Scorer
-from latentloop.weights import WEIGHTS, load_weights, one_line, save_weights, saved_shape
+from latentloop.weights import WEIGHTS, load_weights, one_line, saved_shape, write_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 HUB_PREFIX = "hf://"
-CONFIG, ITEMS = "config.json", "items.json"
+CONFIG, ITEMS, _README = "config.json", "items.json", "README.md"
 FORMAT = 1
 
 _CARD = """---
@@ -77,15 +78,51 @@ class Pretrained(ModelHubMixin):
     backbone: Any = None
     """Hyper-parameters of a built-in backbone, such as `SASRec()`; None for a user's own encoder."""
 
+    def save_pretrained(
+        self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **hub: Any
+    ) -> str | None:
+        """Write a model directory, over the one that is there, if any: whoever loads finds the old model or the new.
+
+        All files are written under temporary names before the first is renamed. Over a model that is described by the
+        same `config.json` and `items.json` that is one rename, of the weights; over any other, `config.json` goes
+        first and comes last, so that no mixture of two models can ever be loaded.
+
+        Args:
+            save_directory: the directory; files of other names in it stay.
+            push_to_hub: whether to upload it too.
+            repo_id: to which repository; None is named as the directory.
+            hub: what else `push_to_hub` takes.
+
+        Raises:
+            OSError: where it cannot be written; the model that was there is whole then.
+        """
+        folder = Path(save_directory)
+        self._save_pretrained(folder)
+        hub = {name: value for name, value in hub.items() if name != "config"}
+        return self.push_to_hub(repo_id or folder.name, **hub) if push_to_hub else None
+
     def _save_pretrained(self, save_directory: Path) -> None:
         model: Recommender = self  # type: ignore[assignment]  # the one class that mixes this in
-        save_directory.mkdir(parents=True, exist_ok=True)
-        save_weights(model, save_directory)
-        if model.item_ids is None:
-            (save_directory / ITEMS).unlink(missing_ok=True)
-        else:
-            write_json(save_directory / ITEMS, model.item_ids.ids)
-        write_json(save_directory / CONFIG, _config(model))  # last: with it the directory is a model
+        with writing(save_directory):
+            save_directory.mkdir(parents=True, exist_ok=True)
+        described = {ITEMS: None if model.item_ids is None else json_text(model.item_ids.ids)}
+        described[CONFIG] = json_text(_config(model))
+        card = save_directory / _README
+        if not card.is_file():  # whoever wrote another one keeps it
+            described[_README] = str(self.generate_model_card())
+        texts = {name: text.encode() for name, text in described.items() if text is not None}
+        other = [name for name in (CONFIG, ITEMS) if _bytes(save_directory / name) != texts.get(name)]
+
+        def make_way() -> None:
+            for name in (CONFIG, ITEMS) if other else ():
+                (save_directory / name).unlink(missing_ok=True)
+
+        writers: dict[str, Callable[[Path], object]] = {WEIGHTS: partial(write_weights, model)}
+        for name, text in texts.items():
+            if other or name == _README:
+                writers[name] = partial(_write, text)
+        writers = {name: writers[name] for name in (WEIGHTS, _README, ITEMS, CONFIG) if name in writers}
+        write_together(save_directory, writers, before=make_way)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """README.md of a model directory; the hub's own text would say that the model had been pushed there."""
@@ -125,6 +162,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise InputError(f"{folder / CONFIG} is not a latentloop model configuration of format {FORMAT}")
     return config
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _write(text: bytes, path: Path) -> None:
+    path.write_bytes(text)
 
 
 def _download(address: str) -> Path:

@@ -13,28 +13,31 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from latentloop.errors import InputError
-from latentloop.files import read_json, write_atomically, write_json
+from latentloop.files import is_leftover, read_json, remove_leftovers, write_atomically, write_json, writing
 
 __all__ = ["RunDirectory"]
 
 _MARK, _VERSION = "latentloop_run", 1
-_OURS = (
-    "config.json",
+_OURS = (  # in the order in which they are removed: without its state a run starts over, by its config it is known
+    "report.md",
+    "validation.png",
+    "state",
     "metrics.jsonl",
-    "data",
-    "item_text.safetensors",
     "spt",
     "rpt",
     "base",
-    "state",
     "tensorboard",
-    "report.md",
-    "validation.png",
+    "data",
+    "item_text.safetensors",
+    "config.json",
 )
+_BUDGET = ("epochs", "rpt_epochs", "patience")
+"""Options that say only when to stop: a run that is continued with more ends as if it had been started with them."""
 
 
 class RunDirectory:
@@ -49,44 +52,67 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls, path: str | Path, config: dict[str, Any], *, resume: bool = False, overwrite: bool = False
+        cls,
+        path: str | Path,
+        config: dict[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        defaults: Mapping[str, Any] | None = None,
     ) -> RunDirectory:
-        """Make a new run directory, or take up an existing one.
+        """Make a new run directory, or take up an existing one; what a killed process left half-written is removed.
 
         Args:
             path: where.
-            config: what was asked for; a resumed run must have been asked for the same.
+            config: what was asked for; a resumed run must have been asked for the same, or for more `epochs`,
+                `rpt_epochs` or `patience`, which then stand in its config.json.
             resume: continue what is there; an empty or missing directory starts over.
             overwrite: remove the run that is there first.
+            defaults: a configuration like `config`, of which a resumed run is taken to have been asked for what its own
+                does not name: an option that is younger than the run.
 
         Raises:
             InputError: where something is there and neither is given, or it is not a run, or was configured otherwise.
+            OSError: where it cannot be written.
         """
-        there = cls.check(path, config, resume=resume, overwrite=overwrite)
+        there = cls.check(path, config, resume=resume, overwrite=overwrite, defaults=defaults)
         run = cls(path)
-        if there and resume:
-            return run
-        if there:
-            run.clear()
-        run.path.mkdir(parents=True, exist_ok=True)
+        with writing(run.path):
+            run._sweep()
+            if there and resume:
+                before = run._asked(defaults)
+                if all(before.get(name) == value for name, value in _flat(config).items() if name in _BUDGET):
+                    return run
+                run.report_path.unlink(missing_ok=True)  # of less than is asked for now
+            elif there:
+                run.clear()
+            run.path.mkdir(parents=True, exist_ok=True)
         write_json(run.config_path, {_MARK: _VERSION, **config})
         return run
 
     @classmethod
-    def check(cls, path: str | Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
+    def check(
+        cls,
+        path: str | Path,
+        config: dict[str, Any],
+        *,
+        resume: bool,
+        overwrite: bool,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Refuse what `create` would refuse, before any work is done; returns whether something is there."""
         run = cls(path)
         if resume and overwrite:
             raise InputError("give either --resume or --overwrite, not both")
         if run.path.exists() and not run.path.is_dir():
             raise InputError(f"{run.path} is a file: choose another --out")
-        there = run.path.is_dir() and any(run.path.iterdir())
+        there = run.path.is_dir() and not all(is_leftover(place, _OURS) for place in run.path.iterdir())
         if there and not (resume or overwrite):
             raise InputError(f"{run.path} already exists: continue it with --resume, replace it with --overwrite")
         if there and not run._is_run():
             raise InputError(f"{run.path} is not empty and not a run of latentloop: choose another --out")
         if there and resume:
-            run._check_same(config)
+            run._check_same(config, defaults)
         return there
 
     @classmethod
@@ -175,14 +201,19 @@ class RunDirectory:
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        path = self.path / "metrics.jsonl"
+        with writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(_line(line))
 
-    def rewind(self, stage: str, epoch: int) -> None:
-        """Drop lines that a resumed stage will write again: those of `stage` after `epoch`."""
-        kept = [line for line in self.metrics() if line["stage"] != stage or line["epoch"] <= epoch]
-        with write_atomically(self.path / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    def restore_lines(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Make `lines` the stage's only lines in metrics.jsonl, behind those of other stages."""
+        path = self.path / "metrics.jsonl"
+        kept = [line for line in self.metrics() if line["stage"] != stage]
+        text = "".join(_line(line) for line in [*kept, *lines])
+        if text == (path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""):
+            return
+        with write_atomically(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     def _is_run(self) -> bool:
         """Whether `config.json` is there and ours: many tools write a file of that name."""
@@ -191,15 +222,33 @@ class RunDirectory:
         config = read_json(self.config_path)
         return isinstance(config, dict) and _MARK in config
 
-    def _check_same(self, config: dict[str, Any]) -> None:
-        before = _flat({name: value for name, value in self.config().items() if name != _MARK})
-        after = _flat(json.loads(json.dumps(config)))
+    def _sweep(self) -> None:
+        """Remove what a killed process left half-written."""
+        remove_leftovers(self.path, _OURS)
+        if self._is_run():
+            for folder in self.path.iterdir():
+                remove_leftovers(folder)
+
+    def _asked(self, defaults: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The options that this run was started with, or continued with since."""
+        own = _flat({name: value for name, value in self.config().items() if name != _MARK})
+        return _flat(json.loads(json.dumps(dict(defaults or {})))) | own
+
+    def _check_same(self, config: dict[str, Any], defaults: Mapping[str, Any] | None) -> None:
+        before, after = self._asked(defaults), _flat(json.loads(json.dumps(config)))
         for name in sorted(before.keys() | after.keys()):
-            if before.get(name) != after.get(name):
-                raise InputError(
-                    f"--resume: {name} was {before.get(name)!r} when {self.path} was started and is now "
-                    f"{after.get(name)!r}; repeat the original options or choose --overwrite"
-                )
+            old, new = before.get(name), after.get(name)
+            if old == new or (name in _BUDGET and isinstance(old, int) and isinstance(new, int) and new > old):
+                continue
+            or_more = " or more" if name in _BUDGET else ""
+            raise InputError(
+                f"--resume: {name} was {old!r} when {self.path} was started and is now {new!r}; repeat the original "
+                f"options{or_more}, or choose --overwrite"
+            )
+
+
+def _line(line: Mapping[str, Any]) -> str:
+    return json.dumps(dict(line), allow_nan=False) + "\n"
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

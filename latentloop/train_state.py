@@ -6,7 +6,9 @@ Random numbers need no saving: every draw is keyed by (seed, epoch, step), see `
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentloop.errors import InputError
-from latentloop.files import write_atomically
+from latentloop.files import write_atomically, writing
 
-__all__ = ["Progress", "load_state", "save_state"]
+__all__ = ["Progress", "load_progress", "load_state", "save_state"]
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Progress:
         step: optimizer steps done.
         best_epoch: the epoch of the best validation value; 0 is before the first.
         best: that value, None before the first validation.
-        finished: whether the stage is over.
+        began: checksum of the weights that the stage began with; None in runs of releases that kept none.
         history: one line an epoch, as in metrics.jsonl.
     """
 
@@ -38,7 +40,7 @@ class Progress:
     step: int = 0
     best_epoch: int = 0
     best: float | None = None
-    finished: bool = False
+    began: str | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -47,23 +49,36 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, p
     tensors = {f"model.{name}": tensor for name, tensor in _unique(model.state_dict()).items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as temporary:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(plain, str(temporary), metadata={"progress": json.dumps(asdict(progress))})
 
 
-def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
-    """Put weights and optimizer back and return the counters; None where there is no such file.
+def load_progress(path: Path) -> Progress | None:
+    """The counters that `save_state` wrote; None where there is no such file.
 
     Raises:
-        InputError: for a file that is damaged or of another model.
+        InputError: for a file that is damaged.
     """
     if not path.is_file():
         return None
-    try:
+    with _reading(path), safe_open(str(path), framework="pt") as file:
+        saved = json.loads(file.metadata()["progress"])
+        known = {each.name for each in fields(Progress)}  # earlier releases counted more
+        return Progress(**{name: value for name, value in saved.items() if name in known})
+    return None
+
+
+def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights and optimizer back.
+
+    Raises:
+        InputError: for a file that is missing, damaged or of another model.
+    """
+    with _reading(path):
         with safe_open(str(path), framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
         missing, unexpected = model.load_state_dict(weights, strict=False)
@@ -77,13 +92,18 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
                 index, _, value = rest.partition(".")
                 state.setdefault(int(index), {})[value] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is damaged ({' '.join(str(error).split())[:120]}): start over with --overwrite"
         ) from None
-    return progress
 
 
 def _unique(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from latentloop.accelerator import make_accelerator
 from latentloop.best_weights import BestWeights
+from latentloop.continuation import take_up
 from latentloop.data.batch import Batch, batches, num_batches
 from latentloop.data.positives import SameTarget
 from latentloop.data.windows import Windows
@@ -29,7 +30,7 @@ from latentloop.randomness import dropout_seed, fold
 from latentloop.row_gradients import row_gradients
 from latentloop.run_directory import RunDirectory
 from latentloop.step_terms import StepTerms, steps_together
-from latentloop.train_state import Progress, load_state, save_state
+from latentloop.train_state import Progress, save_state
 from latentloop.training_settings import check_settings
 from latentloop.training_step import StepModule, updates
 
@@ -101,7 +102,7 @@ def fit(
             `updates`, see `latentloop.objectives`. One that `touches_few_items` gets row-sparse gradients of the item
             table and row-wise optimizer state of it.
         stage: a name for logs and files.
-        epochs: at most so many.
+        epochs: at most so many; 0 measures and keeps the model as it came.
         batch_size: rows of a step, on all processes together.
         learning_rate: AdamW's, see `RowWiseAdamW` for an item table of which few rows are touched.
         weight_decay: AdamW's, on matrices of the encoder only: not on tables, norms and biases.
@@ -113,11 +114,13 @@ def fit(
         accelerator: device, precision, processes and trackers (each epoch's terms and metrics are logged to those that
             are initialised, as `stage`/name at step epoch); None makes one for the best device.
         validate_first: validate before the first step, so that the model as it came may win.
-        run: where to keep metrics, the best model and the state to continue from; None keeps them in memory.
+        run: where to keep metrics, the best model and the state to continue from; None keeps them in memory. What is
+            there is continued, unless the stage began with other weights than `model` has: then it starts over.
         progress_bar: None shows one on a terminal only.
 
     Raises:
         InputError: for a setting out of range, or a `run` that holds another model's state.
+        OSError: where `run` cannot be written; its last checkpoint is whole.
         NotFinite: where a term or the weights are no numbers; the model has the best weights so far then, or those
             it came with, and the message says which.
     """
@@ -139,12 +142,17 @@ def fit(
         start(model)
     few = touches_few_items(objective)
     optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay, few_items=few)
-    progress = (load_state(run.state_path(stage), model, optimizer) if run else None) or Progress()
-    if run is not None and accelerator.is_main_process:
-        run.rewind(stage, progress.history[-1]["epoch"] if progress.history else -1)
+    validate_first = validate_first or epochs == 0
+    main = accelerator.is_main_process
+    progress = (
+        Progress() if run is None else take_up(run, stage, model, optimizer, from_zero=validate_first, write=main)
+    )
     best = BestWeights(
         model, run.model_path(stage) if run else None, kept=None if progress.best is None else progress.best_epoch
     )
+    if progress.history and progress.best_epoch == progress.history[-1]["epoch"]:
+        best.catch_up(model, write=main)
+    accelerator.wait_for_everyone()
     with row_gradients(model.item_table, few):  # DDP asks each table, when it is made, which gradients to expect
         step_module, optimizer = accelerator.prepare(StepModule(model, objective), optimizer)
     going = _Stage(
@@ -154,15 +162,12 @@ def fit(
     try:
         if validate_first and not progress.history:
             going.finish({"stage": stage, "epoch": 0, **going.validate()})
-        while not progress.finished and progress.epoch < epochs and progress.epoch - progress.best_epoch < patience:
+        while progress.epoch < epochs and progress.epoch - progress.best_epoch < patience:
             going.finish(going.train_epoch(progress.epoch + 1))
     except NotFinite as error:
         best.restore(model)
         advice = "try a lower learning rate or clip_norm" if error.learned else _BROKEN_FROM_THE_START
         raise NotFinite(f"{stage}: {error}; {best}; {advice}", learned=error.learned) from None
-    if not progress.finished:
-        progress.finished = True
-        going.save()
     best.restore(model)
     value = progress.best if progress.best is not None else math.nan
     return Fitted(stage, progress.best_epoch, value, metric, progress.epoch, progress.history)
@@ -236,18 +241,23 @@ class _Stage:
         return dict(found.metrics)
 
     def finish(self, line: dict[str, Any]) -> None:
-        """Log an epoch's line, keep its weights where they are the best, and save what to continue from."""
+        """Save what to continue from, then keep an epoch's weights where they are the best, and log its line.
+
+        In this order because the state holds all that the other two are written from: a run that is killed in between
+        writes them when it is continued.
+        """
         progress, main = self.progress, self.accelerator.is_main_process
         progress.history.append(line)
         better = progress.best is None or line[self.metric] > progress.best
         if better:
             progress.best, progress.best_epoch = line[self.metric], line["epoch"]
+        self.save()
+        if better:
             self.best.keep(self.model, line["epoch"], write=main)
         if self.run is not None and main:
             self.run.log(line)
         told = {f"{self.name}/{name}": value for name, value in line.items() if name not in ("stage", "epoch")}
         self.accelerator.log(told, step=line["epoch"])
-        self.save()
         self.accelerator.wait_for_everyone()
         if main and line["epoch"]:
             logger.info("%s", _summary(line, self.metric, better))

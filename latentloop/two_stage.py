@@ -162,7 +162,7 @@ def two_stage(
         rpt: post-training objective; None is `RPT()`.
         base: a plain model to train beside it with the next-item loss alone, on the same budget and, like `spt`, at the
             newest position or at all.
-        epochs: pre-training epochs at most.
+        epochs: pre-training epochs at most; 0 leaves pre-training out, the model as it came is measured and kept.
         rpt_epochs: post-training epochs at most; 0 leaves post-training out.
         batch_size: rows of a pre-training step: samples, or windows where `spt` learns from every position.
         rpt_batch_size: rows of a post-training step, each with its rollouts.
@@ -178,11 +178,13 @@ def two_stage(
         device: "cpu", "cuda" or None for the best.
         precision: "fp32" or "bf16".
         tracker: who is told of each epoch: "tensorboard" (into `run`), or an `accelerate.tracking.GeneralTracker`.
-        run: where to keep everything, see `RunDirectory`; None keeps it in memory.
+        run: where to keep everything, see `RunDirectory`; None keeps it in memory. A run that is there is continued;
+            post-training starts over where pre-training went on to better weights.
         progress_bar: None shows one on a terminal only.
 
     Raises:
         InputError: for data that does not fit the model, or a setting out of range.
+        OSError: where `run` cannot be written; its last checkpoint is whole.
     """
     if not isinstance(data, Interactions | Split):
         raise InputTypeError(f"data must be Interactions (load_interactions) or a Split, got {type(data).__name__}")

@@ -12,19 +12,31 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from latentloop.errors import InputError
-from latentloop.files import write_atomically
 
-__all__ = ["WEIGHTS", "load_weights", "one_line", "save_weights", "saved_shape"]
+__all__ = ["WEIGHTS", "checksum", "load_weights", "one_line", "saved_checksum", "saved_shape", "write_weights"]
 
 WEIGHTS = "model.safetensors"
 
 _CHECKSUM = "latentloop.checksum"
 
 
-def save_weights(model: nn.Module, folder: Path) -> None:
-    """Write `model.safetensors` into `folder`, whole or not at all."""
-    with write_atomically(folder / WEIGHTS) as path:
-        save_model(model, str(path), metadata={_CHECKSUM: _checksum(model.state_dict().values())})
+def write_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's weights to `path`, which is not yet where they will be."""
+    save_model(model, str(path), metadata={_CHECKSUM: checksum(model)})
+
+
+def checksum(model: nn.Module) -> str:
+    """A hash of a model's weights, which `model.safetensors` holds too."""
+    return _checksum(model.state_dict().values())
+
+
+def saved_checksum(folder: Path) -> str | None:
+    """The hash that the weights in `folder` were saved with; None where none are whole there."""
+    try:
+        with safe_open(str(folder / WEIGHTS), framework="pt") as file:
+            return (file.metadata() or {}).get(_CHECKSUM)
+    except (SafetensorError, OSError):
+        return None
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

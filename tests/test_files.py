@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from latentloop.files import write_atomically
+from latentloop.files import is_leftover, remove_leftovers, write_atomically, write_together
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077])
@@ -37,3 +37,40 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path) -> None:
         temporary.write_text("ne")
         raise RuntimeError("half")
     assert [found.read_text() for found in tmp_path.iterdir()] == ["old"]
+
+
+def test_files_that_are_written_together_change_together(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("old")
+    before: list[str] = []
+
+    def full(path: Path) -> None:
+        path.write_text("ne")
+        raise OSError(28, "whatever", "elsewhere")
+
+    def write(path: Path) -> None:
+        path.write_text("new")
+
+    def look() -> None:
+        before.extend((tmp_path / name).read_text() for name in ("a", "b"))
+
+    with pytest.raises(OSError, match=rf"^\[Errno 28\] No space left on device: '{tmp_path}/b'$"):
+        write_together(tmp_path, {"a": write, "b": full}, before=look)
+    assert not before and [path.read_text() for path in tmp_path.iterdir()] == ["old", "old"]
+    write_together(tmp_path, {"a": write, "b": write}, before=look)
+    assert before == ["old", "old"] and [path.read_text() for path in tmp_path.iterdir()] == ["new", "new"]
+
+
+def test_what_a_killed_process_left_is_known_and_removed(tmp_path: Path) -> None:
+    left = [".config.json.77.tmp", ".state.77.tmp", ".tmpAb3_9z", ".data-x1"]
+    kept = ["config.json", ".bashrc", ".config.json.tmp", "x.77.tmp", ".tmp", ".metadata-1"]
+    for name in left + kept:
+        (tmp_path / name).write_text(name)
+    (tmp_path / ".data-folder").mkdir()
+    (tmp_path / ".data-folder" / "card.json").write_text("{}")
+    assert is_leftover(Path(".config.json.77.tmp"), ("config.json",))
+    assert not is_leftover(Path(".config.json.77.tmp"), ("data",))
+    remove_leftovers(tmp_path, ("config.json",))
+    assert not (tmp_path / ".config.json.77.tmp").exists() and (tmp_path / ".data-folder").is_dir()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

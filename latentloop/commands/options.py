@@ -188,7 +188,7 @@ class TrainingOptions:
     """The budget of training."""
 
     epochs: int = 200
-    """Pre-training epochs at most."""
+    """Pre-training epochs at most; 0 leaves pre-training out: the model as it came is measured and kept."""
     rpt_epochs: int = 50
     """Post-training epochs at most; 0 leaves post-training out."""
     patience: int = 10

@@ -32,7 +32,8 @@ class Train:
     """Train on interactions in two stages, test once, and keep everything in a run directory.
 
     Writes config.json, metrics.jsonl (a line an epoch), data/ (what was trained on), spt/ and rpt/ (models to load
-    anywhere), state/ (to continue from) and report.md. Ctrl-C leaves a usable run; --resume continues it.
+    anywhere), state/ (to continue from) and report.md. Ctrl-C leaves a usable run; --resume continues it, and so it
+    does one that was killed, to the same bits.
     """
 
     source: tyro.conf.Positional[str]
@@ -47,7 +48,10 @@ class Train:
     exclude_history: bool = False
     """Leave items of a user's past out of the ranking, in validation and test; the target always stays in."""
     resume: bool = False
-    """Continue an interrupted run."""
+    """Continue a run from the last epoch that it finished; one that finished none, or does not exist, starts over.
+    Give the same options again. Only --epochs, --rpt-epochs and --patience may grow: a stage that stopped at the old
+    limit goes on, as if it had been started with the new one, and post-training starts over where pre-training came to
+    better weights by that."""
     overwrite: bool = False
     """Replace a run that is there."""
     device: Device | None = None
@@ -69,7 +73,8 @@ class Train:
         from latentloop.run_directory import RunDirectory
 
         choose_device(self.device)
-        RunDirectory.check(self.out, self.config(), resume=self.resume, overwrite=self.overwrite)
+        options = {"resume": self.resume, "overwrite": self.overwrite}
+        RunDirectory.check(self.out, self.config(), defaults=self.defaults(), **options)
         prepared = RunDirectory(self.out).data_path
         # a run that is resumed needs its source no more
         kept = self.resume and prepared.is_dir()
@@ -105,7 +110,8 @@ class Train:
         make_accelerator(device=self.device, precision=self.precision)
         check_tracker(self.tracker, self.out)
         check_settings(**dataclasses.asdict(self.training), cut=self.rpt.cut, trials=self.rpt.trials)
-        run = RunDirectory.create(self.out, self.config(), resume=self.resume, overwrite=self.overwrite)
+        options = {"resume": self.resume, "overwrite": self.overwrite}
+        run = RunDirectory.create(self.out, self.config(), defaults=self.defaults(), **options)
         if not run.data_path.is_dir():
             save_interactions(interactions, run.data_path)
         if text is not None and not run.text_path.is_file():
@@ -145,6 +151,10 @@ class Train:
         if self.text.given:
             raise InputError("item texts are read by --backbone tedrec only: leave them out, or choose it")
         return None
+
+    def defaults(self) -> dict[str, Any]:
+        """`config` with every option at its default, which is how runs were trained before an option was there."""
+        return type(self)(self.source, self.out).config()
 
     def config(self) -> dict[str, Any]:
         """What was asked for, as plain values; how it is carried out (device, tracker, resume) is left out."""

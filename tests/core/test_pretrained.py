@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from latentloop.adapt import adapt
@@ -588,20 +589,70 @@ def test_push_to_hub_uploads_the_model_directory(monkeypatch: pytest.MonkeyPatch
     assert {"config.json", "model.safetensors"} <= set(sent["owner/name"])
 
 
-def test_a_failed_save_leaves_the_old_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = built_in(0)
-    model.save_pretrained(tmp_path)
-    before = (tmp_path / "model.safetensors").read_bytes()
+@pytest.mark.parametrize("another", [False, True])
+@pytest.mark.parametrize("error", [OSError("disk full"), SafetensorError("I/O error: disk full (os error 28)")])
+def test_a_failed_save_leaves_the_old_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, another: bool
+) -> None:
+    before = built_in(0)
+    before.save_pretrained(tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    model = built_in(1)
+    if another:
+        model.item_ids = ItemIds(range(NUM_ITEMS))
 
     def fail(model: nn.Module, path: str, **kwargs: Any) -> None:
         Path(path).write_bytes(b"half")
-        raise OSError("disk full")
+        raise error
 
     monkeypatch.setattr("latentloop.weights.save_model", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="disk full|No space left on device: .*/model.safetensors'"):
         model.save_pretrained(tmp_path)
-    assert (tmp_path / "model.safetensors").read_bytes() == before
-    assert not list(tmp_path.glob(".*"))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_save_that_is_cut_short_leaves_the_old_model_the_new_one_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, another: bool
+) -> None:
+    """Before each rename the process ends; over a model of the same description the weights alone are renamed."""
+    old, new = built_in(0), built_in(1)
+    if another:
+        new = built_in(1, scorer="cosine")
+    real, found = Path.replace, []
+    for stop in range(9):
+        folder, count = tmp_path / str(stop), 0
+        old.save_pretrained(folder)
+
+        def die(path: Path, target: Path, stop: int = stop) -> Path:
+            nonlocal count
+            count += 1
+            if count > stop:
+                raise KeyboardInterrupt
+            return real(path, target)
+
+        monkeypatch.setattr(Path, "replace", die)
+        try:
+            new.save_pretrained(folder)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            monkeypatch.setattr(Path, "replace", real)
+        try:
+            loaded = Recommender.from_pretrained(folder)
+        except InputError as error:
+            assert "config.json is missing" in str(error)
+            found.append("none")
+            continue
+        found.append("new" if type(loaded.scorer) is type(new.scorer) and equal(loaded, new) else "old")
+        same(loaded, new if found[-1] == "new" else old)
+        if count <= stop:
+            break
+    assert found == (["none", "none", "new"] if another else ["old", "new"])
+
+
+def equal(first: Recommender, second: Recommender) -> bool:
+    return all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
 
 
 def test_a_model_card_says_what_lies_there_and_no_more(tmp_path: Path) -> None:

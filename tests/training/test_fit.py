@@ -46,6 +46,16 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_no_epochs_measure_and_keep_the_model_as_it_came(split: Split, tmp_path: Path) -> None:
+    model = small(split)
+    before, run = weights(model), RunDirectory.create(tmp_path / "run", {})
+    fitted = train(model, split, epochs=0, run=run)
+    assert same(weights(model), before)
+    assert same(weights(Recommender.from_pretrained(run.model_path("spt"))), before)
+    assert (fitted.epochs, fitted.best_epoch) == (0, 0) and 0 < fitted.best < 1
+    assert [line["epoch"] for line in run.metrics()] == [0]
+
+
 @pytest.mark.parametrize("objective", [SPT, NextItem, RPT])
 def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before(
     split: Split, objective: Callable[[], Any]
@@ -181,6 +191,10 @@ def test_a_number_that_breaks_stops_with_its_step_and_leaves_the_best_weights(
     if run is not None:
         assert same(weights(Recommender.from_pretrained(run.model_path("spt"))), weights(wanted))
         assert [line["epoch"] for line in run.metrics()] == [1]
+        checkpoint = run.state_path("spt").read_bytes()
+        with pytest.raises(NotFinite, match=rf"{named} at step {at} of epoch 2; the last good model is .*, of epoch 1"):
+            train(small(split), split, Breaks(2, how), epochs=3, run=run)  # from the last good checkpoint
+        assert run.state_path("spt").read_bytes() == checkpoint
 
 
 @pytest.mark.parametrize("in_run", [True, False])
