@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from latentloop.errors import InputError
+from latentloop.json_text import parse_json
 
 __all__ = ["read_json", "umask", "write_atomically", "write_json"]
 
@@ -41,10 +42,10 @@ def read_json(path: Path) -> Any:
         InputError: where the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from None
 
 

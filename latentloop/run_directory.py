@@ -16,8 +16,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from latentloop.checks import is_whole
 from latentloop.errors import InputError
 from latentloop.files import read_json, write_atomically, write_json
+from latentloop.json_text import parse_json
 
 __all__ = ["RunDirectory"]
 
@@ -154,11 +156,22 @@ class RunDirectory:
         """All lines of metrics.jsonl; a last line cut short by a crash is left out."""
         path = self.path / "metrics.jsonl"
         lines: list[dict[str, Any]] = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        # ASCII is what we write: other bytes make a line that does not parse
+        written = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        for number, line in enumerate(written, start=1):
             try:
-                lines.append(json.loads(line))
+                found = parse_json(line)
             except ValueError:
-                break
+                if number == len(written) and line.startswith("{"):
+                    break
+                raise self._damaged_metrics(line) from None
+            if (
+                not isinstance(found, dict)
+                or not isinstance(found.get("stage"), str)
+                or not is_whole(found.get("epoch"))
+            ):
+                raise self._damaged_metrics(found)
+            lines.append(found)
         return lines
 
     def best_stage(self) -> str:
@@ -168,9 +181,7 @@ class RunDirectory:
             try:
                 best[line["stage"]] = max(best.get(line["stage"], 0.0), float(line["ndcg@10"]))
             except (KeyError, TypeError, ValueError):
-                raise InputError(
-                    f"{self.path / 'metrics.jsonl'} is damaged: {str(line)[:80]!r} is no line of ours"
-                ) from None
+                raise self._damaged_metrics(line) from None
         return "rpt" if "rpt" in best and best["rpt"] > best.get("spt", 0.0) else "spt"
 
     def log(self, line: dict[str, Any]) -> None:
@@ -184,12 +195,26 @@ class RunDirectory:
         with write_atomically(self.path / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
+    def _damaged_metrics(self, line: Any) -> InputError:
+        return InputError(f"{self.path / 'metrics.jsonl'} is damaged: {str(line)[:80]!r} is no line of ours")
+
     def _is_run(self) -> bool:
         """Whether `config.json` is there and ours: many tools write a file of that name."""
         if not self.config_path.is_file():
             return False
+        self._refuse_links()
         config = read_json(self.config_path)
         return isinstance(config, dict) and _MARK in config
+
+    def _refuse_links(self) -> None:
+        """Nothing of a run leads out of it: a run may come from anyone, and is written to by its files' names."""
+        for name in _OURS:
+            place = self.path / name
+            for path in (place, *place.rglob("*")):
+                if path.is_symlink() or (path.exists() and not path.is_dir() and not path.is_file()):
+                    raise InputError(
+                        f"{path} is a link or no plain file, and a run holds none: put what it leads to in its place"
+                    )
 
     def _check_same(self, config: dict[str, Any]) -> None:
         before = _flat({name: value for name, value in self.config().items() if name != _MARK})

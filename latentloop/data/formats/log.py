@@ -128,7 +128,7 @@ class Log:
         elif pa.types.is_date(kind) or pa.types.is_timestamp(kind):
             times = seconds(column)
         elif pa.types.is_integer(kind):
-            times = column.cast(pa.int64()).to_numpy()
+            times = self._whole_times(column, name)
         elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
             times = column.cast(pa.float64()).to_numpy()
         else:
@@ -136,6 +136,16 @@ class Log:
         if times.dtype.kind == "f" and not np.isfinite(times).all():
             row = int(np.flatnonzero(~np.isfinite(times))[0])
             raise InputError(f"{self.name}: {self.where(row)}: {name!r} is {times[row]}, expected a finite number")
+        return times
+
+    def _whole_times(self, column: pa.ChunkedArray, name: str) -> np.ndarray:
+        try:
+            times: np.ndarray = column.cast(pa.int64()).to_numpy()
+        except pa.ArrowInvalid:
+            row = int(np.flatnonzero(column.to_numpy() > np.iinfo(np.int64).max)[0])
+            raise InputError(
+                f"{self.name}: {self.where(row)}: {name!r} is beyond 64-bit integers, expected a time"
+            ) from None
         return times
 
     def _parsed(self, column: pa.ChunkedArray, name: str) -> np.ndarray:
