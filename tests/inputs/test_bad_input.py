@@ -121,6 +121,10 @@ ROWS: list[Row] = [
     ("no user", lambda w: w.train(w.file("a.csv", with_row(",i1,1"))), r"line 3: no value in column 'user'"),
     ("a blank item", lambda w: w.train(w.file("a.csv", with_row("u1,  ,1"))), r"line 3: no value in column 'item'"),
     ("an item that is NaN", lambda w: w.train(w.file("a.csv", with_row("u1,NaN,1"))), r"line 3: no value"),
+    ("bytes among the ids of Parquet", lambda w: w.train(w.file("b.parquet", Path(w.parquet(
+        "a.parquet", user=["abcd", "efgh"], item=[1, 2])).read_bytes().replace(b"efgh", b"e\xffgh"))), r"b\.parquet: row 2 .*UTF"),
+    ("bytes among the ids of JSON", lambda w: w.train(w.file("a.jsonl", b'{"user": "a", "item": 1}\n{"user": "\x80", "item": 1}')),
+     r"line 2: bytes that are not UTF-8"),
     ("a null", lambda w: w.train(w.parquet("a.parquet", user=[1, None], item=[1, 2])), r"row 2 .*no value"),
     ("ids that are fractions", lambda w: w.train(w.parquet("a.parquet", user=[1.5, 2.0], item=[1, 2])), r"holds double"),
     ("ids that are NaN", lambda w: w.train(w.parquet("a.parquet", user=[float("nan")], item=[1])), r"holds double"),
