@@ -186,5 +186,7 @@ def _csv_lines(path: Path) -> Iterator[int]:
 
 
 def _json_lines(path: Path) -> Iterator[int]:
-    with path.open(encoding="utf-8-sig") as file:
+    from latentloop.data.formats.bytes import open_bytes
+
+    with open_bytes(path) as file:  # gzipped or not, and broken where `objects` breaks them
         yield from (number for number, line in enumerate(file, start=1) if line.strip())
