@@ -68,9 +68,27 @@ def _run(arguments: Sequence[str]) -> int:
     except NotFinite as error:
         _complain(error, command)
         return STOPPED
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        _complain(_TooLarge(" ".join(str(error).split())[:200]), command)
+        return USER_ERROR
     except KeyboardInterrupt:
         return _interrupted(_kept(command))
     return 0
+
+
+class _TooLarge(Exception):
+    """What does not fit into the memory."""
+
+    def __str__(self) -> str:
+        return f"not enough memory ({super().__str__()}): choose a smaller --batch-size, --dim or --max-length"
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether memory ran out, or was asked for beyond what can be counted: torch says both by a plain RuntimeError."""
+    signs = ("allocate memory", "out of memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def _complain(error: BaseException, command: Command) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from latentloop.errors import InputError
+from latentloop.json_text import parse_json
 
 __all__ = [
     "is_leftover",
@@ -116,10 +117,10 @@ def read_json(path: Path) -> Any:
         InputError: where the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from None
 
 

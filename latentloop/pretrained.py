@@ -19,12 +19,13 @@ from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
+from latentloop.checks import is_whole
 from latentloop.encoder_settings import difference, encoder_settings, unchanged
 from latentloop.errors import InputError, InputTypeError
 from latentloop.files import json_text, read_json, write_together, writing
 from latentloop.item_ids import ItemIds
 from latentloop.scoring import Cosine, Dot, Scorer
-from latentloop.weights import WEIGHTS, load_weights, one_line, saved_shape, write_weights
+from latentloop.weights import WEIGHTS, load_weights, one_line, saved_shape, saved_size, write_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -253,6 +254,7 @@ def _build(
             if saved_shape(folder, name) != shape:
                 raise InputError(f"{name} has shape {saved_shape(folder, name)} in {WEIGHTS}, expected {shape}")
         if encoder is None:
+            _refuse_endless(config["backbone"], folder)
             backbone, encoder = build_encoder(config["backbone"], config["dim"], config["max_length"])
         if scorer is None:
             settings = dict(config["scorer"])
@@ -277,6 +279,19 @@ def _build(
     check_encoder(model.encoder, config, folder)
     model.item_ids = _item_ids(folder / ITEMS, model.num_items)
     return model
+
+
+def _refuse_endless(backbone: dict[str, Any], folder: Path) -> None:
+    """Refuse layers and widths that the saved weights cannot be of, before they are built: it might never end.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    tensors, numbers = saved_size(folder)
+    for name, value in backbone["settings"].items():
+        limit = tensors if name.endswith("layers") else numbers  # a layer has tensors, and whatever has a size numbers
+        if is_whole(value) and value > limit:
+            raise InputError(f"{name} is {value}, more than {WEIGHTS} holds")
 
 
 def _item_ids(path: Path, num_items: int) -> ItemIds | None:

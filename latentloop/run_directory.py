@@ -17,8 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from latentloop.checks import is_whole
 from latentloop.errors import InputError
 from latentloop.files import is_leftover, read_json, remove_leftovers, write_atomically, write_json, writing
+from latentloop.json_text import parse_json
 
 __all__ = ["RunDirectory"]
 
@@ -180,11 +182,22 @@ class RunDirectory:
         """All lines of metrics.jsonl; a last line cut short by a crash is left out."""
         path = self.path / "metrics.jsonl"
         lines: list[dict[str, Any]] = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        # ASCII is what we write: other bytes make a line that does not parse
+        written = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        for number, line in enumerate(written, start=1):
             try:
-                lines.append(json.loads(line))
+                found = parse_json(line)
             except ValueError:
-                break
+                if number == len(written) and line.startswith("{"):
+                    break
+                raise self._damaged_metrics(line) from None
+            if (
+                not isinstance(found, dict)
+                or not isinstance(found.get("stage"), str)
+                or not is_whole(found.get("epoch"))
+            ):
+                raise self._damaged_metrics(found)
+            lines.append(found)
         return lines
 
     def best_stage(self) -> str:
@@ -194,9 +207,7 @@ class RunDirectory:
             try:
                 best[line["stage"]] = max(best.get(line["stage"], 0.0), float(line["ndcg@10"]))
             except (KeyError, TypeError, ValueError):
-                raise InputError(
-                    f"{self.path / 'metrics.jsonl'} is damaged: {str(line)[:80]!r} is no line of ours"
-                ) from None
+                raise self._damaged_metrics(line) from None
         return "rpt" if "rpt" in best and best["rpt"] > best.get("spt", 0.0) else "spt"
 
     def log(self, line: dict[str, Any]) -> None:
@@ -215,10 +226,14 @@ class RunDirectory:
         with write_atomically(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
+    def _damaged_metrics(self, line: Any) -> InputError:
+        return InputError(f"{self.path / 'metrics.jsonl'} is damaged: {str(line)[:80]!r} is no line of ours")
+
     def _is_run(self) -> bool:
         """Whether `config.json` is there and ours: many tools write a file of that name."""
         if not self.config_path.is_file():
             return False
+        self._refuse_links()
         config = read_json(self.config_path)
         return isinstance(config, dict) and _MARK in config
 
@@ -228,6 +243,16 @@ class RunDirectory:
         if self._is_run():
             for folder in self.path.iterdir():
                 remove_leftovers(folder)
+
+    def _refuse_links(self) -> None:
+        """Nothing of a run leads out of it: a run may come from anyone, and is written to by its files' names."""
+        for name in _OURS:
+            place = self.path / name
+            for path in (place, *place.rglob("*")):
+                if path.is_symlink() or (path.exists() and not path.is_dir() and not path.is_file()):
+                    raise InputError(
+                        f"{path} is a link or no plain file, and a run holds none: put what it leads to in its place"
+                    )
 
     def _asked(self, defaults: Mapping[str, Any] | None) -> dict[str, Any]:
         """The options that this run was started with, or continued with since."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +14,16 @@ from torch import Tensor, nn
 
 from latentloop.errors import InputError
 
-__all__ = ["WEIGHTS", "checksum", "load_weights", "one_line", "saved_checksum", "saved_shape", "write_weights"]
+__all__ = [
+    "WEIGHTS",
+    "checksum",
+    "load_weights",
+    "one_line",
+    "saved_checksum",
+    "saved_shape",
+    "saved_size",
+    "write_weights",
+]
 
 WEIGHTS = "model.safetensors"
 
@@ -69,6 +79,21 @@ def saved_shape(folder: Path, name: str) -> tuple[int, ...] | None:
             return tuple(file.get_slice(name).get_shape()) if name in file.keys() else None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{weights} cannot be read as this model's weights: {one_line(error)}") from None
+
+
+def saved_size(folder: Path) -> tuple[int, int]:
+    """How many tensors the weights are, and how many numbers they hold together.
+
+    Raises:
+        InputError: for a file that is missing or damaged.
+    """
+    weights = _existing(folder)
+    try:
+        with safe_open(str(weights), framework="pt") as file:
+            sizes = [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{weights} cannot be read as this model's weights: {one_line(error)}") from None
+    return len(sizes), sum(sizes)
 
 
 def one_line(error: BaseException) -> str:

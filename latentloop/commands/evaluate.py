@@ -133,6 +133,7 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     from latentloop.commands.options import DataOptions
     from latentloop.commands.saved import saved_options
     from latentloop.data.store import load_saved_interactions
+    from latentloop.pretrained import read_config
     from latentloop.recommender import Recommender
 
     chosen = run.best_stage() if stage == "best" else stage
@@ -140,6 +141,12 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     if not (path / "config.json").is_file():
         raise InputError(f"{run.path} holds no {chosen} model yet: train it further with --resume, or choose --stage")
     options = saved_options(DataOptions, run.config(), "data", run.config_path)
+    saved_length = read_config(path).get("max_length")
+    if options.max_length != saved_length:
+        raise InputError(
+            f"{run.config_path} is damaged: data.max_length is {options.max_length}, and {saved_length!r} in "
+            f"{path / 'config.json'}"
+        )
     split = options.divide(load_saved_interactions(run.data_path))
     if encoder is None:
         return Recommender.from_pretrained(path), split, chosen

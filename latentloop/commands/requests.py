@@ -136,19 +136,22 @@ def _table(path: Path) -> tuple[list[str], dict[str, list[Any]]]:
     from pyarrow import csv as arrow_csv
     from pyarrow import parquet
 
-    from latentloop.data.formats.delimited import explained
+    from latentloop.data.formats.delimited import explained, refuse_open_quote
 
     text = path.suffix == ".csv"
     try:
         if text:
             table = arrow_csv.read_csv(
                 path,
+                # a row lies within one block, and a history may be long
+                read_options=arrow_csv.ReadOptions(block_size=min(max(path.stat().st_size, 1 << 20), 2**31 - 1)),
                 # an empty line is a row of its own: the answer keeps the rows' order
                 parse_options=arrow_csv.ParseOptions(ignore_empty_lines=False, newlines_in_values=True),
                 convert_options=arrow_csv.ConvertOptions(
                     column_types=dict.fromkeys(_COLUMNS, pa.string()), strings_can_be_null=False
                 ),
             )
+            refuse_open_quote(path, ",")
         else:
             table = parquet.read_table(path)
         names = table.column_names
@@ -183,5 +186,7 @@ def _csv_lines(path: Path) -> Iterator[int]:
 
 
 def _json_lines(path: Path) -> Iterator[int]:
-    with path.open(encoding="utf-8-sig") as file:
+    from latentloop.data.formats.bytes import open_bytes
+
+    with open_bytes(path) as file:  # gzipped or not, and broken where `objects` breaks them
         yield from (number for number, line in enumerate(file, start=1) if line.strip())

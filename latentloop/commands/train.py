@@ -98,6 +98,10 @@ class Train:
         split = self.data.divide(interactions)
         sizes = (len(split.train), len(split.validation), len(split.test))
         logger.info("split: %s, %d training, %d validation, %d test samples", split.protocol, *sizes)
+        if not len(split.train):
+            raise InputError(
+                f"no training sample is left of {len(interactions)} actions: a user gives one from 4 items on (or of 2)"
+            )
         num_items, max_length = interactions.num_items, self.data.max_length
         text = self.item_texts(interactions)
         build = partial(self.model.build, num_items, max_length, seed=self.seed, text=text)
@@ -145,7 +149,10 @@ class Train:
 
         kept = RunDirectory(self.out).text_path
         if self.resume and kept.is_file():
-            return load_saved_text_features(kept)
+            text = load_saved_text_features(kept)
+            if text.num_items != interactions.num_items:
+                raise InputError(f"{kept} is of {text.num_items} items, the run's data of {interactions.num_items}")
+            return text
         if self.model.reads_texts:
             return self.text.load(interactions.item_ids)
         if self.text.given:

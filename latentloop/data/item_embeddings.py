@@ -11,6 +11,7 @@ import torch
 from latentloop.errors import InputError
 from latentloop.item_ids import ItemId, ItemIds
 from latentloop.text_features import TextFeatures
+from latentloop.weights import one_line
 
 __all__ = ["align_embeddings", "load_embeddings", "numbered_rows"]
 
@@ -26,8 +27,8 @@ def load_embeddings(path: str | Path) -> np.ndarray:
         raise InputError(f"{path}: no such file; give a .npy file with a row of numbers for each item")
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as .npy without unpickling ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # a header decides what numpy tries, and so what fails: BadZipFile, MemoryError, ...
+        raise InputError(f"{path}: cannot be read as .npy without unpickling ({one_line(error)})") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: an archive of several arrays, expected one .npy array")
     if array.ndim != 2 or array.dtype.kind not in "fiu" or not array.size:
@@ -88,7 +89,8 @@ def align_embeddings(
     if len(seen) < len(rows):
         again = rows[np.setdiff1d(np.arange(len(rows)), first)[0]]
         raise InputError(f"{name}: item {ids[again]!r} has two rows, the second is row {again + 1}; keep one of them")
-    chosen = array[rows].astype(np.float32)
+    with np.errstate(over="ignore"):  # what no float32 holds becomes infinite, and is named below
+        chosen = array[rows].astype(np.float32)
     wrong = np.flatnonzero(~np.isfinite(chosen).all(1))
     if len(wrong):
         row = rows[wrong[0]]

@@ -198,13 +198,13 @@ def _parquet(path: Path, wanted: _Wanted) -> Iterator[_Row]:
         item, texts = wanted.find(columns) or (0, [1])
         names = [columns[place] for place in (item, *texts)]
         table = file.read(columns=names)
-    except (pa.ArrowException, OSError) as error:
+        read = [table.column(name).to_pylist() for name in names]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); the file is damaged or of another "
             "format: name the format",
             settings=("format",),
         ) from error
-    read = [table.column(name).to_pylist() for name in names]
     for row, (original, *values) in enumerate(zip(*read, strict=True)):
         yield counted_rows(row), original, values
 

@@ -102,7 +102,8 @@ def _cache() -> Path:
 def _kept(path: Path, count: int) -> np.ndarray | None:
     """What the cache holds, None where that is nothing or damaged."""
     try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        array = np.load(path, allow_pickle=False)
+    except Exception:  # as in `load_embeddings`; texts are encoded again then
         return None
-    return array if array.ndim == 2 and len(array) == count and array.dtype == np.float32 else None
+    kept = isinstance(array, np.ndarray) and array.ndim == 2 and len(array) == count and array.dtype == np.float32
+    return array if kept else None

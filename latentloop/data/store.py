@@ -14,6 +14,7 @@ from latentloop.data.card import DataCard, content_hash
 from latentloop.data.interactions import Id, Interactions
 from latentloop.errors import InputError
 from latentloop.files import umask
+from latentloop.json_text import parse_json
 
 __all__ = ["load_saved_interactions", "save_interactions"]
 
@@ -108,7 +109,7 @@ def load_saved_interactions(directory: str | Path) -> Interactions:
 def _stamp(path: Path) -> tuple[int, str]:
     """Version and hash that the card states."""
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = parse_json(path.read_text(encoding="utf-8"))
         return int(card["version"]), str(card["hash"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged, it states no version and hash; prepare the data again") from error

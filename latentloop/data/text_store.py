@@ -29,5 +29,5 @@ def load_saved_text_features(path: Path) -> TextFeatures:
     try:
         tensors = load_file(str(path))
         return TextFeatures(tensors["features"], tensors["missing"])
-    except (SafetensorError, OSError, KeyError) as error:
+    except (SafetensorError, OSError, KeyError, IndexError, InputError) as error:
         raise InputError(f"{path} cannot be read as item-text features: {' '.join(str(error).split())[:200]}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from latentloop.data.formats.log import Log
 from latentloop.data.formats.names import Wanted
 from latentloop.errors import InputError
 
-__all__ = ["explained", "read_delimited", "records"]
+__all__ = ["explained", "read_delimited", "records", "refuse_open_quote"]
 
 _BLOCK = 1 << 24
 
@@ -60,6 +61,8 @@ def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool =
             )
     except (pa.ArrowInvalid, OSError) as error:
         raise explained(path, delimiter, quoted, len(columns), error) from error
+    if quoted:
+        refuse_open_quote(path, delimiter)
     if not len(table):
         raise InputError(f"{path}: a header and no rows, expected at least one interaction")
     names = (columns[user], columns[item], "" if time is None else columns[time])
@@ -87,6 +90,30 @@ def records(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, lis
                 before = reader.line_num
         except csv.Error as reason:
             raise InputError(f"{path}: line {before + 1}: cannot be split into fields ({reason}); mend it") from reason
+
+
+def refuse_open_quote(path: Path, delimiter: str) -> None:
+    """Refuse a last record whose quote is never closed: it would silently swallow all lines to the end.
+
+    Args:
+        path: the file, which could be read.
+        delimiter: what separates fields.
+
+    Raises:
+        InputError: with the line on which the record begins.
+    """
+    with damaged_gzip(path), open_bytes(path) as file:
+        quotes = sum(block.count(b'"') for block in iter(lambda: file.read(_BLOCK), b""))
+    if quotes % 2 == 0:
+        return
+    start = max((line for line, _ in records(path, delimiter, True)), default=1)
+    with damaged_gzip(path), open_bytes(path) as file:
+        lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        try:
+            for _ in csv.reader(islice(lines, start - 1, None), delimiter=delimiter, strict=True):
+                pass
+        except csv.Error:
+            raise InputError(f"{path}: line {start}: a quote that is never closed; close or remove it") from None
 
 
 def _line_of(path: Path, delimiter: str, quoted: bool, row: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from latentloop.data.formats.bytes import arrow_stream, damaged_gzip, find_undec
 from latentloop.data.formats.log import Log
 from latentloop.data.formats.names import Wanted
 from latentloop.errors import InputError
+from latentloop.json_text import parse_json
 
 __all__ = ["objects", "read_jsonl"]
 
@@ -88,7 +89,7 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                value = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError:
                 raise InputError(f"{path}: line {number}: bytes that are not UTF-8; convert the file") from None
             except ValueError as error:
@@ -121,6 +122,8 @@ def _explained(path: Path, names: list[str], first: dict[str, Any]) -> InputErro
                     f"{path}: line {line}: {name!r} is {found!r}, expected the type of the first line "
                     f"({type(expected).__name__})"
                 )
+            if isinstance(found, float) and not math.isfinite(found):
+                return InputError(f"{path}: line {line}: {name!r} is {found}, expected a finite number")
             if isinstance(found, int) and found not in _INT64:
                 return InputError(f"{path}: line {line}: {name!r} is beyond 64-bit integers; store ids as text")
     return InputError(f"{path}: cannot be read as JSON Lines; check that every line is one object with {names}")

@@ -80,6 +80,7 @@ class Log:
         if pa.types.is_integer(values.type):
             values = self._as_int64(values, codes, name)
         else:
+            self._check_text(values, codes, name)
             blank = pc.is_in(
                 pc.utf8_trim_whitespace(values), value_set=pa.array(_MISSING[: 1 if self.typed else None], values.type)
             )
@@ -104,6 +105,18 @@ class Log:
                 "convert the column first"
             )
 
+    def _check_text(self, values: Any, codes: np.ndarray | None, name: str) -> None:
+        """Refuse text of damaged bytes, which not every layout's library notices; row r is value r, or `codes[r]`."""
+        try:
+            values.validate(full=True)
+        except pa.ArrowInvalid:
+            kind = pa.large_binary() if pa.types.is_large_string(values.type) else pa.binary()
+            damaged = [not _is_utf8(value) for value in values.cast(kind).to_pylist()]
+            row = int(np.flatnonzero(np.asarray(damaged)[slice(None) if codes is None else codes])[0])
+            raise InputError(
+                f"{self.name}: {self.where(row)}: {name!r} holds bytes that are not UTF-8; convert the file to UTF-8"
+            ) from None
+
     def _as_int64(self, values: pa.Array, codes: np.ndarray, name: str) -> pa.Array:
         try:
             return values.cast(pa.int64())
@@ -124,13 +137,15 @@ class Log:
         kind = column.type
         if pa.types.is_dictionary(kind):
             column, kind = column.cast(kind.value_type), kind.value_type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            self._check_text(column.combine_chunks(), None, name)
         times: np.ndarray
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             times = self._parsed(column, name)
         elif pa.types.is_date(kind) or pa.types.is_timestamp(kind):
             times = seconds(column)
         elif pa.types.is_integer(kind):
-            times = column.cast(pa.int64()).to_numpy()
+            times = self._whole_times(column, name)
         elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
             times = column.cast(pa.float64()).to_numpy()
         else:
@@ -138,6 +153,16 @@ class Log:
         if times.dtype.kind == "f" and not np.isfinite(times).all():
             row = int(np.flatnonzero(~np.isfinite(times))[0])
             raise InputError(f"{self.name}: {self.where(row)}: {name!r} is {times[row]}, expected a finite number")
+        return times
+
+    def _whole_times(self, column: pa.ChunkedArray, name: str) -> np.ndarray:
+        try:
+            times: np.ndarray = column.cast(pa.int64()).to_numpy()
+        except pa.ArrowInvalid:
+            row = int(np.flatnonzero(column.to_numpy() > np.iinfo(np.int64).max)[0])
+            raise InputError(
+                f"{self.name}: {self.where(row)}: {name!r} is beyond 64-bit integers, expected a time"
+            ) from None
         return times
 
     def _parsed(self, column: pa.ChunkedArray, name: str) -> np.ndarray:
@@ -166,6 +191,14 @@ def _number_dense(column: pa.ChunkedArray) -> tuple[list[int], np.ndarray] | Non
     places = np.cumsum(used)
     places -= 1
     return (np.flatnonzero(used) + low).tolist(), np.take(places, numbers, out=numbers, mode="clip")
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _integers_if_all(values: pa.Array) -> pa.Array:

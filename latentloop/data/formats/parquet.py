@@ -37,7 +37,7 @@ def read_parquet(path: Path, wanted: Wanted) -> Log:
         if is_gzip(path):
             source.seek(0)
         table = pq.ParquetFile(source, read_dictionary=text).read(columns=names)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); the file is damaged or "
             "of another format: name the format",
