@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from latentloop.train_state import Progress, load_progress, load_state
+from latentloop.train_state import Progress, check_state, load_progress, load_state
 from latentloop.weights import checksum
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def take_up(
     path, began = run.state_path(stage), checksum(model)
     progress = load_progress(path)
     if progress is not None:
+        check_state(path, model)
         if from_zero and progress.began not in (None, began):
             logger.info("%s starts over: the model that it begins with has changed", stage)
             progress = None

@@ -217,10 +217,11 @@ class RunDirectory:
             file.write(_line(line))
 
     def restore_lines(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Make `lines` the stage's only lines in metrics.jsonl, behind those of other stages."""
-        path = self.path / "metrics.jsonl"
-        kept = [line for line in self.metrics() if line["stage"] != stage]
-        text = "".join(_line(line) for line in [*kept, *lines])
+        """Make `lines` the stage's only lines in metrics.jsonl, where its first one is, or behind all others."""
+        path, before = self.path / "metrics.jsonl", self.metrics()
+        kept = [line for line in before if line["stage"] != stage]
+        first = next((place for place, line in enumerate(before) if line["stage"] == stage), len(kept))
+        text = "".join(_line(line) for line in [*kept[:first], *lines, *kept[first:]])
         if text == (path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""):
             return
         with write_atomically(path) as temporary:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from latentloop.errors import InputError
 from latentloop.files import write_atomically, writing
 
-__all__ = ["Progress", "load_progress", "load_state", "save_state"]
+__all__ = ["Progress", "check_state", "load_progress", "load_state", "save_state"]
 
 
 @dataclass
@@ -71,20 +71,38 @@ def load_progress(path: Path) -> Progress | None:
     return None
 
 
+def check_state(path: Path, model: nn.Module) -> None:
+    """Refuse a state whose weights are not named and shaped as those of `model`; nothing is loaded.
+
+    Raises:
+        InputError: for a file that is missing, damaged or of another model.
+    """
+    with _reading(path), safe_open(str(path), framework="pt") as file:
+        saved = {
+            name.removeprefix("model."): tuple(file.get_slice(name).get_shape())
+            for name in file.keys()
+            if name.startswith("model.")
+        }
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    lost = {name for name, shape in saved.items() if own.get(name) != shape} | (
+        set(_unique(model.state_dict())) - set(saved)
+    )
+    if lost:
+        raise InputError(f"{path} is of another model: {sorted(lost)[0]} does not match")
+
+
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put weights and optimizer back.
 
     Raises:
         InputError: for a file that is missing, damaged or of another model.
     """
+    check_state(path, model)
     with _reading(path):
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-        lost = set(missing) & set(_unique(model.state_dict()))
-        if lost or unexpected:
-            raise InputError(f"{path} is of another model: {sorted(lost | set(unexpected))[0]} does not match")
+        model.load_state_dict(weights, strict=False)  # `check_state` has compared the names; aliases are not in it
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(".")
