@@ -16,7 +16,16 @@ from torch import Tensor
 
 from latentloop.errors import InputError
 
-__all__ = ["ACCELERATOR_BUDGET", "ChunkScorer", "check_ids", "checked", "chunks", "no_autocast", "pick"]
+__all__ = [
+    "ACCELERATOR_BUDGET",
+    "ChunkScorer",
+    "check_ids",
+    "checked",
+    "checked_reference",
+    "chunks",
+    "no_autocast",
+    "pick",
+]
 
 # Scores held at once. On a CPU chunks that stay in the last-level cache are fastest (4,344 to 24,587 items, d 64: up to
 # twice as fast as dense); an accelerator wants few, large kernels instead.
@@ -87,6 +96,19 @@ def checked(queries: Tensor, keys: Tensor, **ids: Tensor) -> tuple[Tensor, Tenso
     queries, keys = _wide(queries), _wide(keys)
     dtype = torch.promote_types(queries.dtype, keys.dtype)
     return queries.to(dtype), keys.to(dtype)
+
+
+def checked_reference(ref_queries: Tensor, ref_keys: Tensor, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """A frozen reference's queries and keys, detached and in the dtype of the `checked` ones that they stand beside.
+
+    Raises:
+        InputError: for shapes that do not fit each other, or other numbers of rows or items.
+    """
+    ref_queries, ref_keys = checked(ref_queries.detach(), ref_keys.detach())
+    if ref_queries.shape[0] != queries.shape[0] or ref_keys.shape[0] != keys.shape[0]:
+        found = f"{ref_queries.shape[0]} rows and {ref_keys.shape[0]} items"
+        raise InputError(f"the reference must have {queries.shape[0]} rows and {keys.shape[0]} items, got {found}")
+    return ref_queries.to(queries.dtype), ref_keys.to(queries.dtype)
 
 
 def check_ids(name: str, ids: Tensor, num_items: int) -> None:

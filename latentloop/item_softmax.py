@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from latentloop.errors import InputError
-from latentloop.item_scores import ChunkScorer, checked, chunks, no_autocast, pick
+from latentloop.item_scores import ChunkScorer, checked, checked_reference, chunks, no_autocast, pick
 
 __all__ = ["cross_entropy", "log_prob", "log_prob_and_kl"]
 
@@ -211,11 +211,8 @@ def log_prob_and_kl(
         InputError: for shapes that do not fit or an id outside 1..N.
     """
     queries, keys = checked(queries, keys, choice=choice)
-    ref_queries, ref_keys = checked(ref_queries.detach(), ref_keys.detach())
-    if ref_queries.shape[0] != queries.shape[0] or ref_keys.shape[0] != keys.shape[0]:
-        found = f"{ref_queries.shape[0]} rows and {ref_keys.shape[0]} items"
-        raise InputError(f"the reference must have {queries.shape[0]} rows and {keys.shape[0]} items, got {found}")
+    ref_queries, ref_keys = checked_reference(ref_queries, ref_keys, queries, keys)
     picked, divergence = _LogProbAndKL.apply(  # type: ignore[no-untyped-call]  # as above
-        queries, keys, ref_queries.to(queries.dtype), ref_keys.to(queries.dtype), choice - 1
+        queries, keys, ref_queries, ref_keys, choice - 1
     )
     return picked, divergence
