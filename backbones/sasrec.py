@@ -65,16 +65,16 @@ class CausalAttention(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         query, key, value = (rearrange(t, "b l (h c) -> b h l c", h=self.heads) for t in (query, key, value))
         dropout = self.dropout if self.training else 0.0
-        on_cpu = query.device.type == "cpu"
+        on_cpu, dtype = query.device.type == "cpu", query.dtype
         if dropout and on_cpu:
             read = _attend_with_quick_dropout(query, key, value, mask, dropout)
         else:
-            if on_cpu and query.dtype == torch.bfloat16:  # for rows so short its kernel takes three times as long
+            if on_cpu and dtype == torch.bfloat16:  # for rows so short its kernel takes three times as long
                 query, key, value = query.float(), key.float(), value.float()
             with torch.autocast("cpu", enabled=False) if on_cpu else nullcontext():
                 read = F.scaled_dot_product_attention(
                     query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
-                )
+                ).to(dtype)
         return rearrange(read, "b h l c -> b l (h c)")
 
 

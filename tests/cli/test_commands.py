@@ -392,7 +392,7 @@ def test_ids_of_both_kinds_may_stand_in_one_file(run: Path, tmp_path: Path) -> N
 DAMAGE: list[tuple[str, Any, str]] = [
     ("max_length", "20", "data.max_length must be a whole number, found '20'"),
     ("max_length", True, "data.max_length must be a whole number"),
-    ("max_length", -3, "max_length must be at least 1"),
+    ("max_length", -3, "data.max_length is -3, and"),
     ("k_core", 5.0, "data.k_core must be a whole number"),
     ("split", "random", "data.split must be 'leave-one-out' or 'global-time', found 'random'"),
     ("user", 7, "data.user must be text or null"),
