@@ -26,6 +26,7 @@ from latentloop.backbones.fmlprec import FMLPRec
 from latentloop.backbones.sasrec import SASRec
 from latentloop.backbones.tedrec import TedRec
 from latentloop.data.readers import load_interactions
+from latentloop.data.sequences import Samples
 from latentloop.data.splits import leave_one_out
 from latentloop.data.text_encoders import load_text_features
 from latentloop.evaluation import evaluate
@@ -63,8 +64,16 @@ class Options:
     """AdamW's."""
     init_std: float = 0.02
     """Matrices begin as N(0, init_std^2), as published, and biases as zeros."""
+    first_items: bool = False
+    """Also learn each user's first item, after an empty history."""
     seed: int = 0
     """Of everything random."""
+
+
+def _with_first_items(samples: Samples) -> Samples:
+    first = samples.sequences.offsets[:-1]
+    user, end = torch.cat([samples.user, torch.arange(len(first))]), torch.cat([samples.end, first])
+    return Samples(samples.sequences, user, end, samples.max_length)
 
 
 def main(options: Options) -> dict[str, Any]:
@@ -96,9 +105,10 @@ def main(options: Options) -> dict[str, Any]:
         "seed": options.seed,
     }
     config = {"source": options.source, "backbone": options.backbone, "padding": options.padding, "dim": options.dim}
-    config |= {"init_std": options.init_std, **settings}
+    config |= {"init_std": options.init_std, "first_items": options.first_items, **settings}
+    train = _with_first_items(split.train) if options.first_items else split.train
     run = RunDirectory.create(options.out, config, resume=(options.out / "config.json").is_file())
-    fitted = fit(model, split.train, split.validation, NextItem(), stage="base", run=run, **settings)
+    fitted = fit(model, train, split.validation, NextItem(), stage="base", run=run, **settings)
     found: dict[str, Any] = {"validation": fitted.best, "epoch": fitted.best_epoch, "epochs": fitted.epochs}
     for name, excluded in (("history excluded", True), ("history kept", False)):
         found[name] = dict(evaluate(model, split.test, exclude_history=excluded, stage="base").metrics)

@@ -67,7 +67,7 @@ class Samples:
         rows: (S,) int64 distinct sample numbers; None numbers them 0..S-1.
 
     Raises:
-        InputError: `max_length` below 1, columns that differ in length, or an empty history.
+        InputError: `max_length` below 1, columns that differ in length, or a history outside its user's sequence.
     """
 
     sequences: Sequences
@@ -86,8 +86,8 @@ class Samples:
                 f"samples: {len(self.user)} users, {len(self.end)} ends, {len(self.rows)} rows; "
                 "expected as many of each"
             )
-        if bool((self.end <= self._start(self.user)).any()) or bool((self.end > self._stop(self.user)).any()):
-            raise InputError("end: a sample's history is empty or leaves its user's sequence")
+        if bool((self.end < self._start(self.user)).any()) or bool((self.end > self._stop(self.user)).any()):
+            raise InputError("end: a sample's history leaves its user's sequence")
 
     def __len__(self) -> int:
         return len(self.user)
@@ -133,7 +133,7 @@ class Samples:
         return self.sequences.items.index_select(0, self.end[index]).long()
 
     def lengths(self, index: Int[Tensor, " B"]) -> Int64[Tensor, " B"]:
-        """How many items of `history` are real, 1..L.
+        """How many items of `history` are real, 0..L.
 
         Args:
             index: (B,) positions of samples.

@@ -24,7 +24,7 @@ def test_a_backbone_is_trained_and_continues_to_the_same_numbers(tmp_path: Path,
     embeddings = tmp_path / "text.npy"
     np.save(embeddings, torch.randn(log.num_items, 8, generator=torch.Generator().manual_seed(0)).numpy())
     options = Options(
-        str(source), tmp_path / "run", backbone=backbone, padding="keep", dim=16, epochs=2,
+        str(source), tmp_path / "run", backbone=backbone, padding="keep", dim=16, epochs=2, first_items=backbone in ("bsarec", "sasrec"),
         item_embeddings=embeddings if backbone == "tedrec" else None, keep_history=backbone == "tedrec",
     )  # fmt: skip
     found = main(options)

@@ -107,9 +107,18 @@ def test_samples_refuse_what_leaves_a_sequence() -> None:
     sequences = sequences_of([[1, 2, 3], [4, 5]])
     with pytest.raises(InputError, match="max_length must be at least 1, got 0"):
         Samples(sequences, torch.tensor([0]), torch.tensor([1]), 0)
-    for user, end in ((0, 0), (1, 3), (0, 4), (1, 6)):
-        with pytest.raises(InputError, match="empty or leaves"):
+    for user, end in ((0, -1), (1, 2), (0, 4), (1, 6)):
+        with pytest.raises(InputError, match="history leaves its user's sequence"):
             Samples(sequences, torch.tensor([user]), torch.tensor([end]), 4)
+
+
+def test_an_empty_history_is_padding_before_the_first_item() -> None:
+    samples = Samples(sequences_of([[1, 2, 3], [4, 5]]), torch.tensor([0, 1]), torch.tensor([0, 3]), 2)
+    index = torch.arange(2)
+    assert samples.history(index).tolist() == [[0, 0], [0, 0]]
+    assert samples.target(index).tolist() == [1, 4]
+    assert samples.lengths(index).tolist() == [0, 0]
+    assert samples.past(index)[0].tolist() == [] and samples.past(index)[1].tolist() == [0, 0, 0]
 
 
 def test_a_device_holds_everything_and_answers_the_same(device: torch.device) -> None:
