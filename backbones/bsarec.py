@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from latentloop.backbones.layout import Layout
+from latentloop.backbones.layout import Layout, packed_layout
 from latentloop.backbones.residual import Norm, Padding, Residual, check_block, feed_forward
 from latentloop.backbones.rows import Rows
 from latentloop.backbones.sasrec import CausalAttention
@@ -192,7 +192,7 @@ class BSARecBlock(LayerStack):
             if not self.packed:
                 raise InputError(f"{name} with padding='keep' takes no packed tokens: give it (B, L, d) rows")
             rows = Rows.packed(name, x, offsets, max_length, length=length)
-            return rows, Layout.packed(x, offsets, max_length, grouped=x.device.type == "cpu")
+            return rows, packed_layout(x, offsets, max_length, grouped=x.device.type == "cpu")
         rows = Rows.padded(name, x, padding_mask if self.padding == "zero" else None, length=length)
         return rows, Layout.padded(x, padding_mask)
 

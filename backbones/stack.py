@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 __all__ = ["LayerStack"]
 
 
-class LayerStack(nn.Module):
+class LayerStack(nn.Module, ABC):
     """Layers that are told where tokens stand, which is worked out once for all of them by `_read`.
 
     A layer is called as `layer(x, *read)`, and its `last(x, *read)` gives the newest position only.
@@ -68,8 +69,8 @@ class LayerStack(nn.Module):
         normed: Tensor = self.output_norm(last.last(x, *read))
         return normed
 
+    @abstractmethod
     def _read(
         self, x: Tensor, padding_mask: Tensor | None, offsets: Tensor | None, max_length: int | None
     ) -> tuple[Any, ...]:
         """What each layer is told of the layout."""
-        raise NotImplementedError

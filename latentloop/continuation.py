@@ -48,11 +48,11 @@ def take_up(
     path, began = run.state_path(stage), checksum(model)
     progress = load_progress(path)
     if progress is not None:
-        check_state(path, model)
-        if from_zero and progress.began not in (None, began):
+        changed = from_zero and progress.began not in (None, began)
+        if changed:
             logger.info("%s starts over: the model that it begins with has changed", stage)
-            progress = None
-        elif not from_zero and progress.epoch == 0:
+        if changed or (not from_zero and progress.epoch == 0):
+            check_state(path, model)  # what is left aside must have been this model's all the same
             progress = None
         else:
             load_state(path, model, optimizer)

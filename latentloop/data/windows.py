@@ -42,7 +42,8 @@ class Windows:
                 "samples: these reach to the newest item, no item follows; learn from a split's training part"
             )
         everything = torch.arange(len(self.samples), device=self.samples.device)
-        if bool(((self.counts < 1) | (self.counts > self.samples.lengths(everything))).any()):
+        positions = self.samples.lengths(everything).clamp_min(1)  # an empty history answers at its newest padding
+        if bool(((self.counts < 1) | (self.counts > positions)).any()):
             raise InputError("counts: a window learns from none of its positions, or from more than it has")
 
     @classmethod
@@ -69,10 +70,12 @@ class Windows:
         order = torch.argsort(samples.end)
         end = samples.end[order]
         place = end - samples.sequences.offsets[samples.user[order]]  # of the target, 1.. within its user
-        # targets 1..L are window 0 of their user, then come `stride` a window
+        # targets 1..L are window 0 of their user, then come `stride` a window; a first item has no position before it to
+        # be learned at but the padding of a row of its own
         window = torch.div(place - 1 - length, stride, rounding_mode="floor").add_(1).clamp_min_(0)
+        window.masked_fill_(place == 0, -1)
         follows = torch.zeros_like(end, dtype=torch.bool)
-        follows[1:] = (end.diff() == 1) & (window.diff() == 0)  # neighbours are of one user: none has a target at 0
+        follows[1:] = (end.diff() == 1) & (window.diff() == 0) & (samples.user[order].diff() == 0)
         number = torch.cumsum(~follows, 0) - 1
         counts = torch.bincount(number) if len(number) else torch.zeros_like(end)
         newest = order[torch.cumsum(counts, 0) - 1]

@@ -62,6 +62,21 @@ def test_every_target_is_learned_once_with_its_promised_past(
             assert past == whole[-length:]
 
 
+@given(histories=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=9), min_size=1, max_size=6), length=LENGTHS)
+def test_first_items_are_learned_in_rows_of_their_own(histories: list[list[int]], length: int) -> None:
+    begins = [sum(map(len, histories[:user])) for user in range(len(histories))]  # the users' sequences touch
+    pairs = [*transitions(histories), *((user, 0) for user in range(len(histories)))]
+    windows = Windows.of(samples_of(histories, pairs, length))
+    found = learned(windows)
+    assert Counter((user, place) for user, place, _ in found) == Counter((u, begins[u] + place) for u, place in pairs)
+    assert {past for user, place, past in found if place == begins[user]} == {()}
+    empty = ~windows.samples.history(torch.arange(len(windows))).any(1)
+    assert windows.counts[empty].tolist() == [1] * len(histories)
+    # no other row reaches back to its user's first item, let alone to another user's
+    first = windows.samples.end - windows.counts + 1
+    assert bool((first[~empty] > torch.tensor(begins)[windows.samples.user[~empty]]).all())
+
+
 @given(histories=HISTORIES.map(lambda hs: [h for h in hs if len(h) > 1]), length=LENGTHS)
 def test_a_user_whose_targets_fit_has_one_row(histories: list[list[int]], length: int) -> None:
     pairs = transitions(histories)
