@@ -22,7 +22,7 @@ class Alone:
     Args:
         seconds: of the first call.
         peak: resident memory at most, in MiB.
-        above: the same above what was there before the call.
+        above: the same above what was there before the call; 0 where the kernel keeps an older, higher peak.
     """
 
     seconds: float
@@ -52,7 +52,7 @@ def measure(action: Action, *, calls: int = 2) -> Alone:
     for _ in range(calls - 1):
         action()
     peak = _status("VmHWM")
-    return Alone(seconds, max(peak, before_peak), peak - before if reset else max(peak - before_peak, 0.0))
+    return Alone(seconds, max(peak, before_peak), peak - before if reset or peak > before_peak else 0.0)
 
 
 def _forget_peak() -> bool:
