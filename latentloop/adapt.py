@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from latentloop.calls import WAY_OUT, Call, Context, PlainCall, RecurrentCall, TransformerCall
 from latentloop.errors import InputError, InputTypeError
+from latentloop.fact_trial import try_facts
 from latentloop.facts import Facts, facts
 from latentloop.layout_trial import try_layout
 from latentloop.padding_trial import Remedy, aside, try_padding
@@ -149,7 +150,8 @@ class Adapted(nn.Module):
             length: L.
 
         Raises:
-            InputError: for an output not shaped like x, or one that padding makes NaN, see `padding_trial`.
+            InputError: for an output not shaped like x, one that padding makes NaN, see `padding_trial`, or a declared
+                fact that does not hold, see `fact_trial`.
             InputTypeError: for an output without hidden states.
         """
         if self._own or self.call.takes_packed or isinstance(self.call, RecurrentCall | TransformerCall):
@@ -160,7 +162,11 @@ class Adapted(nn.Module):
             try:
                 x = torch.randn(1, length, dim, device=weight.device, dtype=weight.dtype)
                 history = (torch.arange(length, device=weight.device)[None] >= length // 2).long()
-                told = bool(self(x, history=history).isfinite().all())  # weights may be loaded only later
+                answer = self(x, history=history)
+                told = bool(answer.isfinite().all())  # weights may be loaded only later
+                if told and length - length // 2 >= 2:
+                    name = type(self.module).__name__
+                    try_facts(name, lambda x, h: self(x, history=h), self._facts, x, history, answer)
             except (InputError, InputTypeError):
                 raise
             except Exception:

@@ -245,7 +245,7 @@ def _build(
         )
     if scorer is None and config.get("scorer") is None:
         raise InputError(f"{folder} holds a model with a scorer of your own: pass it again as scorer=")
-    backbone = None
+    backbone, own = None, encoder
     try:
         # before anything is allocated by a damaged number
         tables = {"item_table.weight": (config["num_items"] + 1, config["dim"])}
@@ -272,7 +272,8 @@ def _build(
     except InputTypeError:
         raise
     except InputError as error:
-        raise InputError(f"{where} does not describe a model: {one_line(error)}") from None
+        what = f"{where} does not describe a model" if own is None else f"encoder does not fit {where}"
+        raise InputError(f"{what}: {one_line(error)}") from None
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         raise InputError(f"{where} is damaged: {type(error).__name__} {one_line(error)}") from None
     model.backbone = backbone

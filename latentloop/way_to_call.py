@@ -85,8 +85,14 @@ def plain_call(module: nn.Module, function: Callable[..., Any], *, causal: bool 
             f"{name} takes no {' or '.join(CAUSAL_NAMES)} to make it causal: drop causal=True if it is causal by itself "
             "(and declare the class attribute causal = True), or mask inside it"
         )
-    if "mask" in named and causal_name != "mask":
-        logger.warning("%s takes `mask`, which may mean anything, and is not given it: call it padding_mask", name)
+    for spare in sorted(named - needs - offered - {causal_name, "src_mask", "attn_mask"}):
+        if "mask" in spare or "len" in spare:  # what is needed to leave padding out would be missed in silence
+            logger.warning(
+                "%s takes `%s`, which may mean anything, and is not given it: call it padding_mask (True = padding), "
+                "attention_mask (1 = keep) or lengths",
+                name,
+                spare,
+            )
     # **context stands for the names of the contract; a name of torch's or Hugging Face's must be asked for
     names = {"padding_mask", "lengths", "history", "offsets", "max_length"} if anything else set()
     linear = module if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward else None

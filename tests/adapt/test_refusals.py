@@ -130,6 +130,19 @@ def test_a_mask_of_unknown_meaning_is_warned_of(caplog: pytest.LogCaptureFixture
     assert caplog.text == ""
 
 
+class SpareNames(nn.Module):
+    def forward(
+        self, x: Tensor, pad_masks: Tensor | None = None, seq_lens: Tensor | None = None, scale: float = 1.0
+    ) -> Tensor:
+        return x * scale
+
+
+def test_names_that_sound_like_padding_and_are_not_ours_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    adapt(SpareNames())
+    told = [record.getMessage() for record in caplog.records]
+    assert [message.split("`")[1] for message in told] == ["pad_masks", "seq_lens"]
+
+
 class TimeFirst(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

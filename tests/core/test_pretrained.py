@@ -158,6 +158,8 @@ def test_a_bare_block_is_passed_back(tmp_path: Path) -> None:
     loaded = Recommender.from_pretrained(tmp_path, encoder=nn.Linear(DIM, DIM))
     history = ragged(0)
     assert torch.equal(loaded.score(history), model.score(history))
+    with pytest.raises(InputError, match="^encoder does not fit .*config.json: Linear is made for d = 3, got x"):
+        Recommender.from_pretrained(tmp_path, encoder=nn.Linear(3, 3))
 
 
 DIFFERENT: list[Callable[[], nn.Module]] = [
