@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.speed import __main__ as speed
-from benchmarks.speed.alone import run_alone
+from benchmarks.speed.alone import measure, run_alone
 from benchmarks.speed.flops import Work, ceilings, layer, score, shortest
 from benchmarks.speed.options import Options
 from benchmarks.speed.report import fallen, growth, load, row
