@@ -51,7 +51,10 @@ def updates(
     batch: Batch,
     clip_norm: float | None,
 ) -> Iterator[dict[str, Tensor]]:
-    """Prepare once, then take the objective's number of optimizer steps; yields each step's terms."""
+    """Prepare once, then take the objective's number of optimizer steps; yields each step's terms of this process.
+
+    The loss is a mean over this process's rows; of several processes each weighs as much as it has of the step's rows.
+    """
     prepare = getattr(objective, "prepare", None)
     prepared = batch
     if prepare is not None:
@@ -61,7 +64,7 @@ def updates(
         dropout_key = fold(batch.key, "dropout", accelerator.process_index, update)
         with dropout_seed(dropout_key, accelerator.device):
             loss, terms = step_module(prepared)
-            accelerator.backward(loss)
+            accelerator.backward(loss if batch.share is None else loss * batch.share.factor)
         if clip_norm is not None:
             terms["gradient_norm"] = clip_gradients(accelerator, model.parameters(), clip_norm)
         optimizer.step()
