@@ -209,6 +209,8 @@ def _silence_output() -> None:
 
 def _let_threads_wait_briefly() -> None:
     """Read when torch is imported, which is later than here; what the user chose stays."""
+    if launch.world() > 1:  # DDP warns of a price of steps that may leave parameters without a gradient
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 

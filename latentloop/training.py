@@ -160,9 +160,11 @@ def fit(
     if progress.history and progress.best_epoch == progress.history[-1]["epoch"]:
         best.catch_up(model, write=main)
     accelerator.wait_for_everyone()
-    with row_gradients(model.item_table, few):  # DDP asks each table, when it is made, which gradients to expect
+    # gloo adds up sparse gradients, NCCL does not
+    together = StepModule(model, objective, sparse=processes.world == 1 or accelerator.device.type == "cpu")
+    with row_gradients(model.item_table, together.sparse):  # DDP asks each table, when it is made, what to expect
         allow_unused(accelerator)
-        step_module, optimizer = accelerator.prepare(StepModule(model, objective), optimizer)
+        step_module, optimizer = accelerator.prepare(together, optimizer)
     going = _Stage(
         stage, model, train, validation, objective, step_module, optimizer, accelerator, progress, best, run,
         metric=metric, exclude_history=exclude_history, batch_size=batch_size, clip_norm=clip_norm, seed=seed, progress_bar=progress_bar,

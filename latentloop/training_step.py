@@ -24,12 +24,19 @@ __all__ = ["StepModule", "updates"]
 
 
 class StepModule(nn.Module):
-    """Model and objective in one module: autocast and DDP's gradient exchange act only inside its forward."""
+    """Model and objective in one module: autocast and DDP's gradient exchange act only inside its forward.
 
-    def __init__(self, model: Recommender, objective: Objective) -> None:
+    Args:
+        model: what is trained.
+        objective: what with.
+        sparse: whether an objective that touches few items gets row-sparse gradients of the item table.
+    """
+
+    def __init__(self, model: Recommender, objective: Objective, *, sparse: bool = True) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
+        self.sparse = sparse and touches_few_items(objective)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and the terms of one update.
@@ -37,7 +44,7 @@ class StepModule(nn.Module):
         Raises:
             InputTypeError: where the objective returned anything else.
         """
-        with row_gradients(self.model.item_table, touches_few_items(self.objective)):
+        with row_gradients(self.model.item_table, self.sparse):
             views = encode_views(self.model, batch, views_of(self.objective))
             return call(self.objective, views, batch)
 

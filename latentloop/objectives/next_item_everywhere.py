@@ -66,7 +66,7 @@ class NextItemEverywhere(Composable):
         if batch.share is None:
             return loss, terms
         # a process will weigh as much as it has of the step's rows; what counts here is what it has of its targets
-        count = torch.tensor(float(len(learned)), device=target.device)
+        count = torch.tensor(float(len(learned)), dtype=torch.float64, device=target.device)
         factor = count / batch.share.add_up(count) / (batch.share.weight or 1.0)
         return loss * factor, {name: value * factor for name, value in terms.items()}
 
