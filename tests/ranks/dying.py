@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -9,14 +10,12 @@ from typing import Any
 
 from latentloop import cli, training_step
 
-genuine, steps = training_step.call, 0
+genuine, steps = training_step.call, itertools.count(1)
 
 
 def call(*arguments: Any) -> Any:
     """The objective, for as long as this process lives."""
-    global steps
-    steps += 1
-    if os.environ["RANK"] == "1" and steps == 6:
+    if next(steps) == 6 and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGKILL)
     return genuine(*arguments)
 
