@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from latentloop import launch
 from latentloop.errors import InputError, InputTypeError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.tracking import GeneralTracker
 
-__all__ = ["Precision", "check_tracker", "closing_trackers", "make_accelerator"]
+__all__ = ["Precision", "allow_unused", "check_tracker", "closing_trackers", "make_accelerator"]
 
 Precision = Literal["fp32", "bf16"]
 
@@ -58,6 +59,14 @@ def closing_trackers(accelerator: Accelerator) -> Iterator[None]:
             tracker.finish()
 
 
+def allow_unused(accelerator: Accelerator) -> None:
+    """Let steps leave parameters without a gradient (a depth of 1 does), where DDP's settings are not the user's own."""
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    if accelerator.ddp_handler is None:
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+
+
 def make_accelerator(
     *,
     device: str | None = None,
@@ -65,7 +74,7 @@ def make_accelerator(
     tracker: str | GeneralTracker | None = None,
     directory: str | Path | None = None,
 ) -> Accelerator:
-    """An `accelerate.Accelerator` for a device and a precision.
+    """An `accelerate.Accelerator` for a device and a precision; under torchrun the processes meet here.
 
     Args:
         device: "cpu", "cuda", or None for the best there is.
@@ -91,7 +100,8 @@ def make_accelerator(
         # Accelerate keeps one global state, which would refuse another precision or device in the same process
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
-        cpu=device == "cpu",
+        # Accelerate leaves processes without a GPU alone unless it is told that they compute on the CPU
+        cpu=device == "cpu" or (launch.world() > 1 and not torch.cuda.is_available()),
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with=tracker,
         project_dir=None if directory is None else str(directory),

@@ -11,9 +11,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from latentloop import launch
 
 if TYPE_CHECKING:
     from latentloop.commands.parser import Command
@@ -51,15 +54,23 @@ def _run(arguments: Sequence[str]) -> int:
     from latentloop.commands.parser import parse
     from latentloop.errors import InputError, InputTypeError
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    level = logging.ERROR if launch.rank() else logging.INFO  # all of several processes would say the same
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
     for noisy in ("httpx", "httpx2", "accelerate", "datasets", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    command = parse(arguments)
+    if launch.rank():
+        with contextlib.redirect_stderr(None), contextlib.redirect_stdout(None):
+            command = parse(arguments)
+    else:
+        command = parse(arguments)
     with _no_interrupt_lost():
         from latentloop.training import NotFinite
 
     try:
+        if launch.world() > 1:
+            _refuse_several(command)
         command.run()
+        _part()
     except BrokenPipeError:
         raise
     except (InputError, InputTypeError, OSError) as error:
@@ -69,6 +80,9 @@ def _run(arguments: Sequence[str]) -> int:
         _complain(error, command)
         return STOPPED
     except (MemoryError, RuntimeError) as error:
+        if _lost_another(error):
+            _complain(_Lost(), command)
+            return STOPPED
         if not _lacks_memory(error):
             raise
         _complain(_TooLarge(" ".join(str(error).split())[:200]), command)
@@ -91,13 +105,65 @@ def _lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
+class _Lost(Exception):
+    """What is left to say of a process that died."""
+
+    def __str__(self) -> str:
+        return "another process of this training has ended; what was finished is kept, continue with --resume"
+
+
+def _lost_another(error: BaseException) -> bool:
+    """Whether an exchange between processes failed: gloo says so by a plain RuntimeError, others by one of their own."""
+    if launch.world() == 1:
+        return False
+    from torch import distributed
+
+    said = str(error).lower()
+    return isinstance(error, distributed.DistError) or "gloo" in said or "connection " in said
+
+
+def _refuse_several(command: Command) -> None:
+    """Refuse a command that several processes would each carry out.
+
+    Raises:
+        InputError: for any other than `train`.
+    """
+    from latentloop.commands.train import Train
+    from latentloop.errors import InputError
+
+    if not isinstance(command, Train):
+        name = type(command).__name__.lower()
+        raise InputError(f"{name} runs in one process, but {launch.world()} were launched: start it without a launcher")
+
+
+def _part() -> None:
+    """Leave the other processes in order."""
+    if launch.world() > 1:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+_FIRST_SPEAKS = 3.0
+"""Seconds: what stops all processes is told by the first, and the launcher ends the others when it has ended; what stops
+another alone, or because it waits for one that died, is told after that."""
+
+
 def _complain(error: BaseException, command: Command) -> None:
     from latentloop.commands.naming import in_options
 
-    sys.stderr.write(f"latentloop: error: {in_options(error, command)}\n")
+    who = ""
+    if launch.rank():
+        time.sleep(_FIRST_SPEAKS)
+        who = f" in process {launch.rank()}"
+    sys.stderr.write(f"latentloop: error{who}: {in_options(error, command)}\n")
+    sys.stderr.flush()
 
 
 def _interrupted(kept: str) -> int:
+    if launch.rank():
+        return INTERRUPTED
     newline = "\n" if sys.stderr.isatty() else ""  # behind the terminal's ^C
     sys.stderr.write(f"{newline}latentloop: interrupted{kept}\n")
     return INTERRUPTED
@@ -143,6 +209,8 @@ def _silence_output() -> None:
 
 def _let_threads_wait_briefly() -> None:
     """Read when torch is imported, which is later than here; what the user chose stays."""
+    if launch.world() > 1:  # DDP warns of a price of steps that may leave parameters without a gradient
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 

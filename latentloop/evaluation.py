@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from latentloop.across_ranks import ALONE, Processes
 from latentloop.checks import at_least
 from latentloop.data.sequences import Samples
 from latentloop.dropout import evaluating
@@ -69,6 +70,7 @@ def evaluate(
     rule: str | None = None,
     data: str | None = None,
     progress: bool = False,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Rank every sample's target among all N items and sum up, with the protocol beside the numbers.
 
@@ -88,6 +90,7 @@ def evaluate(
         rule: how the data was split, for the protocol.
         data: hash of the data, for the protocol.
         progress: whether to show a progress bar.
+        processes: who ranks a part each; every one of them calls this, and gets the whole.
 
     Raises:
         InputError: for no samples, a depth the model cannot run at, a NaN score, or a catalog unlike the model's.
@@ -103,6 +106,7 @@ def evaluate(
         exclude_history=exclude_history,
         batch_size=batch_size,
         progress=progress,
+        processes=processes,
     )
     protocol = describe_protocol(
         samples,
@@ -158,6 +162,7 @@ def ranks(
     exclude_history: bool = False,
     batch_size: int = 1024,
     progress: bool = False,
+    processes: Processes = ALONE,
 ) -> dict[int, Ranks]:
     """Each sample's rank at each depth, in the samples' order, on the CPU.
 
@@ -171,6 +176,7 @@ def ranks(
         exclude_history: whether items of the user's whole past are no candidates; the target always is one.
         batch_size: samples at a time.
         progress: whether to show a progress bar.
+        processes: see `evaluate`; a batch is ranked by one of them, the same batches whatever their number.
 
     Raises:
         InputError: see `evaluate`.
@@ -191,15 +197,14 @@ def ranks(
         every = torch.arange(len(samples), device=samples.device)
         # rows of like length together: what pads to a batch's longest row then pads least
         order = torch.argsort(samples.lengths(every), stable=True)
-        found = {depth: torch.empty(2, len(samples), dtype=torch.int64) for depth in depths}
-        for index in tqdm(
-            torch.split(order, batch_size), desc="evaluate", unit="batch", disable=not progress, leave=False
-        ):
+        found = {depth: torch.zeros(2, len(samples), dtype=torch.int64) for depth in depths}
+        own = processes.mine(torch.split(order, batch_size))
+        for index in tqdm(own, desc="evaluate", unit="batch", disable=not progress, leave=False):
             target, exclude = samples.target(index), samples.past(index) if exclude_history else None
             steps = model.think(samples.history(index), depth=deepest).steps
             for depth, place in found.items():
                 place[:, index.cpu()] = _count(model, steps[depth - 1], keys, target, exclude)
-    return {depth: Ranks(*place) for depth, place in sorted(found.items())}
+    return {depth: Ranks(*processes.add_up(place)) for depth, place in sorted(found.items())}
 
 
 def _count(

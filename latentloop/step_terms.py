@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latentloop.across_ranks import ALONE, Processes, Share
 from latentloop.finite import NotFinite
 
 __all__ = ["StepTerms", "steps_together"]
@@ -26,6 +27,7 @@ class _Step:
     rows: int
     names: tuple[str, ...]
     values: Tensor  # one a name, where the step was computed
+    weight: float  # of this process's values in the step's
 
 
 class StepTerms:
@@ -37,10 +39,11 @@ class StepTerms:
     Args:
         epoch: number of the epoch, for the message.
         every: steps of a transfer, at least 1.
+        processes: who has rows of each step; all of them get the step's terms, the means over its rows, and stop alike.
     """
 
-    def __init__(self, epoch: int, *, every: int = 1) -> None:
-        self.epoch, self.every = epoch, every
+    def __init__(self, epoch: int, *, every: int = 1, processes: Processes = ALONE) -> None:
+        self.epoch, self.every, self._processes = epoch, every, processes
         self.latest: dict[str, float] = {}
         """The terms of the last step that has come to the host."""
         self._waiting: list[_Step] = []
@@ -48,13 +51,14 @@ class StepTerms:
         self._rows = 0
 
     @torch.no_grad()
-    def add(self, step: int, terms: Mapping[str, Tensor], rows: int) -> None:
+    def add(self, step: int, terms: Mapping[str, Tensor], rows: int, share: Share | None = None) -> None:
         """Take a step's terms.
 
         Args:
             step: its number.
-            terms: one-element tensors by name.
-            rows: rows of the step, its weight in the means.
+            terms: one-element tensors by name, the same names on all processes.
+            rows: rows of the step on all processes, its weight in the means.
+            share: which of them are this process's; None has all.
 
         Raises:
             NotFinite: see `settle`.
@@ -63,20 +67,24 @@ class StepTerms:
         device = next((value.device for value in terms.values()), None)
         values = [value.detach().reshape(()).to(device, dtype) for value in terms.values()]
         if values:
-            self._waiting.append(_Step(step, rows, tuple(terms), torch.stack(values)))
+            weight = 1.0 if share is None else share.weight
+            self._waiting.append(_Step(step, rows, tuple(terms), torch.stack(values), weight))
         self._rows += rows
         if len(self._waiting) >= self.every:
             self.settle()
 
-    def settle(self) -> None:
+    def settle(self, *, alone: bool = False) -> None:
         """Bring what waits to the host.
+
+        Args:
+            alone: look at this process's own terms only, where the others may not come to exchange theirs.
 
         Raises:
             NotFinite: naming the first step with a term that is NaN or infinite, and the term: a part's before the
                 loss, which is their sum.
         """
         waiting, self._waiting = self._waiting, []
-        values = iter(torch.cat([step.values for step in waiting]).tolist() if waiting else ())
+        values = iter(self._gathered(waiting, alone).tolist() if waiting else ())
         for step in waiting:
             self.latest = dict(zip(step.names, values, strict=False))
             broken = [name for name, value in self.latest.items() if not math.isfinite(value)]
@@ -91,3 +99,9 @@ class StepTerms:
         """Means over the epoch's steps, weighted by their rows; settles first."""
         self.settle()
         return {name: total / self._rows for name, total in self._sums.items()}
+
+    def _gathered(self, waiting: list[_Step], alone: bool) -> Tensor:
+        """All waiting terms one behind the other, added up over processes."""
+        if alone or self._processes.world == 1:
+            return torch.cat([step.values for step in waiting])
+        return self._processes.add_up(torch.cat([step.values * step.weight for step in waiting]))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from latentloop.accelerator import make_accelerator
+from latentloop.accelerator import allow_unused, make_accelerator
+from latentloop.across_ranks import processes_of
 from latentloop.best_weights import BestWeights
 from latentloop.continuation import take_up
 from latentloop.data.batch import Batch, batches, num_batches
@@ -135,7 +136,9 @@ def fit(
     if metric not in metric_names():
         raise InputError(f"metric must be one of {', '.join(metric_names())}, got {metric!r}")
     accelerator = accelerator or make_accelerator()
+    processes = processes_of(accelerator)
     model.to(accelerator.device)
+    processes.share_weights(model)  # what a stage begins with must not depend on who looks
     train, validation = train.to(accelerator.device), validation.to(accelerator.device)
     start = getattr(objective, "start", None)
     if start is not None:
@@ -147,14 +150,21 @@ def fit(
     progress = (
         Progress() if run is None else take_up(run, stage, model, optimizer, from_zero=validate_first, write=main)
     )
+    found = processes.each(progress.step)
+    if len(set(found)) > 1:
+        where = run.path if run is not None else "the run"
+        raise InputError(f"{where}: the processes find it at steps {found}: give all of them the same directory")
     best = BestWeights(
         model, run.model_path(stage) if run else None, kept=None if progress.best is None else progress.best_epoch
     )
     if progress.history and progress.best_epoch == progress.history[-1]["epoch"]:
         best.catch_up(model, write=main)
     accelerator.wait_for_everyone()
-    with row_gradients(model.item_table, few):  # DDP asks each table, when it is made, which gradients to expect
-        step_module, optimizer = accelerator.prepare(StepModule(model, objective), optimizer)
+    # gloo adds up sparse gradients, NCCL does not
+    together = StepModule(model, objective, sparse=processes.world == 1 or accelerator.device.type == "cpu")
+    with row_gradients(model.item_table, together.sparse):  # DDP asks each table, when it is made, what to expect
+        allow_unused(accelerator)
+        step_module, optimizer = accelerator.prepare(together, optimizer)
     going = _Stage(
         stage, model, train, validation, objective, step_module, optimizer, accelerator, progress, best, run,
         metric=metric, exclude_history=exclude_history, batch_size=batch_size, clip_norm=clip_norm, seed=seed, progress_bar=progress_bar,
@@ -199,22 +209,23 @@ class _Stage:
         # the samples are sorted once for all epochs
         self.rows = Windows.of(self.train) if "everywhere" in views_of(self.objective) else self.train
         self.positives = SameTarget(self.train) if "same_target" in views_of(self.objective) else False
+        self.processes = processes_of(self.accelerator)
 
     def train_epoch(self, epoch: int) -> dict[str, Any]:
         """Every sample once, then validation; the epoch's line."""
         began, progress = time.perf_counter(), self.progress
         self.model.train()
-        terms = StepTerms(epoch, every=steps_together(self.accelerator.device))
+        terms = StepTerms(epoch, every=steps_together(self.accelerator.device), processes=self.processes)
         try:
             with self._batches(epoch) as bar:
                 for batch in bar:
                     for step in self._updates(batch):
                         progress.step += 1
-                        terms.add(progress.step, step, len(batch))
+                        terms.add(progress.step, step, batch.total, batch.share)
                     bar.set_postfix({name: f"{value:.4f}" for name, value in terms.latest.items()}, refresh=False)
         except InputError:
             # numbers that broke lead to mistakes further on, which the numbers themselves explain better
-            terms.settle()
+            terms.settle(alone=True)
             check_weights(self.model, progress.step)
             raise
         means, trained = terms.means(), time.perf_counter() - began
@@ -228,6 +239,7 @@ class _Stage:
     def validate(self) -> dict[str, float]:
         """Metrics on validation."""
         check_weights(self.model, self.progress.step)
+        self.processes.share_weights(self.model, buffers_only=True)  # statistics of a batch norm are each process's own
         # a fresh T_0 an answer, where the model asks for one, must repeat itself too, and be the same in every stage
         with dropout_seed(fold(self.seed, "evaluation"), self.accelerator.device):
             found = evaluate(
@@ -237,6 +249,7 @@ class _Stage:
                 split="validation",
                 stage=self.name,
                 seeds=(self.seed,),
+                processes=self.processes,
             )
         return dict(found.metrics)
 
@@ -269,19 +282,17 @@ class _Stage:
 
     def _batches(self, epoch: int) -> Any:
         """The epoch's batches behind a progress bar."""
-        accelerator = self.accelerator
-        world, main = accelerator.num_processes, accelerator.is_main_process
         loop = batches(
             self.rows,
             self.batch_size,
             key=fold(self.seed, self.name),
             epoch=epoch,
             same_target=self.positives,
-            rank=accelerator.process_index,
-            world=world,
+            rank=self.processes.rank,
+            world=self.processes.world,
         )
-        count = num_batches(len(self.rows), self.batch_size, world=world)
-        shown = main and (sys.stderr.isatty() if self.progress_bar is None else self.progress_bar)
+        count = num_batches(len(self.rows), self.batch_size)
+        shown = self.processes.rank == 0 and (sys.stderr.isatty() if self.progress_bar is None else self.progress_bar)
         name = f"{self.name} epoch {epoch}"
         return tqdm(loop, total=count, desc=name, disable=not shown, leave=False, dynamic_ncols=True)
 

@@ -24,12 +24,19 @@ __all__ = ["StepModule", "updates"]
 
 
 class StepModule(nn.Module):
-    """Model and objective in one module: autocast and DDP's gradient exchange act only inside its forward."""
+    """Model and objective in one module: autocast and DDP's gradient exchange act only inside its forward.
 
-    def __init__(self, model: Recommender, objective: Objective) -> None:
+    Args:
+        model: what is trained.
+        objective: what with.
+        sparse: whether an objective that touches few items gets row-sparse gradients of the item table.
+    """
+
+    def __init__(self, model: Recommender, objective: Objective, *, sparse: bool = True) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
+        self.sparse = sparse and touches_few_items(objective)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and the terms of one update.
@@ -37,7 +44,7 @@ class StepModule(nn.Module):
         Raises:
             InputTypeError: where the objective returned anything else.
         """
-        with row_gradients(self.model.item_table, touches_few_items(self.objective)):
+        with row_gradients(self.model.item_table, self.sparse):
             views = encode_views(self.model, batch, views_of(self.objective))
             return call(self.objective, views, batch)
 
@@ -51,7 +58,10 @@ def updates(
     batch: Batch,
     clip_norm: float | None,
 ) -> Iterator[dict[str, Tensor]]:
-    """Prepare once, then take the objective's number of optimizer steps; yields each step's terms."""
+    """Prepare once, then take the objective's number of optimizer steps; yields each step's terms of this process.
+
+    The loss is a mean over this process's rows; of several processes each weighs as much as it has of the step's rows.
+    """
     prepare = getattr(objective, "prepare", None)
     prepared = batch
     if prepare is not None:
@@ -61,7 +71,7 @@ def updates(
         dropout_key = fold(batch.key, "dropout", accelerator.process_index, update)
         with dropout_seed(dropout_key, accelerator.device):
             loss, terms = step_module(prepared)
-            accelerator.backward(loss)
+            accelerator.backward(loss if batch.share is None else loss * batch.share.factor)
         if clip_norm is not None:
             terms["gradient_norm"] = clip_gradients(accelerator, model.parameters(), clip_norm)
         optimizer.step()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from latentloop.accelerator import Precision, closing_trackers, make_accelerator
+from latentloop.across_ranks import processes_of
 from latentloop.baselines import chance, popularity
 from latentloop.data.card import content_hash
 from latentloop.data.interactions import Interactions
@@ -117,6 +118,7 @@ class _Recipe:
                 seeds=(self.seed,),
                 rule=self.split.protocol,
                 data=self.data_hash,
+                processes=processes_of(self.settings["accelerator"]),
             )
 
     def rival(self, name: str, make: Callable[..., Evaluation]) -> None:
@@ -227,7 +229,8 @@ def two_stage(
         recipe.train(model, spt, "spt", **budget)
         kept = len(split.train)
         if rpt_epochs > 0:
-            samples = select(model, split.train, cut=cut, trials=trials, key=fold(seed, "selection"))
+            processes, key = processes_of(accelerator), fold(seed, "selection")
+            samples = select(model, split.train, cut=cut, trials=trials, key=key, processes=processes)
             kept = len(samples)
             logger.info(
                 "selection: %d of %d training samples have their target in the top %d", kept, len(split.train), cut

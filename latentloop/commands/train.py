@@ -19,6 +19,9 @@ from latentloop.errors import InputError
 
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
+    from latentloop.data.splits import Split
+    from latentloop.recommender import Recommender
+    from latentloop.run_directory import RunDirectory
     from latentloop.text_features import TextFeatures
     from latentloop.two_stage import TwoStage
 
@@ -33,7 +36,7 @@ class Train:
 
     Writes config.json, metrics.jsonl (a line an epoch), data/ (what was trained on), spt/ and rpt/ (models to load
     anywhere), state/ (to continue from) and report.md. Ctrl-C leaves a usable run; --resume continues it, and so it
-    does one that was killed, to the same bits.
+    does one that was killed, to the same bits. torchrun and `accelerate launch` run it in several processes.
     """
 
     source: tyro.conf.Positional[str]
@@ -69,10 +72,14 @@ class Train:
 
     def run(self) -> None:
         """Carry it out."""
+        from latentloop import launch
         from latentloop.data.store import load_saved_interactions
         from latentloop.run_directory import RunDirectory
 
         choose_device(self.device)
+        if launch.rank() > 0:
+            self.follow()
+            return
         options = {"resume": self.resume, "overwrite": self.overwrite}
         RunDirectory.check(self.out, self.config(), defaults=self.defaults(), **options)
         prepared = RunDirectory(self.out).data_path
@@ -81,7 +88,10 @@ class Train:
         self.fit(load_saved_interactions(prepared) if kept else self.data.load(self.source))
 
     def fit(self, interactions: Interactions) -> TwoStage:
-        """Train on interactions that are read already; the run directory is made once nothing can be refused."""
+        """Train on interactions that are read already; the run directory is made once nothing can be refused.
+
+        Of several processes the first does all this; the others `follow` once the run directory is there.
+        """
         from latentloop.accelerator import check_tracker, make_accelerator
         from latentloop.data.card import DataCard
         from latentloop.data.store import save_interactions
@@ -91,7 +101,6 @@ class Train:
         from latentloop.report import print_report, write_report
         from latentloop.run_directory import RunDirectory
         from latentloop.training_settings import check_settings
-        from latentloop.two_stage import two_stage
 
         card = DataCard.of(interactions)
         logger.info("data: %s", card.text())
@@ -102,16 +111,15 @@ class Train:
             raise InputError(
                 f"no training sample is left of {len(interactions)} actions: a user gives one from 4 items on (or of 2)"
             )
-        num_items, max_length = interactions.num_items, self.data.max_length
+        num_items = interactions.num_items
         text = self.item_texts(interactions)
-        build = partial(self.model.build, num_items, max_length, seed=self.seed, text=text)
-        model, base = build(), build(loop=False) if self.with_base else None
+        model, base = self._models(num_items, text)
         if self.model.encoder is not None:
             try_blocks(self.model.encoder, model)
         if self.spt.positions == "all":
             check_everywhere(model.encoder)
-        spt, rpt = self.spt.build(split.item_counts), self.rpt.build()
-        make_accelerator(device=self.device, precision=self.precision)
+        self.spt.build(split.item_counts), self.rpt.build()  # refuse what is out of range
+        accelerator = make_accelerator(device=self.device, precision=self.precision)
         check_tracker(self.tracker, self.out)
         check_settings(**dataclasses.asdict(self.training), cut=self.rpt.cut, trials=self.rpt.trials)
         options = {"resume": self.resume, "overwrite": self.overwrite}
@@ -122,11 +130,40 @@ class Train:
             save_text_features(text, run.text_path)
         if run.report_path.is_file():
             logger.info("%s is done; nothing is left to train", run.path)
-        result = two_stage(
+        accelerator.wait_for_everyone()
+        result = self._train(model, base, split, run)
+        write_report(result, run, card, seed=self.seed)
+        print_report(result)
+        return result
+
+    def follow(self) -> TwoStage:
+        """Train beside the first process, with what it has checked and written by then; writes and prints nothing."""
+        from latentloop.accelerator import make_accelerator
+        from latentloop.data.store import load_saved_interactions
+        from latentloop.data.text_store import load_saved_text_features
+        from latentloop.run_directory import RunDirectory
+
+        make_accelerator(device=self.device, precision=self.precision).wait_for_everyone()
+        run = RunDirectory(self.out)
+        interactions = load_saved_interactions(run.data_path)
+        text = load_saved_text_features(run.text_path) if self.model.reads_texts else None
+        model, base = self._models(interactions.num_items, text)
+        return self._train(model, base, self.data.divide(interactions), run)
+
+    def _models(self, num_items: int, text: TextFeatures | None) -> tuple[Recommender, Recommender | None]:
+        """The model, and the plain one beside it."""
+        build = partial(self.model.build, num_items, self.data.max_length, seed=self.seed, text=text)
+        return build(), build(loop=False) if self.with_base else None
+
+    def _train(self, model: Recommender, base: Recommender | None, split: Split, run: RunDirectory) -> TwoStage:
+        """Both stages, by all processes together."""
+        from latentloop.two_stage import two_stage
+
+        return two_stage(
             model,
             split,
-            spt=spt,
-            rpt=rpt,
+            spt=self.spt.build(split.item_counts),
+            rpt=self.rpt.build(),
             base=base,
             **dataclasses.asdict(self.training),
             exclude_history=self.exclude_history,
@@ -138,9 +175,6 @@ class Train:
             tracker=self.tracker,
             run=run,
         )
-        write_report(result, run, card, seed=self.seed)
-        print_report(result)
-        return result
 
     def item_texts(self, interactions: Interactions) -> TextFeatures | None:
         """What the run kept of the items' texts, or what the options name; None where the backbone reads none."""

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from latentloop.across_ranks import Share
 from latentloop.data.positives import SameTarget
 from latentloop.data.sequences import Samples
 from latentloop.data.windows import Windows
@@ -28,7 +29,7 @@ class Batch:
         rows: (B,) int64 sample numbers.
         key: the step's key; all randomness of the step folds from it.
         same_target: (B, L) int64, the history of another sample with the same target, or None when not asked for.
-        total: rows of this step on all processes together (B where there is one).
+        share: which of the step's rows these are, where several processes have the others; None has all of them.
         targets: (B, L) int64, the item that follows each position of `history`, 0 where none is learned; its newest
             column is `target`. None where only `target` is learned.
     """
@@ -38,11 +39,16 @@ class Batch:
     rows: Int64[Tensor, " B"]
     key: int
     same_target: Int64[Tensor, "B L"] | None = None
-    total: int | None = None
+    share: Share | None = None
     targets: Int64[Tensor, "B L"] | None = None
 
     def __len__(self) -> int:
         return len(self.target)
+
+    @property
+    def total(self) -> int:
+        """Rows of this step on all processes together."""
+        return len(self) if self.share is None else self.share.total
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
@@ -58,17 +64,14 @@ class Batch:
         )
 
 
-def num_batches(num_samples: int, batch_size: int, *, world: int = 1) -> int:
+def num_batches(num_samples: int, batch_size: int) -> int:
     """How many batches an epoch has; every process sees as many.
 
     Args:
         num_samples: samples in the epoch.
         batch_size: rows of a batch on all processes together.
-        world: number of processes.
     """
-    full, rest = divmod(num_samples, batch_size)
-    # A tail with fewer rows than processes would leave one with nothing to do: it joins the batch before it.
-    return full + (rest > 0 and (rest >= world or full == 0))
+    return -(-num_samples // batch_size)
 
 
 def batches(
@@ -84,6 +87,8 @@ def batches(
     start: int = 0,
 ) -> Iterator[Batch]:
     """One epoch of batches on the samples' device, each sample exactly once, the short last batch included.
+
+    A process that the last batch has no row for gets one that stands in, see `Share`.
 
     The order comes from fold(key, "order", epoch) and step i's key from fold(key, "step", epoch, i): neither depends
     on how many processes share the work or where an interrupted epoch continues.
@@ -101,14 +106,12 @@ def batches(
         start: the first batch to hand out, for continuing within an epoch.
 
     Raises:
-        InputError: a batch size below the number of processes, a rank out of range, fewer samples than processes.
+        InputError: a batch size below the number of processes, or a rank out of range.
     """
     if world < 1 or not 0 <= rank < world:
         raise InputError(f"rank: {rank} of world {world}, expected 0 <= rank < world")
     if batch_size < world:
         raise InputError(f"batch_size: {batch_size}, expected at least 1 row for each of {world} process(es)")
-    if len(samples) < world:
-        raise InputError(f"samples: {len(samples)}, expected at least 1 for each of {world} process(es)")
     if start < 0:
         raise InputError(f"start: {start}, expected 0 or more")
     windows = samples if isinstance(samples, Windows) else None
@@ -133,14 +136,14 @@ def _batches(
         order = torch.randperm(len(samples), generator=generator(fold(key, "order", epoch))).to(samples.device)
     else:
         order = torch.arange(len(samples), device=samples.device)
-    count = num_batches(len(samples), batch_size, world=world)
-    for number in range(start, count):
-        stop = len(samples) if number == count - 1 else (number + 1) * batch_size
-        index = order[number * batch_size + rank : stop : world]
+    for number in range(start, num_batches(len(samples), batch_size)):
+        every = order[number * batch_size : (number + 1) * batch_size]
+        index = every[rank::world] if rank < len(every) else every[:1]
+        share = None if world == 1 else Share.of(len(every), rank=rank, world=world)
         rows, step = samples.rows[index], fold(key, "step", epoch, number)
         same = None
         if positives is not None:
             drawn = positives.samples.locate(positives.draw(rows, fold(step, "same_target")))
             same = positives.samples.history(drawn)
-        total, targets = stop - number * batch_size, None if windows is None else windows.targets(index)
-        yield Batch(samples.history(index), samples.target(index), rows, step, same, total, targets)
+        targets = None if windows is None else windows.targets(index)
+        yield Batch(samples.history(index), samples.target(index), rows, step, same, share, targets)

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentloop.checks import above_zero, one_of
+from latentloop.data.batch import Batch
 from latentloop.errors import InputError
 
-__all__ = ["Similarity", "info_nce", "same_target_mask", "symmetric_info_nce"]
+__all__ = ["Similarity", "align", "info_nce", "same_target_mask", "symmetric_info_nce"]
 
 Similarity = Literal["cosine", "dot"]
 
@@ -71,6 +72,37 @@ def symmetric_info_nce(
     with torch.autocast(device_type=x.device.type, enabled=False):
         scores = _scores(x, y, temperature, similarity, same)
         return (_loss(scores, 1) + _loss(scores, 0)) / 2
+
+
+def align(
+    x: Float[Tensor, "B d"],
+    y: Float[Tensor, "B d"],
+    batch: Batch,
+    *,
+    temperature: float,
+    similarity: Similarity,
+    mask_same_target: bool,
+) -> Float[Tensor, ""]:
+    """`symmetric_info_nce` over the rows of the whole step: those of all processes, where there are several.
+
+    Args:
+        x: (B, d) float.
+        y: (B, d) float; row i is row i's positive.
+        batch: what the rows are of.
+        temperature: tau, above 0.
+        similarity: "cosine" or "dot".
+        mask_same_target: leave rows with the same target out of each other's negatives.
+
+    Raises:
+        InputError: for shapes that do not fit or a value out of range.
+    """
+    target = batch.target
+    if batch.share is not None:
+        x, y = (view.to(torch.promote_types(view.dtype, torch.float32)) for view in (x, y))
+        x, y = batch.share.gather(torch.cat([x, y], 1)).chunk(2, 1)
+        target = batch.share.gather(target) if mask_same_target else target
+    same = same_target_mask(target) if mask_same_target else None
+    return symmetric_info_nce(x, y, temperature=temperature, similarity=similarity, same=same)
 
 
 def same_target_mask(target: Int[Tensor, " B"]) -> Bool[Tensor, "B B"]:

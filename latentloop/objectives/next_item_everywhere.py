@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,7 +44,7 @@ class NextItemEverywhere(Composable):
         check_everywhere(model.encoder)
 
     def __call__(self, views: Views, batch: Batch) -> tuple[Tensor, Terms]:
-        """The part's loss, a mean over the batch's targets (of this process), and its terms.
+        """The part's loss, a mean over the step's targets, and its terms.
 
         Raises:
             InputError: for a batch without `targets`, or views without the states.
@@ -61,7 +62,13 @@ class NextItemEverywhere(Composable):
         learned = target.nonzero()[:, 0]
         rows = packing.rows[learned]
         answers = Views(views.model, views.depth, {"anchor": Thoughts(everywhere.states[learned][None])})
-        return call(self.part, answers, Batch(batch.history[rows], target[learned], batch.rows[rows], batch.key))
+        loss, terms = call(self.part, answers, Batch(batch.history[rows], target[learned], batch.rows[rows], batch.key))
+        if batch.share is None:
+            return loss, terms
+        # a process will weigh as much as it has of the step's rows; what counts here is what it has of its targets
+        count = torch.tensor(float(len(learned)), dtype=torch.float64, device=target.device)
+        factor = count / batch.share.add_up(count) / (batch.share.weight or 1.0)
+        return loss * factor, {name: value * factor for name, value in terms.items()}
 
     def __repr__(self) -> str:
         return f"NextItemEverywhere({'' if isinstance(self.part, NextItem) else repr(self.part)})"

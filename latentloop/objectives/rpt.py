@@ -198,21 +198,32 @@ class RPT(Composable):
             loss, terms["kl"] = loss + self.kl_weight * kl, kl.detach()
         if fused is not None:
             loss = loss + (fused - fused.detach())  # the value of the loss, and its gradient
-        with torch.no_grad():
-            steps_of = live if len(ratio) > 1 else live[:1]
-            moved = steps_of & (batch.advantage != 0)
-            stopped = clipped(ratio, batch.advantage, self.clip) & moved
-            terms |= {
-                "reward_mean": batch.rewards.mean().float(),
-                "reward_std": batch.rewards.std(correction=0).float(),
-                "zero_variance": (batch.rewards.amax(1) == batch.rewards.amin(1)).float().mean(),
-                "clip_share": stopped.sum() / moved.sum().clamp_min(1),
-                "ratio_mean": (ratio * steps_of).sum() / steps_of.sum(),
-            }
-        return loss, terms
+        return loss, terms | self._told(batch, ratio)
 
     def __repr__(self) -> str:
         return f"RPT(rollouts={self.rollouts}, reward={self.reward!r}, policy={self.policy!r})"
+
+    @torch.no_grad()
+    def _told(self, batch: Prepared, ratio: Tensor) -> Terms:
+        """What the rollouts of the whole step came to: of all processes, where there are several."""
+        add_up = (lambda values: values) if batch.share is None else batch.share.add_up
+        rewards, live = batch.rewards, batch.live
+        steps = live if len(ratio) > 1 else live[:1]
+        moved = steps & (batch.advantage != 0)
+        stopped = clipped(ratio, batch.advantage, self.clip) & moved
+        tied = rewards.amax(1) == rewards.amin(1)
+        own = (torch.ones_like(rewards), rewards, torch.ones_like(tied), tied, stopped, moved, ratio * steps, steps)
+        sums = add_up(torch.stack([values.sum().double() for values in own]))
+        count, reward, groups, ties, stops, moves, ratio_sum, steps_taken = sums
+        mean = reward / count
+        terms = {
+            "reward_mean": mean,
+            "reward_std": (add_up((rewards - mean).square().sum()) / count).sqrt(),
+            "zero_variance": ties / groups,
+            "clip_share": stops / moves.clamp_min(1),
+            "ratio_mean": ratio_sum / steps_taken,
+        }
+        return {name: value.float() for name, value in terms.items()}
 
     def _groups(self, tied: Tensor) -> Tensor:
         """Rows to differentiate: all, or (where tied groups owe nothing) those whose rewards differ, at least one."""

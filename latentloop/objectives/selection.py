@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from latentloop.across_ranks import ALONE, Processes
 from latentloop.checks import at_least
 from latentloop.data.sequences import Samples
 from latentloop.dropout import evaluating
@@ -25,6 +26,7 @@ def select(
     key: int,
     depth: int | None = None,
     batch_size: int = 1024,
+    processes: Processes = ALONE,
 ) -> Samples:
     """Keep the samples whose target ranks within the first `cut` in at least one of `trials` inference trials.
 
@@ -39,6 +41,7 @@ def select(
         key: of the trials' start states.
         depth: k; None is the inference depth.
         batch_size: samples at a time.
+        processes: who tries a part each; every one of them calls this, and gets the whole.
 
     Raises:
         InputError: for a value out of range or a score that is NaN.
@@ -47,13 +50,11 @@ def select(
     at_least("trials", trials, 1)
     at_least("batch_size", batch_size, 1)
     places = torch.arange(len(samples), device=samples.device)
+    kept = torch.zeros(len(samples), dtype=torch.int64, device=samples.device)
     with evaluating(model):
-        kept = [
-            _reached(model, samples, places[start : start + batch_size], cut, trials, key, depth)
-            for start in range(0, len(samples), batch_size)
-        ]
-    mask = torch.cat(kept) if kept else torch.zeros(0, dtype=torch.bool)
-    return samples.select(mask.to(samples.device))
+        for index in processes.mine(torch.split(places, batch_size)):
+            kept[index] = _reached(model, samples, index, cut, trials, key, depth).to(kept)
+    return samples.select(processes.add_up(kept).bool())
 
 
 def _reached(

@@ -11,7 +11,7 @@ from latentloop.checks import above_zero, one_of
 from latentloop.data.batch import Batch
 from latentloop.objectives.compose import Composable
 from latentloop.objectives.contract import Terms
-from latentloop.objectives.info_nce import Similarity, same_target_mask, symmetric_info_nce
+from latentloop.objectives.info_nce import Similarity, align
 from latentloop.objectives.views import Views
 from latentloop.randomness import fold, generator
 
@@ -46,18 +46,19 @@ class StepAlignment(Composable):
         self.mask_same_target = bool(mask_same_target)
 
     def __call__(self, views: Views, batch: Batch) -> tuple[Tensor, Terms]:
-        """The mean over the batch; term `step`."""
+        """The mean over the step's rows on all processes; term `step`."""
         thoughts = views["anchor"]
         if thoughts.depth == 1:
             loss = (thoughts.final.float() * 0).sum()
         else:
             step = draw_step(batch.key, thoughts.depth)
-            loss = symmetric_info_nce(
+            loss = align(
                 thoughts.steps[step - 1],
                 thoughts.final,
+                batch,
                 temperature=self.temperature,
                 similarity=self.similarity,
-                same=same_target_mask(batch.target) if self.mask_same_target else None,
+                mask_same_target=self.mask_same_target,
             )
         return loss, {"step": loss.detach()}
 

@@ -10,7 +10,7 @@ from latentloop.checks import above_zero, one_of
 from latentloop.data.batch import Batch
 from latentloop.objectives.compose import Composable
 from latentloop.objectives.contract import Terms
-from latentloop.objectives.info_nce import Similarity, same_target_mask, symmetric_info_nce
+from latentloop.objectives.info_nce import Similarity, align
 from latentloop.objectives.views import Views
 
 __all__ = ["Positives", "TrajectoryAlignment"]
@@ -54,13 +54,14 @@ class TrajectoryAlignment(Composable):
         return ("anchor", self.positives)
 
     def __call__(self, views: Views, batch: Batch) -> tuple[Tensor, Terms]:
-        """The mean over the batch; term `trajectory`."""
-        loss = symmetric_info_nce(
+        """The mean over the step's rows on all processes; term `trajectory`."""
+        loss = align(
             views["anchor"].final,
             views[self.positives].final,
+            batch,
             temperature=self.temperature,
             similarity=self.similarity,
-            same=same_target_mask(batch.target) if self.mask_same_target else None,
+            mask_same_target=self.mask_same_target,
         )
         return loss, {"trajectory": loss.detach()}
 
