@@ -139,11 +139,12 @@ def _epochs(path: Path) -> int | None:
 
 
 def _without_times(path: Path) -> bytes:
-    """A state file: its header's counters without times, then its tensors."""
+    """A state file: its header's counters without times, and without the checksum that covers those, then its tensors."""
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     progress = json.loads(header["__metadata__"].pop("progress"))
+    del header["__metadata__"]["checksum"]
     for line in progress["history"]:
         for name in TIMES:
             line.pop(name, None)
