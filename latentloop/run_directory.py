@@ -84,16 +84,18 @@ class RunDirectory:
         options = {"resume": resume, "overwrite": overwrite}
         cls.check(path, config, defaults=defaults, **options)
         run = cls(path)
-        with held(run.path), writing(run.path):
+        with held(run.path):
             there = cls.check(path, config, defaults=defaults, **options)  # nobody can change it any more
-            run._sweep()
-            if there and resume:
-                before = run._asked(defaults)
-                if all(before.get(name) == value for name, value in _flat(config).items() if name in _BUDGET):
-                    return run
-                run.report_path.unlink(missing_ok=True)  # of less than is asked for now
-            elif there:
-                run.clear()
+            with writing(run.path):
+                run._sweep()
+                if there and resume:
+                    before = run._asked(defaults)
+                    if all(before.get(name) == value for name, value in _flat(config).items() if name in _BUDGET):
+                        return run
+                    run.report_path.unlink(missing_ok=True)  # of less than is asked for now
+                elif there:
+                    run.clear()
+                run.path.mkdir(parents=True, exist_ok=True)
             write_json(run.config_path, {_MARK: _VERSION, **config})
         return run
 

@@ -93,7 +93,7 @@ def _acquire(folder: Path) -> BaseFileLock | None:
         raise InputError(f"{path} is a link or no plain file, and a run holds none: remove it")
     lock = FileLock(path, timeout=0, mode=0o666 & ~umask(), thread_local=False)
     try:
-        with writing(path), warnings.catch_warnings():
+        with writing(folder), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a file whose existence is the lock: it would outlive a killed process
             lock.acquire()
     except Timeout:
