@@ -119,7 +119,7 @@ def run(combination: Combination, options: argparse.Namespace) -> str:
     with log.open("w") as output:
         steps = {
             "has no venv": [combination.python, "-m", "venv", "--without-pip", str(place)],
-            "cannot be installed": [*pip, "install", "--constraint", str(pins), *wanted()],
+            "cannot be installed": [*pip, "install", "--no-compile", "--constraint", str(pins), *wanted()],
             "cannot be built": [*pip, "install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)],
             "lists no versions": [*pip, "freeze"],
             "FAILED": [str(python), "-m", "pytest", "-q", "-n", str(options.workers), *options.tests],
