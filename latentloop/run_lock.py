@@ -8,13 +8,12 @@ import functools
 import logging
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from latentloop.errors import InputError
 from latentloop.files import umask, writing
@@ -91,26 +90,20 @@ def _acquire(folder: Path) -> BaseFileLock | None:
     path = folder / LOCK
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"{path} is a link or no plain file, and a run holds none: remove it")
-    lock = FileLock(path, timeout=0, mode=0o666 & ~umask(), thread_local=False)
+    # the library's own fallback is a file whose existence is the lock: it would outlive a killed process
+    lock = FileLock(path, timeout=0, mode=0o666 & ~umask(), thread_local=False, fallback_to_soft=False)
     try:
-        with writing(folder), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a file whose existence is the lock: it would outlive a killed process
+        with writing(folder):
             lock.acquire()
+        return lock
     except Timeout:
-        if not isinstance(lock, SoftFileLock):
-            raise InputError(
-                f"{folder} is being trained by another process: wait until it ends, or choose another --out"
-            ) from None
-    except NotImplementedError:  # what filelock made of ENOSYS before it had that file
-        pass
+        raise InputError(
+            f"{folder} is being trained by another process: wait until it ends, or choose another --out"
+        ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             _tidy(folder)
             raise
-    else:
-        if not isinstance(lock, SoftFileLock):
-            return lock
-        lock.release()
     if folder not in _warned:
         _warned.add(folder)
         logger.warning("%s cannot be locked on this file system: see to it that only one process trains there", folder)
