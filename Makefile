@@ -6,9 +6,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One thread per worker: the workers share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
+# What `make stable` runs, and how often; what `make compat` is given, such as COMPAT="--only oldest".
+TESTS ?= tests
+ORDERS ?= 20
+COMPAT ?=
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup dev demo test lint types fast slow bench paper clean
+.PHONY: help setup dev demo test lint types fast slow stable compat bench paper clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +45,15 @@ fast: dev ## tests only, up to the first failure
 slow: dev ## the tests that take minutes
 	$(PYTEST) -m slow
 
+# Every worker must shuffle alike, so the order has a number, which also brings it back.
+stable: dev ## the fast tests twenty times, each time in another order
+	for order in $$(seq 1 $(ORDERS)); do \
+		echo "order $$order"; $(PYTEST) -n 2 -q -x --random-order-seed=$$order $(TESTS) || exit 1; \
+	done
+
+compat: dev ## the tests on every Python here, on the oldest packages claimed and on the newest
+	$(BIN)/python -m tests.compat $(COMPAT)
+
 bench: dev ## speed and memory against plain twins, some five minutes
 	$(BIN)/python -m benchmarks.speed
 
@@ -47,7 +61,7 @@ paper: dev ## tables and figures of the paper's experiments, from the cells that
 	$(BIN)/python -m benchmarks.paper.report
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .compat build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:

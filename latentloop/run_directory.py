@@ -7,6 +7,8 @@ spt/ rpt/ base/  each a loadable model
 state/           what an interrupted stage continues from
 tensorboard/     each epoch's numbers for TensorBoard, where that was asked for
 report.md        the final table
+
+Beside them lies a hidden file of no content, the lock of the process that trains, see `run_lock`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from latentloop.checks import is_whole
 from latentloop.errors import InputError
 from latentloop.files import is_leftover, read_json, remove_leftovers, write_atomically, write_json, writing
 from latentloop.json_text import parse_json
+from latentloop.run_lock import LOCK, held
 
 __all__ = ["RunDirectory"]
 
@@ -74,22 +77,26 @@ class RunDirectory:
                 does not name: an option that is younger than the run.
 
         Raises:
-            InputError: where something is there and neither is given, or it is not a run, or was configured otherwise.
+            InputError: where something is there and neither is given, or it is not a run, or was configured otherwise,
+                or is being trained.
             OSError: where it cannot be written.
         """
-        there = cls.check(path, config, resume=resume, overwrite=overwrite, defaults=defaults)
+        options = {"resume": resume, "overwrite": overwrite}
+        cls.check(path, config, defaults=defaults, **options)
         run = cls(path)
-        with writing(run.path):
-            run._sweep()
-            if there and resume:
-                before = run._asked(defaults)
-                if all(before.get(name) == value for name, value in _flat(config).items() if name in _BUDGET):
-                    return run
-                run.report_path.unlink(missing_ok=True)  # of less than is asked for now
-            elif there:
-                run.clear()
-            run.path.mkdir(parents=True, exist_ok=True)
-        write_json(run.config_path, {_MARK: _VERSION, **config})
+        with held(run.path):
+            there = cls.check(path, config, defaults=defaults, **options)  # nobody can change it any more
+            with writing(run.path):
+                run._sweep()
+                if there and resume:
+                    before = run._asked(defaults)
+                    if all(before.get(name) == value for name, value in _flat(config).items() if name in _BUDGET):
+                        return run
+                    run.report_path.unlink(missing_ok=True)  # of less than is asked for now
+                elif there:
+                    run.clear()
+                run.path.mkdir(parents=True, exist_ok=True)
+            write_json(run.config_path, {_MARK: _VERSION, **config})
         return run
 
     @classmethod
@@ -108,7 +115,12 @@ class RunDirectory:
             raise InputError("give either --resume or --overwrite, not both")
         if run.path.exists() and not run.path.is_dir():
             raise InputError(f"{run.path} is a file: choose another --out")
-        there = run.path.is_dir() and not all(is_leftover(place, _OURS) for place in run.path.iterdir())
+        there = run.path.is_dir() and not all(
+            place.name == LOCK or is_leftover(place, _OURS) for place in run.path.iterdir()
+        )
+        if there and run._is_run() and (run.path / LOCK).exists():
+            with held(run.path):  # whoever trains there is told first: --resume would not help
+                pass
         if there and not (resume or overwrite):
             raise InputError(f"{run.path} already exists: continue it with --resume, replace it with --overwrite")
         if there and not run._is_run():

@@ -30,6 +30,7 @@ from latentloop.optimizer import build_optimizer
 from latentloop.randomness import dropout_seed, fold
 from latentloop.row_gradients import row_gradients
 from latentloop.run_directory import RunDirectory
+from latentloop.run_lock import alone
 from latentloop.step_terms import StepTerms, steps_together
 from latentloop.train_state import Progress, save_state
 from latentloop.training_settings import check_settings
@@ -72,6 +73,7 @@ class Fitted:
     history: list[dict[str, Any]]
 
 
+@alone
 def fit(
     model: Recommender,
     train: Samples,
@@ -120,7 +122,7 @@ def fit(
         progress_bar: None shows one on a terminal only.
 
     Raises:
-        InputError: for a setting out of range, or a `run` that holds another model's state.
+        InputError: for a setting out of range, or a `run` that holds another model's state or is being trained.
         OSError: where `run` cannot be written; its last checkpoint is whole.
         NotFinite: where a term or the weights are no numbers; the model has the best weights so far then, or those
             it came with, and the message says which.

@@ -20,6 +20,7 @@ from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Object
 from latentloop.randomness import dropout_seed, fold
 from latentloop.results import Evaluation
 from latentloop.run_directory import RunDirectory
+from latentloop.run_lock import alone
 from latentloop.training import Fitted, fit
 from latentloop.training_settings import check_settings
 
@@ -129,6 +130,7 @@ class _Recipe:
         self.outcomes[name] = Outcome(validation, test)
 
 
+@alone
 def two_stage(
     model: Recommender,
     data: Interactions | Split,
@@ -185,7 +187,7 @@ def two_stage(
         progress_bar: None shows one on a terminal only.
 
     Raises:
-        InputError: for data that does not fit the model, or a setting out of range.
+        InputError: for data that does not fit the model, a setting out of range, or a `run` that is being trained.
         OSError: where `run` cannot be written; its last checkpoint is whole.
     """
     if not isinstance(data, Interactions | Split):

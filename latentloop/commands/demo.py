@@ -48,6 +48,7 @@ class Demo:
         from latentloop.data.synthetic import synthetic_log
         from latentloop.report import say
         from latentloop.run_directory import RunDirectory
+        from latentloop.run_lock import held
 
         train = Train(
             source=f"synthetic_log(num_users={self.users}, seed={self.seed})",
@@ -63,7 +64,8 @@ class Demo:
         )
         interactions = self.data.filter(synthetic_log(num_users=self.users, seed=self.seed))
         RunDirectory.check(out, train.config(), resume=False, overwrite=self.overwrite)
-        result = train.fit(interactions)
+        with held(out):
+            result = train.fit(interactions)
         user = interactions.user_ids[0]
         found = result.model.recommend(users=[user], data=interactions, k=5)
         say(f"\nfive recommendations for user {user}:")

@@ -75,6 +75,7 @@ class Train:
         from latentloop import launch
         from latentloop.data.store import load_saved_interactions
         from latentloop.run_directory import RunDirectory
+        from latentloop.run_lock import held
 
         choose_device(self.device)
         if launch.rank() > 0:
@@ -85,7 +86,8 @@ class Train:
         prepared = RunDirectory(self.out).data_path
         # a run that is resumed needs its source no more
         kept = self.resume and prepared.is_dir()
-        self.fit(load_saved_interactions(prepared) if kept else self.data.load(self.source))
+        with held(self.out):
+            self.fit(load_saved_interactions(prepared) if kept else self.data.load(self.source))
 
     def fit(self, interactions: Interactions) -> TwoStage:
         """Train on interactions that are read already; the run directory is made once nothing can be refused.

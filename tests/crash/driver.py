@@ -1,8 +1,8 @@
 """A process that forks one training after another, each told where it is killed: imports are paid for once.
 
 Reads a JSON object a line, writes one: {"arguments": [...], "log": FILE, "at": KIND, "nth": N, "after": SECONDS,
-"largest": BYTES, "obey": whether permissions hold for root too} or {"shell": COMMAND} -> {"code": exit code, or minus
-the signal}.
+"largest": BYTES, "obey": whether permissions hold for root too, "pause": whether it is stopped there instead} or
+{"shell": COMMAND} or {"go_on": true}, what was stopped last, -> {"code": exit code, or minus the signal}.
 """
 
 from __future__ import annotations
@@ -53,11 +53,17 @@ PLACES: dict[str, tuple[Any, str]] = {
 """What is counted, by phase: a call of this function."""
 
 
+_stopped: list[int] = []
+
+
 def main() -> None:
     """Serve until the input ends."""
     for line in sys.stdin:
         order = json.loads(line)
-        answer = _shell(order["shell"]) if "shell" in order else _fork(order)
+        if "shell" in order:
+            answer = _shell(order["shell"])
+        else:
+            answer = _go_on(_stopped.pop()) if "go_on" in order else _fork(order)
         sys.stdout.write(json.dumps({"code": answer}) + "\n")
         sys.stdout.flush()
     os._exit(0)  # taking so many modules down takes seconds
@@ -74,6 +80,15 @@ def _fork(order: dict[str, Any]) -> int:
     if order["after"] is not None:
         time.sleep(order["after"])
         os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, os.WUNTRACED)[1]
+    if os.WIFSTOPPED(status):
+        _stopped.append(child)
+        return -os.WSTOPSIG(status)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _go_on(child: int) -> int:
+    os.kill(child, signal.SIGCONT)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -86,7 +101,7 @@ def _carry_out(order: dict[str, Any]) -> None:
         os.dup2(log, 2)
         torch.set_num_threads(1)
         if order["at"] is not None:
-            _kill_at(order["at"], order["nth"])
+            _kill_at(order["at"], order["nth"], pause=order["pause"])
         if order["largest"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest"],) * 2)
         if order["obey"] and sys.platform == "linux":  # elsewhere root passes, and nobody tests as root
@@ -102,8 +117,8 @@ def _carry_out(order: dict[str, Any]) -> None:
         os._exit(code)
 
 
-def _kill_at(kind: str, nth: int) -> None:
-    """Kill this process in the nth call of a kind."""
+def _kill_at(kind: str, nth: int, *, pause: bool) -> None:
+    """Kill this process in the nth call of a kind, or stop it there for a while."""
     place, name = PLACES[kind]
     real, count = getattr(place, name), 0
 
@@ -112,7 +127,9 @@ def _kill_at(kind: str, nth: int) -> None:
         if kind == "append" and "a" not in given[1:2]:
             return real(*given, **named)
         count += 1
-        if count < nth:
+        if pause and count == nth:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if count < nth or pause:
             return real(*given, **named)
         if kind in ("state", "model"):  # half-way through the file
             real(*given, **named)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from latentloop.run_lock import LOCK
 from tests.crash.worlds import OPTIONS, Driver, epochs_done, lines, whole_run
 
-KILLED = -9
+KILLED, PAUSED = -9, -19
 
 # Three pre-training epochs of four steps, two post-training epochs of three. Where a process is killed, at which time
 # it gets there, and the epochs that both stages have saved by then.
@@ -72,10 +73,27 @@ def test_the_best_model_is_whole_at_any_time(driver: Driver, log: Path, whole: P
 def test_resume_of_nothing_starts_over(driver: Driver, log: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert driver.run("train", log, "--out", run, *OPTIONS, at="rename", nth=1) == KILLED  # of config.json
-    assert [path.suffix for path in run.iterdir()] == [".tmp"]
+    assert sorted(path.suffix for path in run.iterdir()) == [".lock", ".tmp"]
     assert driver.run("train", log, "--out", run, *OPTIONS, at="step", nth=1) == KILLED  # what is left is no run
-    assert not list(run.glob(".*"))
+    assert [path.name for path in run.glob(".*")] == [LOCK]
     assert driver.run("train", log, "--out", run, *OPTIONS, "--overwrite", "--resume") == 2
+
+
+def test_a_second_process_is_refused_while_the_first_trains(
+    driver: Driver, log: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = ["train", str(log), "--out", str(run), *OPTIONS]
+    assert driver.run(*command, at="step", nth=6, pause=True) == PAUSED
+    before = whole_run(run)
+    for more in ([], ["--resume"], ["--overwrite"], ["--resume", "--epochs", "5"]):
+        assert driver.run(*command, *more) == 2, more
+        assert f"{run} is being trained by another process: wait until" in driver.complaint(), more
+        assert whole_run(run) == before, more
+    assert driver.run("evaluate", run, "--device", "cpu") == 0, driver.output()  # whoever only reads is not in the way
+    assert driver.go_on() == 0
+    assert driver.run(*command, "--resume") == 0, driver.output()
+    assert_same(run, whole)
 
 
 PHASES = {

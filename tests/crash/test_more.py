@@ -10,6 +10,7 @@ import pytest
 
 from latentloop.errors import InputError
 from latentloop.run_directory import RunDirectory
+from latentloop.run_lock import LOCK
 from tests.crash.test_killed import KILLED, assert_same
 from tests.crash.worlds import OPTIONS, Driver, epochs_done, lines
 
@@ -99,7 +100,7 @@ def test_overwriting_that_is_killed_can_be_done_again(tmp_path: Path, monkeypatc
 
     def die(path: Path, missing_ok: bool = False) -> None:
         if path.name == "metrics.jsonl":
-            left.extend(sorted(place.name for place in run.iterdir()))
+            left.extend(sorted(place.name for place in run.iterdir() if place.name != LOCK))
             raise KeyboardInterrupt
         real(path, missing_ok=missing_ok)
 
@@ -109,4 +110,4 @@ def test_overwriting_that_is_killed_can_be_done_again(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "unlink", real)
     assert left == ["config.json", "data", "spt"]  # without a state it would start over
     RunDirectory.create(run, {"seed": 1}, overwrite=True)
-    assert [place.name for place in run.iterdir()] == ["config.json"]
+    assert sorted(place.name for place in run.iterdir()) == [LOCK, "config.json"]

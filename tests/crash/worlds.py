@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from latentloop.run_lock import LOCK
+
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ["--epochs", "3", "--rpt-epochs", "2", "--dim", "8", "--heads", "1", "--pre-layers", "1", "--core-layers", "1",
            "--inner", "8", "--batch-size", "128", "--rpt-batch-size", "128", "--rollouts", "2", "--max-length", "6",
@@ -46,6 +48,7 @@ class Driver:
         after: float | None = None,
         largest: int | None = None,
         obey: bool = False,
+        pause: bool = False,
     ) -> int:
         """Run a command; its exit code, or minus the signal that killed it.
 
@@ -56,10 +59,14 @@ class Driver:
             after: kill it after so many seconds instead.
             largest: no file can grow beyond so many bytes.
             obey: permissions hold for root too.
+            pause: stop it where it would be killed, until `go_on`.
         """
-        return self._ask(
-            arguments=[*map(str, arguments)], log=str(self.log), at=at, nth=nth, after=after, largest=largest, obey=obey
-        )
+        settings = {"at": at, "nth": nth, "after": after, "largest": largest, "obey": obey, "pause": pause}
+        return self._ask(arguments=[*map(str, arguments)], log=str(self.log), **settings)
+
+    def go_on(self) -> int:
+        """Let the command go on that was stopped; its exit code."""
+        return self._ask(go_on=True)
 
     def shell(self, command: str) -> int:
         """Run a shell command where the commands run."""
@@ -102,11 +109,11 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 
 def whole_run(run: Path) -> dict[str, bytes | list[dict[str, Any]]]:
-    """Everything that a run leaves, by file: bits, but for times."""
+    """Everything that a run leaves, by file: bits, but for times, and the lock, of which there is nothing to compare."""
     left: dict[str, bytes | list[dict[str, Any]]] = {}
     for path in sorted(run.rglob("*")):
         name = str(path.relative_to(run))
-        if path.is_dir():
+        if path.is_dir() or name == LOCK:
             continue
         left[name] = path.read_bytes()
         if name == "metrics.jsonl":
@@ -132,11 +139,12 @@ def _epochs(path: Path) -> int | None:
 
 
 def _without_times(path: Path) -> bytes:
-    """A state file: its header's counters without times, then its tensors."""
+    """A state file: its header's counters without times, and without the checksum that covers those, then its tensors."""
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     progress = json.loads(header["__metadata__"].pop("progress"))
+    del header["__metadata__"]["checksum"]
     for line in progress["history"]:
         for name in TIMES:
             line.pop(name, None)

@@ -118,7 +118,7 @@ def test_models_of_a_run_load_anywhere(split: Split, whole: tuple[TwoStage, RunD
     assert run.best_stage() in ("spt", "rpt")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "other model"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "flipped weight", "other model"])
 def test_a_damaged_state_is_one_line(split: Split, tmp_path: Path, damage: str) -> None:
     run = RunDirectory.create(tmp_path / "run", {"seed": 0})
     recipe(split, run)
@@ -129,6 +129,9 @@ def test_a_damaged_state_is_one_line(split: Split, tmp_path: Path, damage: str) 
     elif damage == "flipped":
         content[3] ^= 0xFF  # in the header's length
         path.write_bytes(bytes(content))
+    elif damage == "flipped weight":
+        content[-1] ^= 1
+        path.write_bytes(bytes(content))
     else:
         torch.manual_seed(0)
         wide = build_recommender(SASRec(inner=64), split.num_items, dim=16, max_length=8)
@@ -137,7 +140,7 @@ def test_a_damaged_state_is_one_line(split: Split, tmp_path: Path, damage: str) 
         return
     with pytest.raises(InputError) as caught:
         recipe(split, RunDirectory.open(run.path))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value) and "--overwrite" in str(caught.value)
 
 
 def test_an_existing_directory_is_refused(tmp_path: Path) -> None:
