@@ -23,6 +23,7 @@ from latentloop.backbones.residual import Norm, Padding, Residual, check_block, 
 from latentloop.backbones.rows import Rows
 from latentloop.backbones.sasrec import CausalAttention
 from latentloop.backbones.stack import LayerStack
+from latentloop.backbones.tiles import in_tiles
 from latentloop.errors import InputError
 
 __all__ = ["BSARec", "BSARecBlock", "BSARecLayer", "FrequencyRescaler", "low_pass"]
@@ -118,6 +119,9 @@ class BSARecLayer(nn.Module):
     def _finish(self, x: Tensor, rescaled: Tensor, attended: Tensor) -> Tensor:
         bias = self.rescaler_residual.leave(x, rescaled)
         x = torch.lerp(self.attention_residual.leave(x, attended).to(bias.dtype), bias, self.alpha)
+        return in_tiles(self._feed, x, training=self.training)
+
+    def _feed(self, x: Tensor) -> Tensor:
         return self.feed_forward_residual.leave(x, self.feed_forward(self.feed_forward_residual.enter(x)))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from latentloop.backbones.residual import Norm, Padding, Residual, check_block, feed_forward
 from latentloop.backbones.rows import Rows
 from latentloop.backbones.stack import LayerStack
+from latentloop.backbones.tiles import in_tiles
 from latentloop.errors import InputError
 
 __all__ = ["FMLPRec", "FMLPRecBlock", "FMLPRecLayer", "LearnableFilter"]
@@ -89,6 +90,9 @@ class FMLPRecLayer(nn.Module):
 
     def _finish(self, x: Tensor, filtered: Tensor) -> Tensor:
         x = self.filter_residual.leave(x, filtered)
+        return in_tiles(self._feed, x, training=self.training)
+
+    def _feed(self, x: Tensor) -> Tensor:
         return self.feed_forward_residual.leave(x, self.feed_forward(self.feed_forward_residual.enter(x)))
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from latentloop.backbones.layout import Layout, packed_layout
 from latentloop.backbones.stack import LayerStack
+from latentloop.backbones.tiles import in_tiles
 from latentloop.errors import InputError
 from latentloop.quick_dropout import QuickDropout, quick_dropout
 
@@ -121,7 +122,9 @@ class SASRecLayer(nn.Module):
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.dropout(attended)
-        x = x if self.pre_norm else self.attention_norm(x)
+        return in_tiles(self._feed, x if self.pre_norm else self.attention_norm(x), training=self.training)
+
+    def _feed(self, x: Tensor) -> Tensor:
         inner = self.feed_forward(self.feed_forward_norm(x) if self.pre_norm else x)
         summed: Tensor = x + self.dropout(inner)
         normed: Tensor = summed if self.pre_norm else self.feed_forward_norm(summed)
