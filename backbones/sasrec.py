@@ -6,7 +6,6 @@ everything but the attention scores touches real tokens only.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,28 +65,41 @@ class CausalAttention(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         query, key, value = (rearrange(t, "b l (h c) -> b h l c", h=self.heads) for t in (query, key, value))
         dropout = self.dropout if self.training else 0.0
-        on_cpu, dtype = query.device.type == "cpu", query.dtype
-        if dropout and on_cpu:
-            read = _attend_with_quick_dropout(query, key, value, mask, dropout)
+        if query.device.type == "cpu":
+            read = _attend_on_cpu(query, key, value, mask, dropout)
         else:
-            if on_cpu and dtype == torch.bfloat16:  # for rows so short its kernel takes three times as long
-                query, key, value = query.float(), key.float(), value.float()
-            with torch.autocast("cpu", enabled=False) if on_cpu else nullcontext():
-                read = F.scaled_dot_product_attention(
-                    query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
-                ).to(dtype)
+            read = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
+            )
         return rearrange(read, "b h l c -> b l (h c)")
 
 
-def _attend_with_quick_dropout(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
-) -> Tensor:
-    """What `scaled_dot_product_attention` computes where it has no fused kernel, with cheaper masks."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.mT
-    if mask is None:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril_()
-    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
-    return quick_dropout(weights, dropout) @ value
+def _attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """`scaled_dot_product_attention` of short rows; its own kernel makes masks for dropout of one number each."""
+    if dropout:
+        scores = (query * query.shape[-1] ** -0.5) @ key.mT
+        weights = scores.masked_fill(~_seen(query, key, mask), -torch.inf).softmax(-1)
+        return quick_dropout(weights, dropout) @ value
+    with torch.autocast("cpu", enabled=False):
+        # in bfloat16 rows so short take three times as long
+        wide = [tensor.float() if tensor.dtype == torch.bfloat16 else tensor for tensor in (query, key, value)]
+        if torch.get_num_threads() == 1:
+            read = F.scaled_dot_product_attention(*wide, attn_mask=mask, is_causal=mask is None)
+        else:  # with two threads the kernel is slower than with one, and takes twice as long as products do
+            read = _attend_by_products(*wide, _seen(query, key, mask))
+    return read.to(query.dtype)
+
+
+def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
+    unseen = query.new_zeros(seen.shape).masked_fill_(~seen, -torch.inf)
+    unseen = unseen.expand(*query.shape[:-1], key.shape[-2]).flatten(0, 1)
+    scores = torch.baddbmm(unseen, query.flatten(0, 1), key.flatten(0, 1).mT, alpha=query.shape[-1] ** -0.5)
+    return (scores.softmax(-1) @ value.flatten(0, 1)).view_as(query)
+
+
+def _seen(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """True where a query may attend."""
+    return torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril_() if mask is None else mask
 
 
 class SASRecLayer(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,15 @@ from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, ragged, seeds
 
 NORMS = st.sampled_from(["pre", "post"])
 Norm = Literal["pre", "post"]
+
+
+@pytest.fixture(scope="module", params=[1, 2], autouse=True)
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Attention is computed in another way with several threads than with one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
 
 
 def block(seed: int, norm: Norm = "pre", layers: int = 2) -> SASRecBlock:
