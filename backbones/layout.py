@@ -17,6 +17,9 @@ __all__ = ["Group", "Layout", "packed_layout"]
 
 _KNOWN = "_latentloop_layout"
 
+_LEAST_ROWS = 32
+"""Rows of a length, on average, for which a group of its own pays."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -27,15 +30,20 @@ class Group:
         last_mask: (B, 1, 1, L) the same for the newest position's query.
         tokens: (B, L) places of the rows' tokens among the packed ones, None for padded rows.
         rows: (B,) which rows of the batch these are, None for all.
+        span: first and last place, and L, of rows of one length whose packed tokens follow each other: read in place.
     """
 
     mask: Bool[Tensor, "B 1 L L"] | None
     last_mask: Bool[Tensor, "B 1 1 L"]
     tokens: Int[Tensor, "B L"] | None = None
     rows: Int[Tensor, " B"] | None = None
+    span: tuple[int, int, int] | None = None
 
     def rows_of(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "B L c"]:
         """This group's rows; places past a row's end hold some token, which nothing real attends to."""
+        if self.span is not None:
+            first, last, length = self.span
+            return x[first:last].reshape(-1, length, x.shape[-1])
         return x if self.tokens is None else x.index_select(0, self.tokens.flatten()).unflatten(0, self.tokens.shape)
 
     def newest_of(self, x: Float[Tensor, "B2 1 c"]) -> Float[Tensor, "B 1 c"]:
@@ -49,8 +57,8 @@ class Layout:
 
     Args:
         groups: what attends together.
-        places: (tokens,) each packed token's place in the groups' rows laid end to end, None for padded rows.
-        order: (B,) each row's place in the groups laid end to end, None where there is one group.
+        places: (tokens,) each packed token's place in the groups' rows laid end to end, None where it is its own.
+        order: (B,) each row's place in the groups laid end to end, None where it is its own.
         ends: (B,) each row's newest packed token, None for padded rows.
     """
 
@@ -83,6 +91,8 @@ class Layout:
             grouped: whether to group rows by length; it reads lengths on the host, which an accelerator waits for.
         """
         lengths, starts = offsets.diff(), offsets[:-1]
+        if grouped and (in_place := _of_equal_lengths(lengths)) is not None:
+            return cls(in_place, None, None, offsets[1:] - 1)
         longest = max(1, int(lengths.max()) if max_length is None and lengths.shape[0] else max_length or 0)
         widths = [min(1 << power, longest) for power in range((longest - 1).bit_length() + 1)] if grouped else [longest]
         groups: list[Group] = []
@@ -112,7 +122,7 @@ class Layout:
         return cls(tuple(groups), places, order if len(groups) > 1 else None, offsets[1:] - 1)
 
     def gather(self, read: list[Float[Tensor, "_ c"]]) -> Float[Tensor, "n c"]:
-        """The groups' positions laid end to end, back in the tokens' order."""
+        """The groups' positions laid end to end, back in the tokens' order, which they have where nothing says else."""
         flat = torch.cat(read) if len(read) > 1 else read[0]
         return flat if self.places is None else flat.index_select(0, self.places)
 
@@ -124,6 +134,24 @@ class Layout:
     def newest(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "B c"]:
         """Each row's newest token."""
         return x[:, -1] if self.ends is None else x.index_select(0, self.ends)
+
+
+def _of_equal_lengths(lengths: Int[Tensor, " B"]) -> tuple[Group, ...] | None:
+    """Groups that are read in place, where rows come in order of length, as those of a ranking do."""
+    if torch.compiler.is_compiling():
+        return None
+    found, counts = torch.unique_consecutive(lengths, return_counts=True)
+    if not len(found) or len(found) * _LEAST_ROWS > len(lengths):
+        return None
+    if int(found[0]) < 1 or bool((found.diff() < 0).any()):
+        return None
+    groups, row, place = [], 0, 0
+    for length, count in zip(found.tolist(), counts.tolist(), strict=True):
+        seen = torch.ones(count, 1, 1, length, dtype=torch.bool, device=lengths.device)
+        rows = torch.arange(row, row + count, device=lengths.device)
+        groups.append(Group(None, seen, rows=rows, span=(place, place + count * length, length)))
+        row, place = row + count, place + count * length
+    return tuple(groups)
 
 
 def packed_layout(

@@ -82,11 +82,12 @@ def _attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Non
         return quick_dropout(weights, dropout) @ value
     with torch.autocast("cpu", enabled=False):
         # in bfloat16 rows so short take three times as long
-        wide = [tensor.float() if tensor.dtype == torch.bfloat16 else tensor for tensor in (query, key, value)]
+        wide = torch.promote_types(query.dtype, torch.float32)
+        q, k, v = query.to(wide), key.to(wide), value.to(wide)
         if torch.get_num_threads() == 1:
-            read = F.scaled_dot_product_attention(*wide, attn_mask=mask, is_causal=mask is None)
+            read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         else:  # with two threads the kernel is slower than with one, and takes twice as long as products do
-            read = _attend_by_products(*wide, _seen(query, key, mask))
+            read = _attend_by_products(q, k, v, _seen(query, key, mask))
     return read.to(query.dtype)
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from latentloop.backbones import layout
 from latentloop.backbones.layout import Layout, packed_layout
 from latentloop.backbones.sasrec import SASRec, SASRecBlock
 from latentloop.errors import InputError
@@ -182,6 +183,26 @@ def test_grouped_and_ungrouped_rows_are_the_same(seed: int, rows: int) -> None:
     layer = made.layers[0]
     torch.testing.assert_close(layer(x, grouped), layer(x, together))
     torch.testing.assert_close(layer.last(x, grouped), layer.last(x, together))
+
+
+@given(seed=seeds, rows=st.integers(3, 12), least=st.integers(1, 3))
+def test_rows_in_order_of_length_are_read_in_place(seed: int, rows: int, least: int) -> None:
+    history = ragged(seed, rows, longest=9)
+    history = history[(history != 0).sum(1).argsort()].repeat_interleave(least, 0)
+    made, packing = block(seed), Packing.of(history)
+    lengths = packing.offsets.diff()
+    torch.manual_seed(seed)
+    x = torch.randn(len(packing.items), DIM, dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "_LEAST_ROWS", 1)
+        in_place = Layout.packed(x, packing.offsets, None, grouped=True)
+        shuffled = Layout.packed(x, Packing.of(history.flip(0)).offsets, None, grouped=True)
+    assert [group.span is not None for group in in_place.groups] == [True] * len(lengths.unique())
+    assert shuffled.groups[0].span is None  # the longest comes first there
+    together = Layout.packed(x, packing.offsets, None, grouped=False)
+    layer = made.layers[0]
+    torch.testing.assert_close(layer(x, in_place), layer(x, together))
+    torch.testing.assert_close(layer.last(x, in_place), layer.last(x, together))
 
 
 @given(seed=seeds)
