@@ -44,6 +44,8 @@ class LearnableFilter(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L d"]) -> Float[Tensor, "B L d"]:
         """Filter every row."""
+        if not len(x):  # a transform of nothing is an error
+            return x
         wide = _wide(x)  # there is no transform in bf16, so none under autocast either
         spectrum = torch.fft.rfft(wide, dim=1, norm="ortho") * torch.view_as_complex(_wide(self.weight))
         filtered: Tensor = torch.fft.irfft(spectrum, n=self.max_length, dim=1, norm="ortho")

@@ -158,7 +158,7 @@ def packed_layout(
     x: Float[Tensor, "tokens d"], offsets: Int[Tensor, " B1"], max_length: int | None, *, grouped: bool
 ) -> Layout:
     """`Layout.packed`, worked out once for all passes of a loop: it is kept on `offsets`, which they share."""
-    if torch.compiler.is_compiling() or offsets.is_inference():
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or offsets.is_inference():
         return Layout.packed(x, offsets, max_length, grouped=grouped)
     state = (grouped, max_length, offsets._version)  # offsets that are written to get a new layout
     known: tuple[object, Layout] | None = getattr(offsets, _KNOWN, None)

@@ -75,20 +75,27 @@ class CausalAttention(nn.Module):
 
 
 def _attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """`scaled_dot_product_attention` of short rows; its own kernel makes masks for dropout of one number each."""
+    """`scaled_dot_product_attention` of short rows, in what is fastest there."""
     if dropout:
-        scores = (query * query.shape[-1] ** -0.5) @ key.mT
-        weights = scores.masked_fill(~_seen(query, key, mask), -torch.inf).softmax(-1)
-        return quick_dropout(weights, dropout) @ value
+        return _attend_with_quick_dropout(query, key, value, mask, dropout)
     with torch.autocast("cpu", enabled=False):
         # in bfloat16 rows so short take three times as long
         wide = torch.promote_types(query.dtype, torch.float32)
         q, k, v = query.to(wide), key.to(wide), value.to(wide)
-        if torch.get_num_threads() == 1:
+        if torch.compiler.is_compiling() or torch.get_num_threads() == 1:
             read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         else:  # with two threads the kernel is slower than with one, and takes twice as long as products do
             read = _attend_by_products(q, k, v, _seen(query, key, mask))
     return read.to(query.dtype)
+
+
+def _attend_with_quick_dropout(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
+) -> Tensor:
+    """What `scaled_dot_product_attention` computes where it has no fused kernel, with cheaper masks."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.mT
+    weights = scores.masked_fill(~_seen(query, key, mask), -torch.inf).softmax(-1)
+    return quick_dropout(weights, dropout) @ value
 
 
 def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
@@ -100,7 +107,11 @@ def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, seen: Tensor)
 
 def _seen(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     """True where a query may attend."""
-    return torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril_() if mask is None else mask
+    return (
+        torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril_()
+        if mask is None
+        else mask
+    )
 
 
 class SASRecLayer(nn.Module):

@@ -90,6 +90,7 @@ def _acquire(folder: Path) -> BaseFileLock | None:
     path = folder / LOCK
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"{path} is a link or no plain file, and a run holds none: remove it")
+    ours = not path.exists()
     # the library's own fallback is a file whose existence is the lock: it would outlive a killed process
     lock = FileLock(path, timeout=0, mode=0o666 & ~umask(), thread_local=False, fallback_to_soft=False)
     try:
@@ -102,7 +103,8 @@ def _acquire(folder: Path) -> BaseFileLock | None:
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            _tidy(folder)
+            if ours:  # another's lock goes on under its name
+                _tidy(folder)
             raise
     if folder not in _warned:
         _warned.add(folder)

@@ -23,6 +23,7 @@ CPU_BUDGET = 2**22
 """Scores of a tile: a larger one leaves the cache, a smaller one is searched as often for less work."""
 
 
+@torch.no_grad()
 def top_k(
     queries: Float[Tensor, "B d"],
     keys: Float[Tensor, "N d"],

@@ -48,16 +48,21 @@ def main(options: Options) -> list[Timing]:
     if options.alone is not None:
         _alone(options, *options.alone)
         return []
-    stored = None if options.against is None else load(options.against)  # the run may overwrite it
-    about = {**machine(), "clock": options.clock}
+    about = {**machine(), "clock": options.clock, "size": "full" if options.full else options.size}
+    stored = None if options.against is None else load(options.against, about)
+    kept = options.against is not None and options.against.resolve() == (options.out / "speed.json").resolve()
     with tempfile.TemporaryDirectory() as folder:
         options = replace(options, scratch=options.scratch or Path(folder))
         timings: list[Timing] = []
         for name, pair in _pairs(options):
             timings.append(_measured(name, pair, options))
-            save(options.out, timings, about, ceilings())  # what was measured survives what comes
-    if stored is not None and (slower := fallen(timings, stored)):
-        sys.exit("slower than stored:\n" + "\n".join(slower))
+            if not kept:  # what is compared with stays, or the next run would find nothing slower
+                save(options.out, timings, about, ceilings())  # what was measured survives what comes
+    if stored is not None:
+        if not {timing.case for timing in timings} & {timing.case for timing in stored}:
+            sys.exit(f"{options.against} holds none of the cases that were measured")
+        if slower := fallen(timings, stored):
+            sys.exit("slower than stored:\n" + "\n".join(slower))
     return timings
 
 

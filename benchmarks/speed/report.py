@@ -135,9 +135,18 @@ def save(folder: Path, timings: Sequence[Timing], about: Mapping[str, Any], ceil
     (folder / "speed.md").write_text(table(timings, about, ceilings))
 
 
-def load(path: Path) -> list[Timing]:
-    """The timings of a stored speed.json."""
-    return [Timing(**timing) for timing in json.loads(path.read_text())["timings"]]
+def load(path: Path, about: Mapping[str, Any]) -> list[Timing]:
+    """The timings of a stored speed.json.
+
+    Raises:
+        SystemExit: where it was measured with other threads, at another size or by another clock than `about` says.
+    """
+    stored = json.loads(path.read_text())
+    for name in ("threads", "size", "clock"):
+        if stored["machine"].get(name) != about[name]:
+            found = f"{name} {stored['machine'].get(name)}, and this run has {about[name]}"
+            raise SystemExit(f"{path} was measured with {found}: set --{name}")
+    return [Timing(**timing) for timing in stored["timings"]]
 
 
 def fallen(now: Sequence[Timing], stored: Sequence[Timing]) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from latentloop.adapt import adapt
 from latentloop.errors import InputError
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
@@ -55,6 +56,13 @@ def test_only_what_is_promised_must_hold(
     with pytest.raises(InputError, match=f"^Mean declares {broken[0]} = True") as caught:
         built(mean)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_few_digits_are_not_compared() -> None:
+    liar = Mean(running=False, counts_padding=True, causal=True, pad_invariant=True)
+    with pytest.raises(InputError):
+        adapt(liar).try_out(D, LENGTH)
+    adapt(liar.half()).try_out(D, LENGTH)
 
 
 class Drawing(nn.Module):

@@ -75,6 +75,13 @@ def test_every_weight_acts_but_the_imaginary_parts_a_real_signal_has_not(seed: i
     assert bool((gradient[inert].abs() < 1e-12).all()) and bool((gradient[~inert].abs() > 1e-12).all())
 
 
+def test_no_rows_are_no_rows() -> None:
+    block = FMLPRecBlock(DIM, max_length=4)
+    assert block(torch.empty(0, 4, DIM)).shape == (0, 4, DIM)
+    empty, offsets = torch.empty(0, DIM), torch.zeros(1, dtype=torch.int64)
+    assert block(empty, offsets=offsets).shape == block.last(empty, offsets=offsets).shape == (0, DIM)
+
+
 def test_weights_start_small() -> None:
     torch.manual_seed(0)
     weight = LearnableFilter(64, max_length=50).weight.detach()

@@ -105,17 +105,28 @@ def test_against_ends_with_one_where_a_ratio_fell(
     """The stored ratio is out of reach in one file, and below anything in the other."""
     options = replace(TOY, only=("inference",), out=tmp_path)
     (found,) = speed.main(options)
+    too_fast = ""
     for factor, falls in ((1000.0, True), (0.001, False)):
         stored = json.loads((tmp_path / "speed.json").read_text())
         for name in ("ratio", "ratio_low", "ratio_high"):
             stored["timings"][0][name] = getattr(found, name) * factor
         path = tmp_path / "stored.json"
         path.write_text(json.dumps(stored))
+        too_fast = json.dumps(stored) if falls else too_fast
         if not falls:
             speed.main(replace(options, against=path))
             continue
         with pytest.raises(SystemExit, match=r"slower than stored:\nencode at depth 4: ratio"):
             speed.main(replace(options, against=path))
+    # compared with the file that it would write, it stays: what is slower now is slower the next time
+    mine = tmp_path / "speed.json"
+    mine.write_text(too_fast)
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="slower than stored"):
+            speed.main(replace(options, against=mine))
+        assert mine.read_text() == too_fast
+    with pytest.raises(SystemExit, match="holds none of the cases that were measured"):
+        speed.main(replace(options, only=("sampled",), against=mine))
 
 
 @pytest.mark.parametrize(
@@ -184,4 +195,8 @@ def test_an_unknown_group_is_told() -> None:
 def test_a_stored_table_loads_as_it_was(here: None, tmp_path: Path) -> None:
     """Every field, back from JSON."""
     found = speed.main(replace(TOY, only=("inference",), out=tmp_path))
-    assert load(tmp_path / "speed.json") == found
+    about = json.loads((tmp_path / "speed.json").read_text())["machine"]
+    assert load(tmp_path / "speed.json", about) == found
+    for name, other in (("threads", 64), ("size", "full"), ("clock", "cpu")):
+        with pytest.raises(SystemExit, match=f"was measured with {name} .*: set --{name}"):
+            load(tmp_path / "speed.json", {**about, name: other})

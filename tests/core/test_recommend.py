@@ -71,6 +71,26 @@ def test_top_k_is_the_dense_sort(
         assert scores[row, : len(kept)].tolist() == [float((queries[row] * keys[i - 1]).sum()) for i in kept]
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("spread", [1, 1000])
+def test_top_k_searches_few_blocks_of_a_large_catalog(seed: int, spread: int) -> None:
+    """At the real sizes; ties within blocks, between them and between tiles, or hardly any."""
+    rng = np.random.default_rng(seed)
+    queries, keys = rng.integers(-spread, spread + 1, (3, 3)), rng.integers(-spread, spread + 1, (20_000, 3))
+    found = top_k(torch.from_numpy(queries).float(), torch.from_numpy(keys).float().requires_grad_(), 10)[1]
+    assert found.tolist() == dense(queries @ keys.T, 10, [set()] * 3, set(range(1, 20_001)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_top_k_searches_few_of_small_blocks(seed: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(seed)
+    queries, keys = rng.integers(-2, 3, (5, 2)), rng.integers(-2, 3, (90, 2))
+    blocks_of(2, monkeypatch, tile=30)  # more than 4 (k + 1) blocks a tile
+    found = top_k(torch.from_numpy(queries).float(), torch.from_numpy(keys).float(), k)[1]
+    assert found.tolist() == dense(queries @ keys.T, k, [set()] * 5, set(range(1, 91)))
+
+
 @MONKEY
 @given(seed=seeds, k=st.integers(1, NUM_ITEMS), size=st.integers(2, 30), exclude=st.booleans(), text=st.booleans())
 def test_recommend_is_the_dense_sort_in_original_ids(

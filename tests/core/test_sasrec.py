@@ -205,6 +205,14 @@ def test_rows_in_order_of_length_are_read_in_place(seed: int, rows: int, least: 
     torch.testing.assert_close(layer.last(x, in_place), layer.last(x, together))
 
 
+def test_a_layout_of_inference_mode_is_not_kept_for_training() -> None:
+    made, offsets, x = block(0), torch.tensor([0, 3, 5]), torch.randn(5, DIM, dtype=torch.float64)
+    with torch.inference_mode():
+        made(x, offsets=offsets)
+    made.train()(x, offsets=offsets).sum().backward()
+    assert all(parameter.grad is not None for parameter in made.parameters())
+
+
 @given(seed=seeds)
 def test_dropout_acts_in_training_only(seed: int) -> None:
     made, (x, _, packing) = block(seed), inputs(seed)

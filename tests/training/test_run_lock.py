@@ -187,6 +187,23 @@ def test_other_errors_of_the_system_are_told(tmp_path: Path, monkeypatch: pytest
     assert not any(tmp_path.iterdir()), list(tmp_path.rglob("*"))
 
 
+def test_another_error_leaves_the_lock_of_who_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    def try_it() -> None:
+        with pytest.raises(OSError), held(tmp_path):
+            pass
+
+    with held(tmp_path):
+        monkeypatch.setattr(fcntl, "flock", broken)
+        other = threading.Thread(target=try_it)
+        other.start()
+        other.join()
+        assert (tmp_path / LOCK).exists()
+        monkeypatch.undo()
+
+
 def test_a_lock_that_leads_out_of_the_run_is_refused(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", {"seed": 0})
     (run.path / LOCK).unlink()
