@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER, DYING = (Path(__file__).with_name(name) for name in ("worker.py", "dying.py"))
-SECONDS = float(os.environ.get("LATENTLOOP_RANKS_SECONDS", "120"))
+SECONDS = float(os.environ.get("LATENTLOOP_RANKS_SECONDS", "240"))
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
