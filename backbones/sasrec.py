@@ -107,11 +107,9 @@ def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, seen: Tensor)
 
 def _seen(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     """True where a query may attend."""
-    return (
-        torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril_()
-        if mask is None
-        else mask
-    )
+    if mask is not None:
+        return mask
+    return torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril_()
 
 
 class SASRecLayer(nn.Module):

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -129,29 +128,12 @@ class Share:
         Args:
             rows: (B, ...) of this process, in the batch's order.
         """
-        gathered: Tensor = _Gather.apply(rows, self)  # type: ignore[no-untyped-call]  # torch types no Function
-        return gathered
+        from torch.distributed.nn.functional import all_gather  # builds without distribution have none
 
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, share: Share) -> Tensor:
-        ctx.share, ctx.rows = share, len(rows)
         # all processes send as many rows: the collectives know no others
-        sent = rows.new_zeros(max(share.counts), *rows.shape[1:])
-        sent[: share.own] = rows[: share.own]
-        received = [torch.empty_like(sent) for _ in share.counts]
-        dist.all_gather(received, sent)
-        return torch.cat([part[:count] for part, count in zip(received, share.counts, strict=True)])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        share: Share = ctx.share
-        before = sum(share.counts[: share.rank])
-        own = grad.new_zeros(ctx.rows, *grad.shape[1:])
-        own[: share.own] = _sum(grad)[before : before + share.own]
-        return own, None
+        sent = torch.cat([rows[: self.own], rows.new_zeros(max(self.counts) - self.own, *rows.shape[1:])])
+        received = all_gather(sent)
+        return torch.cat([part[:count] for part, count in zip(received, self.counts, strict=True)])
 
 
 def _sum(values: Tensor) -> Tensor:

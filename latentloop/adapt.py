@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from latentloop.calls import WAY_OUT, Call, Context, PlainCall, RecurrentCall, TransformerCall
+from latentloop.dropout import evaluating
 from latentloop.errors import InputError, InputTypeError
 from latentloop.fact_trial import try_facts
 from latentloop.facts import Facts, facts
@@ -162,17 +163,19 @@ class Adapted(nn.Module):
             try:
                 x = torch.randn(1, length, dim, device=weight.device, dtype=weight.dtype)
                 history = (torch.arange(length, device=weight.device)[None] >= length // 2).long()
-                answer = self(x, history=history)
-                told = bool(answer.isfinite().all())  # weights may be loaded only later
+                told = bool(self(x, history=history).isfinite().all())  # weights may be loaded only later
                 if told and length - length // 2 >= 2:
-                    name = type(self.module).__name__
-                    try_facts(name, lambda x, h: self(x, history=h), self._facts, x, history, answer)
+                    with evaluating(self):  # a batch norm that learns mixes positions by design
+                        try_facts(type(self.module).__name__, self._on_row, self._facts, x, history)
             except (InputError, InputTypeError):
                 raise
             except Exception:
                 told = False
         if not told:
             self._remedy = untried
+
+    def _on_row(self, x: Tensor, history: Tensor) -> Tensor:
+        return self(x, history=history)  # type: ignore[no-any-return]  # torch types no call
 
     def _tried(self, x: Tensor, context: Context) -> Remedy:
         """What the module needs under left padding, found out at its first call with any."""

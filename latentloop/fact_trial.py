@@ -16,24 +16,22 @@ __all__ = ["try_facts"]
 Run = Callable[[Tensor, Tensor], Tensor]
 
 
-def try_facts(
-    name: str, run: Run, promised: Facts, x: Float[Tensor, "1 L d"], history: Int[Tensor, "1 L"], answer: Tensor
-) -> None:
+def try_facts(name: str, run: Run, promised: Facts, x: Float[Tensor, "1 L d"], history: Int[Tensor, "1 L"]) -> None:
     """Refuse a module that is not causal, or not pad-invariant, though it says so.
 
     What one row of random numbers does not show is believed.
 
     Args:
         name: of the module.
-        run: x (1, L, d) and history (1, L) to hidden states like x, dropout off.
+        run: x (1, L, d) and history (1, L) to hidden states like x, as in evaluation.
         promised: what the module declares, or what the way of calling it should make true.
         x: one row, of at least two real positions.
         history: its items, the oldest of them padding.
-        answer: what `run` made of them.
 
     Raises:
         InputError: naming the fact that does not hold.
     """
+    answer = run(x, history)
     if answer.dtype not in (torch.float32, torch.float64) or not _same(run(x, history), answer):
         return  # numbers of few digits, and a module that draws anew at each call, cannot be compared
     real = int((history > 0).sum())

@@ -15,6 +15,7 @@ from typing import ParamSpec, TypeVar
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from latentloop import launch
 from latentloop.errors import InputError
 from latentloop.files import umask, writing
 
@@ -40,7 +41,7 @@ R = TypeVar("R")
 def held(folder: Path) -> Iterator[None]:
     """Keep a run directory, which is made where it is missing, to this thread; taken again inside, it goes through.
 
-    A process that is killed holds it no longer. Of processes that train together (`RANK`) the first holds it for all.
+    A process that is killed holds it no longer. Of processes that train together the first holds it for all.
     Where nothing but the lock came to lie in the directory, it is left as it was found.
 
     Args:
@@ -51,7 +52,7 @@ def held(folder: Path) -> Iterator[None]:
         OSError: where it cannot be written.
     """
     me = (folder.resolve(), os.getpid(), threading.get_ident())
-    if me in _ours or os.environ.get("RANK", "0") != "0":
+    if me in _ours or launch.rank():
         yield
         return
     missing = [place for place in (folder, *folder.parents) if not place.exists()]

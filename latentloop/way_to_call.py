@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = ["plain_call", "way_to_call"]
 logger = logging.getLogger(__name__)
 
 CAUSAL_NAMES = ("src_mask", "attn_mask", "mask")  # (L, L) bool, True = must not look
+_LIKE_PADDING = re.compile(r"masks?$|(?<!max)(^|_)(seq_?)?len(gth)?s?$")
 CHANNELS_FIRST = (
     "nn.Sequential(Rearrange('b l d -> b d l'), it, Rearrange('b d l -> b l d')), Rearrange from einops.layers.torch"
 )
@@ -86,7 +88,7 @@ def plain_call(module: nn.Module, function: Callable[..., Any], *, causal: bool 
             "(and declare the class attribute causal = True), or mask inside it"
         )
     for spare in sorted(named - needs - offered - {causal_name, "src_mask", "attn_mask"}):
-        if "mask" in spare or "len" in spare:  # what is needed to leave padding out would be missed in silence
+        if _LIKE_PADDING.search(spare):  # what is needed to leave padding out would be missed in silence
             logger.warning(
                 "%s takes `%s`, which may mean anything, and is not given it: call it padding_mask (True = padding), "
                 "attention_mask (1 = keep) or lengths",

@@ -65,6 +65,26 @@ def test_numbers_of_few_digits_are_not_compared() -> None:
     adapt(liar.half()).try_out(D, LENGTH)
 
 
+class NormedAverage(nn.Module):
+    """Causal once its batch norm has learned."""
+
+    causal = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        averages: Tensor = self.norm(x.cumsum(1).transpose(1, 2)).transpose(1, 2)
+        return averages
+
+
+def test_a_batch_norm_that_learns_breaks_no_promise() -> None:
+    core = NormedAverage()
+    model = built(core)
+    assert core.training and model.encode(torch.tensor([[0, 0, 1, 2, 3, 4]])).shape == (1, D)
+
+
 class Drawing(nn.Module):
     """Draws at each call, so that no two answers are alike, whatever it sees."""
 

@@ -132,9 +132,14 @@ def test_a_mask_of_unknown_meaning_is_warned_of(caplog: pytest.LogCaptureFixture
 
 class SpareNames(nn.Module):
     def forward(
-        self, x: Tensor, pad_masks: Tensor | None = None, seq_lens: Tensor | None = None, scale: float = 1.0
+        self,
+        x: Tensor,
+        pad_masks: Tensor | None = None,
+        seq_lens: Tensor | None = None,
+        blend: float = 1.0,
+        max_len: int = 50,
     ) -> Tensor:
-        return x * scale
+        return x * blend
 
 
 def test_names_that_sound_like_padding_and_are_not_ours_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -142,6 +142,7 @@ def test_what_is_refused_inside_leaves_nothing(tmp_path: Path) -> None:
 def test_of_several_processes_the_first_holds_it_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDirectory.create(tmp_path / "run", {"seed": 0})
     with holder(run.path):
+        monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("RANK", "1")
         with held(run.path), held(tmp_path / "none"):
             pass
