@@ -1,4 +1,4 @@
-"""Where items rank among all N, a chunk of rows at a time: the best item of a row, and the place of a given one.
+"""Where items rank among all N, without rows x items scores: the best item of a row, and the place of a given one.
 
 Shapes: R rows, N items, d latent size.
 """
@@ -10,7 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from latentloop.errors import InputError
-from latentloop.item_scores import ACCELERATOR_BUDGET, ChunkScorer, check_ids, checked, chunks, no_autocast, pick
+from latentloop.item_scores import ChunkScorer, check_ids, checked, chunks, no_autocast, pick
+from latentloop.pairs import Pairs
+from latentloop.ranks_in_tiles import count_in_tiles
+from latentloop.same_keys import same_keys
 
 __all__ = ["count_ranks", "top1"]
 
@@ -68,30 +71,46 @@ def count_ranks(
         InputError: for shapes that do not fit, an id outside 1..N, or a score that is NaN.
     """
     queries, keys = checked(queries, keys, target=target)
-    rows = queries.shape[0]
-    greater = torch.empty(rows, dtype=torch.int64, device=queries.device)
-    ties = torch.empty_like(greater)
+    hidden = None if exclude is None else _hidden(exclude, target, keys.shape[0])
     may_be_nan = _may_be_nan(queries, keys)
-    copies, originals = _same_keys(keys)
-    bounds = _check_exclude(exclude, rows, keys.shape[0]) if exclude is not None else []
+    copies, originals = same_keys(keys)
     with no_autocast(queries):
-        score = ChunkScorer(queries, keys)
-        for part in chunks(rows, keys):
-            scores = score(part)
-            if may_be_nan and bool((bad := scores.isnan().any(1)).any()):
-                row = part.start + int(bad.nonzero()[0])
-                raise InputError(f"scores must be numbers, found NaN in row {row}: the model has diverged")
-            if copies.numel():
-                scores.index_copy_(1, copies, scores.index_select(1, originals))
-            own = pick(scores, target[part] - 1)
-            if exclude is not None:
-                flat, offsets = exclude
-                hidden = flat[bounds[part.start] : bounds[part.stop]]
-                row_of = torch.repeat_interleave(offsets[part.start : part.stop + 1].diff())
-                # below any number; NaN, where a score may itself be infinite, is neither above nor equal to anything
-                scores[row_of, hidden - 1] = torch.nan if may_be_nan else -torch.inf
-                scores.scatter_(1, target[part, None] - 1, own)
-            greater[part], ties[part] = _count(scores, own, may_be_nan)
+        if queries.device.type != "cpu" or may_be_nan or copies.numel():
+            return _count_in_rows(queries, keys, target, hidden, copies, originals, may_be_nan)
+        greater, ties, sure = count_in_tiles(queries, keys, target, hidden)
+        if not bool(sure.all()):
+            left = (~sure).nonzero()[:, 0]
+            of_left = None if hidden is None else hidden.of(left)
+            again = _count_in_rows(queries[left], keys, target[left], of_left, copies, originals, may_be_nan)
+            greater[left], ties[left] = again
+        return greater, ties
+
+
+def _count_in_rows(
+    queries: Tensor,
+    keys: Tensor,
+    target: Tensor,
+    hidden: Pairs | None,
+    copies: Tensor,
+    originals: Tensor,
+    may_be_nan: bool,
+) -> tuple[Tensor, Tensor]:
+    """The counts, by chunks of rows that are scored against all items first: each score is taken from there."""
+    greater, ties = torch.empty(2, len(queries), dtype=torch.int64, device=queries.device)
+    score = ChunkScorer(queries, keys)
+    for part in chunks(len(queries), keys):
+        scores = score(part)
+        if may_be_nan and bool((bad := scores.isnan().any(1)).any()):
+            row = part.start + int(bad.nonzero()[0])
+            raise InputError(f"scores must be numbers, found NaN in row {row}: the model has diverged")
+        if copies.numel():
+            scores.index_copy_(1, copies, scores.index_select(1, originals))
+        own = pick(scores, target[part] - 1)
+        if hidden is not None:
+            rows, items = hidden.between(part.start, part.stop)
+            # below any number; NaN, where a score may itself be infinite, is neither above nor equal to anything
+            scores[rows, items - 1] = torch.nan if may_be_nan else -torch.inf
+        greater[part], ties[part] = _count(scores, own, may_be_nan)
     return greater, ties
 
 
@@ -114,49 +133,14 @@ def _may_be_nan(queries: Tensor, keys: Tensor) -> bool:
     return not bool(bound < torch.finfo(bound.dtype).max / 2)
 
 
-def _check_exclude(exclude: tuple[Tensor, Tensor], rows: int, num_items: int) -> list[int]:
+def _hidden(exclude: tuple[Tensor, Tensor], target: Tensor, num_items: int) -> Pairs:
+    """(row, item) of each item that is left out: never the row's own target."""
     flat, offsets = exclude
+    rows = len(target)
     bounds: list[int] = offsets.tolist()
     if len(bounds) != rows + 1 or bounds[0] != 0 or bounds[-1] != flat.numel() or bool((offsets.diff() < 0).any()):
         raise InputError(f"exclude must be (flat ids, offsets) with {rows + 1} rising offsets from 0 to {flat.numel()}")
     check_ids("exclude", flat, num_items)
-    return bounds
-
-
-def _same_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns whose key equals an earlier one, bit for bit, and for each the first such column."""
-    # most often no two keys begin alike, and then no more than their beginnings need be read
-    alike = _repeated(_hashes(keys[:, :2]))
-    if not alike.numel():
-        return alike, alike
-    hashes = _hashes(keys[alike])
-    values, order = hashes.sort(stable=True)
-    first = torch.ones_like(values, dtype=torch.bool)
-    first[1:] = values[1:] != values[:-1]
-    leader = order[first][first.cumsum(0) - 1]
-    copies, originals = alike[order[~first]], alike[leader[~first]]
-    equal = (keys[copies] == keys[originals]).all(1)  # two keys of one hash that differ keep their own scores
-    return copies[equal], originals[equal]
-
-
-def _hashes(keys: Tensor) -> Tensor:
-    """A hash of each key's bits, (N,) int64."""
-    width = torch.int64 if keys.dtype == torch.float64 else torch.int32
-    mixer = torch.Generator().manual_seed(0)
-    weights = torch.randint(-(2**62), 2**62, (keys.shape[1],), generator=mixer).to(keys.device) * 2 + 1
-    hashes = torch.empty(keys.shape[0], dtype=torch.int64, device=keys.device)
-    step = max(1, ACCELERATOR_BUDGET // max(1, keys.shape[1]))
-    for start in range(0, keys.shape[0], step):
-        bits = (keys[start : start + step] + 0.0).view(width).long() * weights  # + 0.0: minus zero becomes zero
-        hashes[start : start + step] = ((bits ^ (bits >> 29)) * weights).sum(1)
-    return hashes
-
-
-def _repeated(values: Tensor) -> Tensor:
-    """Places, rising, of values that occur more than once."""
-    ordered, order = values.sort(stable=True)
-    same = ordered[1:] == ordered[:-1]
-    repeated = torch.zeros_like(ordered, dtype=torch.bool)
-    repeated[1:] |= same
-    repeated[:-1] |= same
-    return order[repeated].sort().values
+    row = torch.repeat_interleave(offsets.diff())
+    other = flat != target[row]
+    return Pairs(row[other], flat[other])
