@@ -172,7 +172,7 @@ class RPT(Composable):
 
         Terms: `policy` and `kl` (the two means; `kl` only with a reference), `reward_mean`, `reward_std`,
         `zero_variance` (share of groups whose rewards tie), `clip_share` (of the ratios with A != 0, those at which the
-        clip stops the gradient), `ratio_mean` (of the rollouts that were thought through again).
+        clip stops the gradient), `ratio_mean` (of the same ratios; 1 where there are none).
 
         Raises:
             InputTypeError: for a batch that did not come from `prepare`.
@@ -208,20 +208,19 @@ class RPT(Composable):
         """What the rollouts of the whole step came to: of all processes, where there are several."""
         add_up = (lambda values: values) if batch.share is None else batch.share.add_up
         rewards, live = batch.rewards, batch.live
-        steps = live if len(ratio) > 1 else live[:1]
-        moved = steps & (batch.advantage != 0)
+        moved = (live if len(ratio) > 1 else live[:1]) & (batch.advantage != 0)
         stopped = clipped(ratio, batch.advantage, self.clip) & moved
         tied = rewards.amax(1) == rewards.amin(1)
-        own = (torch.ones_like(rewards), rewards, torch.ones_like(tied), tied, stopped, moved, ratio * steps, steps)
+        own = (torch.ones_like(rewards), rewards, torch.ones_like(tied), tied, stopped, moved, ratio * moved)
         sums = add_up(torch.stack([values.sum().double() for values in own]))
-        count, reward, groups, ties, stops, moves, ratio_sum, steps_taken = sums
+        count, reward, groups, ties, stops, moves, ratio_sum = sums
         mean = reward / count
         terms = {
             "reward_mean": mean,
             "reward_std": (add_up((rewards - mean).square().sum()) / count).sqrt(),
             "zero_variance": ties / groups,
             "clip_share": stops / moves.clamp_min(1),
-            "ratio_mean": ratio_sum / steps_taken,
+            "ratio_mean": torch.where(moves > 0, ratio_sum / moves.clamp_min(1), 1.0),
         }
         return {name: value.float() for name, value in terms.items()}
 

@@ -72,7 +72,6 @@ class Twin:
         rpt, law, key = self.rpt, self.model.depth_law, self.batch.key
         total = torch.zeros((), dtype=torch.float64)
         rewards_seen, ties_seen, kls, terms, stopped, moving = [], [], [], [], [], []
-        ratios: list[list[float]] = [[] for _ in self.batch.target]
         for row, target in enumerate((self.batch.target - 1).tolist()):
             depths = [
                 law.sample(generator(fold(key, "depth", g) if rpt.own_depth else fold(key, "depth")))
@@ -115,13 +114,9 @@ class Twin:
                 total = total + term - rpt.kl_weight * kl
                 kls.append(kl.item())
                 terms.append(float(term.detach()))
-                ratios[row] += [value.item() for value in values]
                 for value in values if advantage else []:
                     moving.append(value)
                     stopped.append(bool(value > high) if advantage > 0 else bool(value < low))
-        # groups that owe nothing are not thought through again; of nothing but such groups, the first is
-        again = [row for row, tie in enumerate(ties_seen) if rpt.keep_kl or not tie] or [0]
-        seen = [value for row in again for value in ratios[row]]
         count = len(rewards_seen)
         mean = sum(rewards_seen) / count
         return -total / count, {
@@ -131,7 +126,7 @@ class Twin:
             "reward_std": math.sqrt(sum((r - mean) ** 2 for r in rewards_seen) / count),
             "zero_variance": sum(ties_seen) / len(ties_seen),
             "clip_share": sum(stopped) / max(1, len(moving)),
-            "ratio_mean": sum(seen) / len(seen),
+            "ratio_mean": float(sum(moving) / len(moving)) if moving else 1.0,
         }
 
 

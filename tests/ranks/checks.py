@@ -137,7 +137,7 @@ def _step(accelerator: Accelerator, split: Split, objective: Any, rows: int, pro
 
 
 def gathering(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
-    """Rows of two processes, also where the second has none: the rows, and the gradient of a sum that each weighs."""
+    """Rows of all processes, also where some have none: the rows, and the gradient of a sum that each weighs."""
     processes, found = processes_of(accelerator), {}
     if processes.world == 1:
         return {}

@@ -13,9 +13,9 @@ WORKER, DYING = (Path(__file__).with_name(name) for name in ("worker.py", "dying
 SECONDS = float(os.environ.get("LATENTLOOP_RANKS_SECONDS", "240"))
 
 
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Two processes of a script, or of `-m` a module."""
-    return launched("torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments)
+def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """So many processes of a script, or of `-m` a module."""
+    return launched("torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *arguments)
 
 
 def launched(*module: str) -> subprocess.CompletedProcess[str]:
