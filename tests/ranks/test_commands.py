@@ -12,7 +12,7 @@ from latentloop.cli import main
 from latentloop.data.synthetic import synthetic_log
 from tests.ranks.launching import DYING, launched, torchrun
 
-CLI = ("-m", "latentloop.cli")
+CLI = ("-m", "latentloop")
 MEASURED = ("train_seconds", "samples_per_second")
 
 
