@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from latentloop.errors import InputError
-from latentloop.item_scores import ChunkScorer, check_ids, checked, chunks, no_autocast, pick
+from latentloop.item_scores import ChunkScorer, check_ids, checked, chunks, may_be_nan, no_autocast, pick
 from latentloop.pairs import Pairs
 from latentloop.ranks_in_tiles import count_in_tiles
 from latentloop.same_keys import same_keys
@@ -72,16 +72,16 @@ def count_ranks(
     """
     queries, keys = checked(queries, keys, target=target)
     hidden = None if exclude is None else _hidden(exclude, target, keys.shape[0])
-    may_be_nan = _may_be_nan(queries, keys)
+    unsure = may_be_nan(queries, keys)
     copies, originals = same_keys(keys)
     with no_autocast(queries):
-        if queries.device.type != "cpu" or may_be_nan or copies.numel():
-            return _count_in_rows(queries, keys, target, hidden, copies, originals, may_be_nan)
+        if queries.device.type != "cpu" or unsure or copies.numel():
+            return _count_in_rows(queries, keys, target, hidden, copies, originals, unsure)
         greater, ties, sure = count_in_tiles(queries, keys, target, hidden)
         if not bool(sure.all()):
             left = (~sure).nonzero()[:, 0]
             of_left = None if hidden is None else hidden.of(left)
-            again = _count_in_rows(queries[left], keys, target[left], of_left, copies, originals, may_be_nan)
+            again = _count_in_rows(queries[left], keys, target[left], of_left, copies, originals, unsure)
             greater[left], ties[left] = again
         return greater, ties
 
@@ -93,14 +93,14 @@ def _count_in_rows(
     hidden: Pairs | None,
     copies: Tensor,
     originals: Tensor,
-    may_be_nan: bool,
+    unsure: bool,
 ) -> tuple[Tensor, Tensor]:
     """The counts, by chunks of rows that are scored against all items first: each score is taken from there."""
     greater, ties = torch.empty(2, len(queries), dtype=torch.int64, device=queries.device)
     score = ChunkScorer(queries, keys)
     for part in chunks(len(queries), keys):
         scores = score(part)
-        if may_be_nan and bool((bad := scores.isnan().any(1)).any()):
+        if unsure and bool((bad := scores.isnan().any(1)).any()):
             row = part.start + int(bad.nonzero()[0])
             raise InputError(f"scores must be numbers, found NaN in row {row}: the model has diverged")
         if copies.numel():
@@ -109,28 +109,20 @@ def _count_in_rows(
         if hidden is not None:
             rows, items = hidden.between(part.start, part.stop)
             # below any number; NaN, where a score may itself be infinite, is neither above nor equal to anything
-            scores[rows, items - 1] = torch.nan if may_be_nan else -torch.inf
-        greater[part], ties[part] = _count(scores, own, may_be_nan)
+            scores[rows, items - 1] = torch.nan if unsure else -torch.inf
+        greater[part], ties[part] = _count(scores, own, unsure)
     return greater, ties
 
 
-def _count(scores: Tensor, own: Tensor, may_be_nan: bool) -> tuple[Tensor, Tensor]:
+def _count(scores: Tensor, own: Tensor, unsure: bool) -> tuple[Tensor, Tensor]:
     """Columns above `own` (rows, 1), and others equal to it; overwrites `scores`."""
     items = scores.shape[1]
-    if may_be_nan or items > 2**24:
+    if unsure or items > 2**24:
         return (scores > own).sum(1), (scores == own).sum(1) - 1
     # the same through signs, whose float32 sums are exact up to 2^24 of them: half the time of counting booleans
     balance = scores.sub_(own).sign_().sum(1)
     unequal = scores.abs_().sum(1)
     return ((unequal + balance) / 2).long(), items - 1 - unequal.long()
-
-
-def _may_be_nan(queries: Tensor, keys: Tensor) -> bool:
-    """False where the norms rule it out (|q . k| <= |q| |k|, and no partial sum is larger): saves a pass over scores."""
-    if not queries.numel():
-        return False
-    bound = queries.norm(dim=1).amax() * keys.norm(dim=1).amax()
-    return not bool(bound < torch.finfo(bound.dtype).max / 2)
 
 
 def _hidden(exclude: tuple[Tensor, Tensor], target: Tensor, num_items: int) -> Pairs:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from latentloop.errors import InputError
-from latentloop.item_scores import ACCELERATOR_BUDGET, no_autocast
+from latentloop.item_scores import ACCELERATOR_BUDGET, may_be_nan, no_autocast
 
 __all__ = ["top_k"]
 
@@ -57,7 +57,7 @@ def top_k(
     never = None if candidates is None else ~candidates
     budget = CPU_BUDGET if queries.device.type == "cpu" else ACCELERATOR_BUDGET
     width = max(1, min(budget // ROWS, num_items) // BLOCK) * BLOCK
-    buffer = queries.new_empty(min(rows, ROWS), width)
+    buffer, unsure = queries.new_empty(min(rows, ROWS), width), may_be_nan(queries, keys)
     with no_autocast(queries):
         for top in range(0, rows, ROWS):
             part = slice(top, min(rows, top + ROWS))
@@ -68,8 +68,7 @@ def top_k(
                 known = scores[:, : stop - first]
                 torch.mm(queries[part], keys[first:stop].T, out=known)
                 scores[:, stop - first :] = -torch.inf  # what fills the last tile up
-                highest = _block_maxima(scores)
-                if bool(highest.isnan().any()):  # a maximum is NaN where any of its block is
+                if unsure and bool(_block_maxima(scores).isnan().any()):  # a maximum is NaN where any of its block is
                     raise InputError("the model's scores hold NaN: it cannot rank; load an earlier checkpoint")
                 if never is not None:
                     known.masked_fill_(never[first:stop], -torch.inf)
@@ -77,9 +76,7 @@ def top_k(
                     row, item = pairs
                     inside = (item > first) & (item <= stop)
                     known[row[inside], item[inside] - 1 - first] = -torch.inf
-                if never is not None or pairs is not None:
-                    highest = _block_maxima(scores)
-                more, places = _best(scores, highest, k)
+                more, places = _best(scores, _block_maxima(scores), k)
                 numbers = torch.cat([numbers, places + first], 1)
                 found, numbers = _sorted(torch.cat([found, more], 1), numbers, k)
             best[part], best_items[part] = found, numbers
