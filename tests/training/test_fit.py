@@ -14,12 +14,14 @@ from torch import Tensor
 from latentloop.backbones.sasrec import SASRec
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 from latentloop.objectives import RPT, SPT, NextItem
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.run_directory import RunDirectory
 from latentloop.training import Fitted, NotFinite, fit, make_accelerator
+from latentloop.two_stage import two_stage
+from tests.inputs.worlds import unchecked
 
 
 @pytest.fixture(scope="module")
@@ -286,3 +288,21 @@ def test_a_device_that_is_not_there_is_named() -> None:
         make_accelerator(device="tpu")
     with pytest.raises(InputError, match="precision"):
         make_accelerator(precision="fp8")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none_is_one_line() -> None:
+    with pytest.raises(InputError, match="torch sees no CUDA device: choose 'cpu'"):
+        make_accelerator(device="cuda")
+
+
+def test_two_stages_refuse_what_is_no_data_or_of_another_catalog(split: Split) -> None:
+    model = small(split)
+    with unchecked(), pytest.raises(InputTypeError, match="data must be Interactions .* or a Split, got Samples"):
+        two_stage(model, split.train)  # type: ignore[arg-type]
+    fewer = leave_one_out(synthetic_log(num_users=50, num_items=20, seed=1), 10)
+    message = f"knows {split.num_items} items, the data holds {fewer.num_items}"
+    with pytest.raises(InputError, match=f"model {message}"):
+        two_stage(model, fewer)
+    with pytest.raises(InputError, match=f"base {message}"):
+        two_stage(small(fewer), fewer, base=small(split, loop=False))
