@@ -253,3 +253,25 @@ def test_the_first_call_may_be_in_inference_mode() -> None:
         answer = block(given_rows.x.clone(), padding_mask=given_rows.padding)
     assert bool(answer.isfinite().all())
     torch.testing.assert_close(answer, block(given_rows.x, padding_mask=given_rows.padding))
+
+
+class Frozen(nn.Module):
+    """Features of another model, which nothing is learned through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(D, D)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        hidden: Tensor = self.linear(x)
+        return hidden if padding_mask is None else hidden / (~padding_mask)[..., None]  # 0 / 0 or infinite at padding
+
+
+def test_a_module_without_a_gradient_is_answered_too() -> None:
+    torch.manual_seed(0)
+    module, given_rows = Frozen(), every_padding(4)
+    output = adapt(module)(given_rows.x.requires_grad_(), padding_mask=given_rows.padding)
+    wanted = module(given_rows.x)
+    assert torch.equal(output[~given_rows.padding], wanted[~given_rows.padding]) and not output.requires_grad
+    assert bool(output.isfinite().all())

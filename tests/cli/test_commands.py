@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,9 @@ import pytest
 import torch
 
 from latentloop.cli import main
+from latentloop.commands.evaluate import Evaluate
 from latentloop.data.synthetic import synthetic_log
+from latentloop.recommender import Recommender
 from tests.cli.worlds import KEEP, QUICK, asked, binary, log, made, read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -284,6 +287,13 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     "a list that is not text": (
         lambda t, run: ["recommend", str(run), *asked(t), "--deny", binary(t / "deny.txt")], "UTF-8"
     ),
+    "a list that is not there": (
+        lambda t, run: ["recommend", str(run), *asked(t), "--allow", str(t / "none.txt")], "there is no file"
+    ),
+    "requests of an unknown kind": (
+        lambda t, run: ["recommend", str(run), "--input", made(t / "a.txt", "u3"), "--out", str(t / "o.csv")],
+        "--input must end in .csv",
+    ),
     "heads that do not divide": (
         lambda t, _: ["train", log(t), "--out", str(t / "r"), "--heads", "3", "--k-core", "0"], "--heads must"
     ),
@@ -529,3 +539,56 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_bits(source: Path, tmp_pat
 
 def without_times(content: bytes) -> bytes:
     return re.sub(rb"\d+ s of training", b"", content)
+
+
+def test_numbers_that_break_stop_with_one_line_and_code_1(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = ["--user", "who", "--item", "what"]
+    assert (
+        main(["train", str(source), "--out", str(tmp_path / "run"), *columns, *QUICK, "--learning-rate", "1e38"]) == 1
+    )
+    complaint = [line for line in capsys.readouterr().err.splitlines() if "latentloop: error" in line]
+    assert len(complaint) == 1
+    assert re.search(r"spt: .*(is (nan|inf) at step|no numbers after step) \d+", complaint[0])
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("3 PiB"), r"not enough memory \(3 PiB\): choose a smaller --batch-size, --dim or --max-length"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory .*: choose a smaller"),
+        (RuntimeError("a mistake of ours"), None),
+    ],
+)
+def test_lack_of_memory_is_one_line_and_any_other_error_stays_one(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str | None
+) -> None:
+    def fail(self: Evaluate) -> None:
+        raise error
+
+    monkeypatch.setattr(Evaluate, "run", fail)
+    if said is None:
+        with pytest.raises(RuntimeError, match="a mistake of ours"):
+            main(["evaluate", str(run)])
+    else:
+        assert main(["evaluate", str(run)]) == 2
+        assert re.fullmatch(f"latentloop: error: {said}.*", capsys.readouterr().err.strip())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_demo_trains_both_stages_and_recommends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kept: bool
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    small = ["--users", "60", "--seed", "5", *QUICK[: QUICK.index("--device")], "--epochs", "1"]
+    assert main(["demo", *small, *(["--out", str(tmp_path / "kept")] if kept else [])]) == 0
+    said = capsys.readouterr().out
+    for title in ("chance", "Popularity", "Base", "SPT", "RPT"):
+        assert re.search(rf"^{title} ", said, re.MULTILINE), title
+    items = re.findall(r"^(\d)\. item (\S+) \(score -?\d+\.\d{3}\)$", said, re.MULTILINE)
+    assert [rank for rank, _ in items] == ["1", "2", "3", "4", "5"] and len({item for _, item in items}) == 5
+    assert not list(tmp_path.glob("latentloop-demo-*")) and (tmp_path / "kept").is_dir() == kept
+    if kept:
+        model = Recommender.from_pretrained(tmp_path / "kept" / "rpt")
+        assert model.dim == 16 and {item for _, item in items} <= set(map(str, model.item_ids or ()))

@@ -488,3 +488,9 @@ def test_dictionary_encoded_times_are_their_values() -> None:
 def test_an_arrow_table_without_rows_is_refused() -> None:
     with pytest.raises(InputError, match="no rows, expected at least one interaction"):
         load_interactions(pa.table({"user": pa.array([], pa.int64()), "item": pa.array([], pa.string())}))
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that opens and cannot be read")
+def test_a_file_that_cannot_be_read_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"^/proc/self/mem: cannot be read \([^\n]+\)$"):
+        load_interactions("/proc/self/mem", format="text")

@@ -324,6 +324,7 @@ def test_a_sum_passes_rollouts_on_to_the_part_that_makes_them() -> None:
         (lambda: NextItem() * math.nan, InputError, "weight must be finite, got nan"),
         (lambda: NextItem() * "2", InputTypeError, "weight must be a number, got '2'"),  # type: ignore[operator]
         (lambda: NextItem() + 3, InputTypeError, "part must be callable"),  # type: ignore[operator]
+        (lambda: Weighted(3, 0.5), InputTypeError, r"part must be callable as part\(views, batch\), got 3"),  # type: ignore[arg-type]
     ],
 )
 def test_mistakes_are_named(make: Any, error: type[Exception], match: str) -> None:
@@ -369,3 +370,11 @@ def test_depth_generators_are_those_of_the_law() -> None:
     model, batch = recommender(0), batch_of(0)
     expected = model.depth_law.sample(generator(fold(batch.key, "depth")))
     assert encode_views(model, batch, ("anchor",)).depth == expected
+
+
+def test_objectives_are_shown_as_they_are_made() -> None:
+    total = NextItem() + 0.5 * TrajectoryAlignment(temperature=0.1) + StepAlignment(temperature=2.0)
+    assert repr(total) == (
+        "NextItem() + 0.5 * TrajectoryAlignment(positives='same_target', temperature=0.1) + StepAlignment(temperature=2)"
+    )
+    assert repr(SampledNextItem(7)).startswith("SampledNextItem(7")

@@ -337,3 +337,15 @@ def test_a_closure_computes_the_gradients_of_its_step() -> None:
         steps.append(model.item_table.weight.detach().clone())
     assert torch.equal(*steps)
     assert not torch.equal(steps[0][2], recommender(3, dropout=0.0).item_table.weight[2])
+
+
+def test_a_table_without_a_gradient_keeps_its_bits() -> None:
+    model = recommender(3, dropout=0.0)
+    optimizer = build_optimizer(model, learning_rate=0.1, weight_decay=0.5, few_items=True)
+    before = model.item_table.weight.detach().clone()
+    model.input_norm.weight.grad = torch.ones_like(model.input_norm.weight)
+    optimizer.step()
+    assert torch.equal(model.item_table.weight, before)
+    # Adam's first step is the learning rate long; a norm's weights do not decay
+    wanted = torch.full_like(model.input_norm.weight, 1 - 0.1 / (1 + 1e-8))
+    torch.testing.assert_close(model.input_norm.weight, wanted, **EXACT)
