@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 import torch
 
+from latentloop import cli
 from latentloop.cli import main
 from latentloop.commands.evaluate import Evaluate
+from latentloop.commands.train import Train
 from latentloop.data.synthetic import synthetic_log
 from latentloop.recommender import Recommender
 from tests.cli.worlds import KEEP, QUICK, asked, binary, log, made, read
@@ -592,3 +594,45 @@ def test_the_demo_trains_both_stages_and_recommends(
     if kept:
         model = Recommender.from_pretrained(tmp_path / "kept" / "rpt")
         assert model.dim == 16 and {item for _, item in items} <= set(map(str, model.item_ids or ()))
+
+
+CLOSED = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4242")
+LOST = "another process of this training has ended; what was finished is kept, continue with --resume"
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "code", "said"),
+    [
+        ("0", CLOSED, 1, f"latentloop: error: {LOST}"),
+        ("1", CLOSED, 1, f"latentloop: error in process 1: {LOST}"),
+        ("0", KeyboardInterrupt(), 130, "latentloop: interrupted; what was finished is kept, continue with --resume"),
+        ("1", KeyboardInterrupt(), 130, ""),  # the first says it for all
+    ],
+)
+def test_one_of_several_processes_says_what_it_can_know(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rank: str,
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    def fail(self: Train) -> None:
+        raise error
+
+    monkeypatch.setattr(Train, "run", fail)
+    monkeypatch.setattr(cli, "_FIRST_SPEAKS", 0.0)
+    for name, value in (("RANK", rank), ("WORLD_SIZE", "2"), ("TORCH_CPP_LOG_LEVEL", "ERROR")):
+        monkeypatch.setenv(name, value)
+    assert main(["train", "x.csv", "--out", str(tmp_path / "run")]) == code
+    assert capsys.readouterr().err.strip() == said
+
+
+def test_the_same_error_of_one_process_is_no_loss_of_another(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Evaluate) -> None:
+        raise CLOSED
+
+    monkeypatch.setattr(Evaluate, "run", fail)
+    with pytest.raises(RuntimeError, match="Connection closed by peer"):
+        main(["evaluate", str(run)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from latentloop.across_ranks import Processes
 from latentloop.backbones.sasrec import SASRec
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
@@ -306,3 +308,38 @@ def test_two_stages_refuse_what_is_no_data_or_of_another_catalog(split: Split) -
         two_stage(model, fewer)
     with pytest.raises(InputError, match=f"base {message}"):
         two_stage(small(fewer), fewer, base=small(split, loop=False))
+
+
+def test_a_run_that_only_measured_trains_on_from_the_beginning(split: Split, tmp_path: Path) -> None:
+    run, model, fresh = RunDirectory.create(tmp_path / "run", {}), small(split), small(split)
+    train(model, split, epochs=0, run=run)
+    fitted = train(model, split, epochs=1, run=run)
+    assert fitted.epochs == 1
+    train(fresh, split, epochs=1)
+    assert same(weights(model), weights(fresh))
+
+
+def test_a_mistake_of_an_objectives_own_stays_one(split: Split) -> None:
+    def picky(views: Any, batch: Any) -> Any:
+        raise InputError("views: not what I wanted")
+
+    with pytest.raises(InputError, match="^views: not what I wanted$"):
+        train(small(split), split, picky)
+
+
+def test_processes_that_find_another_state_are_refused(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Processes, "each", lambda self, value: [value, value + 3])
+    with pytest.raises(InputError, match=r"run: the processes find it at steps \[0, 3\]: give all of them the same"):
+        train(small(split), split, run=RunDirectory.create(tmp_path / "run", {}))
+
+
+def test_where_selection_keeps_nothing_the_pretrained_model_is_the_answer(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = split.train.select(torch.zeros(0, dtype=torch.int64))
+    monkeypatch.setattr(sys.modules["latentloop.two_stage"], "select", lambda *_, **__: nothing)
+    result = two_stage(small(split), split, epochs=1, rpt_epochs=3, device="cpu")
+    assert list(result.outcomes) == ["chance", "popularity", "spt"]
+    assert (result.train_samples, result.kept_samples, result.pretrained_won) == (len(split.train), 0, False)
