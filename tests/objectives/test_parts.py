@@ -377,4 +377,22 @@ def test_objectives_are_shown_as_they_are_made() -> None:
     assert repr(total) == (
         "NextItem() + 0.5 * TrajectoryAlignment(positives='same_target', temperature=0.1) + StepAlignment(temperature=2)"
     )
-    assert repr(SampledNextItem(7)).startswith("SampledNextItem(7")
+    weighted = 2.0 * (NextItem() + SampledNextItem(7)) + NextItem()
+    assert repr(weighted) == "2 * (NextItem() + SampledNextItem(7)) + NextItem()"
+
+
+def test_a_weighted_sum_passes_rollouts_on_too() -> None:
+    model, batch = recommender(0).eval(), batch_of(0)
+    rpt = RPT(updates=2, rollouts=2)
+    total = 0.5 * (NextItem() + rpt) + NextItem()
+    assert total.updates == 2
+    total.start(model)
+    prepared = total.prepare(model, batch)
+    loss, _ = total(encode_views(model, prepared, total.views), prepared)
+    views = encode_views(model, batch, ("anchor",))
+    expected = 1.5 * NextItem()(views, batch)[0] + rpt(views, prepared)[0] / 2
+    torch.testing.assert_close(loss, expected, **EXACT)
+    with pytest.raises(InputError, match="only one part"):
+        total + 0.5 * (NextItem() + RPT())
+    without = 0.5 * (NextItem() + StepAlignment()) + NextItem()
+    assert without.updates == 1 and without.prepare(model, batch) is batch
