@@ -13,10 +13,10 @@ COMPAT ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup dev demo test lint types fast slow stable compat bench paper clean
+.PHONY: help setup dev demo test lint types fast slow coverage stable compat bench paper clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: $(VENV)/.installed ## install latentloop in .venv
 
@@ -44,6 +44,13 @@ fast: dev ## tests only, up to the first failure
 
 slow: dev ## the tests that take minutes
 	$(PYTEST) -m slow
+
+# Tests that run processes of their own are measured there too.
+coverage: dev ## lines and branches that the tests run; fails below 95 %
+	rm -rf build/coverage && mkdir -p build/coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -n 2
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 # Every worker must shuffle alike, so the order has a number, which also brings it back.
 stable: dev ## the fast tests twenty times, each time in another order

@@ -69,13 +69,13 @@ def load_progress(path: Path) -> Progress | None:
     Raises:
         InputError: for a file that is damaged.
     """
-    if not path.is_file():
-        return None
-    with _reading(path), safe_open(str(path), framework="pt") as file:
-        saved = json.loads(file.metadata()[_PROGRESS])
-        known = {each.name for each in fields(Progress)}  # earlier releases counted more
-        return Progress(**{name: value for name, value in saved.items() if name in known})
-    return None
+    progress: Progress | None = None
+    if path.is_file():
+        with _reading(path), safe_open(str(path), framework="pt") as file:
+            saved = json.loads(file.metadata()[_PROGRESS])
+            known = {each.name for each in fields(Progress)}  # earlier releases counted more
+            progress = Progress(**{name: value for name, value in saved.items() if name in known})
+    return progress
 
 
 def check_state(path: Path, model: nn.Module) -> None:

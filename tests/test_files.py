@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import nn
 
-from latentloop.files import is_leftover, remove_leftovers, write_atomically, write_together
+from latentloop.errors import InputError
+from latentloop.files import is_leftover, remove_leftovers, write_atomically, write_together, writing
+from latentloop.weights import WEIGHTS, checksum, saved_checksum, saved_shape, saved_size, write_weights
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077])
@@ -74,3 +78,35 @@ def test_what_a_killed_process_left_is_known_and_removed(tmp_path: Path) -> None
     assert not (tmp_path / ".config.json.77.tmp").exists() and (tmp_path / ".data-folder").is_dir()
     remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_what_weights_hold_is_counted_without_loading_them(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5, bias=False))
+    write_weights(model, tmp_path / WEIGHTS)
+    assert saved_size(tmp_path) == (3, 3 * 5 + 5 + 5)
+    assert saved_shape(tmp_path, "0.weight") == (5, 3) and saved_shape(tmp_path, "0.other") is None
+    assert saved_checksum(tmp_path) == checksum(model) != checksum(nn.Linear(3, 5))
+
+
+def test_of_damaged_weights_nothing_is_read(tmp_path: Path) -> None:
+    assert saved_checksum(tmp_path) is None
+    with pytest.raises(InputError, match=r"model\.safetensors is missing: the directory is not a whole model"):
+        saved_size(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(b"\xff" * 20)
+    assert saved_checksum(tmp_path) is None
+    for read in (saved_size, lambda folder: saved_shape(folder, "0.weight")):
+        with pytest.raises(InputError, match=r"model\.safetensors cannot be read as this model's weights: "):
+            read(tmp_path)
+
+
+def test_a_failed_write_names_the_file_and_the_systems_number(tmp_path: Path) -> None:
+    for error, number, said in (
+        (SafetensorError("Error while serializing: I/O error: No space (os error 28)"), 28, "No space left on device"),
+        (OSError(28, "No space left on device", "elsewhere"), 28, "No space left on device"),
+        (SafetensorError("Error while serializing:\n  no tensor"), None, "cannot be written: Error .* no tensor$"),
+        (OSError("gone"), None, "^gone$"),
+    ):
+        with pytest.raises(OSError, match=said) as caught, writing(tmp_path / "a"):
+            raise error
+        assert caught.value.errno == number and "elsewhere" not in str(caught.value)
+        assert str(tmp_path / "a") in str(caught.value) or said == "^gone$"

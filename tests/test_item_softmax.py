@@ -431,6 +431,8 @@ def test_mistakes_are_named() -> None:
             weighed_log_prob_and_kl(queries, keys, queries[:2], keys, ids, torch.ones(3), torch.ones(3))
         with pytest.raises(InputError, match=r"kl_weight must be \(3,\), one a row, got \(2,\)"):
             weighed_log_prob_and_kl(queries, keys, queries, keys, ids, torch.ones(3), torch.ones(2))
+        with pytest.raises(InputError, match="exclude leaves nothing to choose from: keys holds one item"):
+            top1(queries, keys[:1], torch.ones(3, dtype=torch.int64))
         with pytest.raises(InputError, match="rising offsets from 0 to 2"):
             count_ranks(queries, keys, ids, exclude=(torch.tensor([1, 2]), torch.tensor([0, 2, 1, 2])))
         with pytest.raises(InputError, match=r"exclude must hold item ids 1\.\.4, found 9"):

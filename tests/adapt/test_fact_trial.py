@@ -96,3 +96,11 @@ class Drawing(nn.Module):
 
 def test_what_draws_anew_is_believed() -> None:
     assert built(Drawing()).encode(torch.tensor([[0, 0, 1, 2, 3, 4]])).shape == (1, D)
+
+
+def test_a_single_position_tells_nothing_of_a_promise() -> None:
+    wrong = {"running": False, "counts_padding": False, "causal": True, "pad_invariant": False}
+    with pytest.raises(InputError, match="^Mean declares causal = True"):
+        Recommender(20, Mean(**wrong), D, 3)
+    model = Recommender(20, Mean(**wrong), D, 1)
+    assert model.encode(torch.tensor([[3], [4]])).shape == (2, D)

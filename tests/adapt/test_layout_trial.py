@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from latentloop import Recommender, RecurrentDepth
 from latentloop.adapt import adapt
 from latentloop.depth import FixedDepth
+from latentloop.errors import InputError
 from tests.adapt.zoo import TOLERANCE, D, LengthsGRU, Rows, every_padding, rows, seeds
 
 
@@ -125,3 +126,38 @@ def test_turning_is_told_once_and_leaves_no_trace(caplog: pytest.LogCaptureFixtu
     assert torch.equal(drawn, torch.rand(()))
     assert all(torch.equal(one, other) for one, other in zip(before, block.parameters(), strict=True))
     assert all(weight.grad is None for weight in block.parameters())
+
+
+def test_turned_rows_need_no_turning_where_nothing_is_padded() -> None:
+    torch.manual_seed(0)
+    module, given_rows = Packed(), every_padding(4)
+    block = adapt(module).eval()
+    block(given_rows.x, padding_mask=given_rows.padding)  # turns it
+    x = torch.randn(3, 5, D)
+    torch.testing.assert_close(block(x), module(x, torch.full((3,), 5))[0], **TOLERANCE)
+    assert not block.packed
+    with pytest.raises(InputError, match="Packed takes no packed tokens"):
+        block(x.flatten(0, 1), offsets=torch.tensor([0, 5, 10, 15]))
+
+
+class OnlyWhole(nn.Module):
+    """Refuses what a trial needs: rows that are padded, or any rows at all."""
+
+    def __init__(self, *, never: bool) -> None:
+        super().__init__()
+        self.never = never
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if self.never or (lengths is not None and int(lengths.min()) < x.shape[1]):
+            raise ValueError("every row must be whole")
+        return x
+
+
+@pytest.mark.parametrize("never", [True, False])
+def test_a_module_that_fails_when_it_is_tried_says_so_itself(never: bool, caplog: pytest.LogCaptureFixture) -> None:
+    given_rows, block = every_padding(4), adapt(OnlyWhole(never=never))
+    with pytest.raises(ValueError, match="^every row must be whole$"):
+        block(given_rows.x, padding_mask=given_rows.padding)
+    assert not caplog.records
+    if not never:
+        assert torch.equal(block(given_rows.x), given_rows.x)

@@ -17,6 +17,7 @@ from latentloop.data.batch import Batch
 from latentloop.depth import FixedDepth
 from latentloop.errors import InputError
 from latentloop.objectives.views import encode_views
+from latentloop.safe_attention import safe_attention
 from tests.adapt.zoo import TOLERANCE, D, Rows, every_padding, rows, seeds
 
 KINDS = ("filled", "added", "added, then nan_to_num", "logarithm")
@@ -253,3 +254,51 @@ def test_the_first_call_may_be_in_inference_mode() -> None:
         answer = block(given_rows.x.clone(), padding_mask=given_rows.padding)
     assert bool(answer.isfinite().all())
     torch.testing.assert_close(answer, block(given_rows.x, padding_mask=given_rows.padding))
+
+
+class Frozen(nn.Module):
+    """Features of another model, which nothing is learned through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(D, D)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        hidden: Tensor = self.linear(x)
+        return hidden if padding_mask is None else hidden / (~padding_mask)[..., None]  # 0 / 0 or infinite at padding
+
+
+def test_a_module_without_a_gradient_is_answered_too() -> None:
+    torch.manual_seed(0)
+    module, given_rows = Frozen(), every_padding(4)
+    output = adapt(module)(given_rows.x.requires_grad_(), padding_mask=given_rows.padding)
+    wanted = module(given_rows.x)
+    assert torch.equal(output[~given_rows.padding], wanted[~given_rows.padding]) and not output.requires_grad
+    assert bool(output.isfinite().all())
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("boolean", [True, False])
+def test_within_safe_attention_a_query_that_sees_nothing_sees_everything(grad: bool, boolean: bool) -> None:
+    torch.manual_seed(0)
+    module, x = nn.MultiheadAttention(D, 2), torch.randn(4, 3, D)  # (L, B, d)
+    hidden = torch.ones(4, 4, dtype=torch.bool).triu(1)
+    padding = torch.tensor([[True, True, False, False], [False] * 4, [True, False, False, False]])
+
+    def attend(mask: Tensor | None, padded: Tensor | None) -> Tensor:
+        if not boolean:
+            mask, padded = (m if m is None else torch.zeros(m.shape).masked_fill(m, -torch.inf) for m in (mask, padded))
+        return nn.functional.multi_head_attention_forward(
+            x, x, x, D, 2, module.in_proj_weight, module.in_proj_bias, None, None, False, 0.0,
+            module.out_proj.weight, module.out_proj.bias, attn_mask=mask, key_padding_mask=padded,
+        )[0]  # fmt: skip
+
+    with torch.set_grad_enabled(grad):
+        plain, everything = attend(hidden, padding), attend(None, None)
+        with safe_attention():
+            safe = attend(hidden, padding)
+    blind = (hidden[:, None] | padding[None]).all(-1)  # (L, B)
+    assert int(blind.sum()) == 3 and not bool(plain[blind].isfinite().any())
+    torch.testing.assert_close(safe[~blind], plain[~blind], **TOLERANCE)
+    torch.testing.assert_close(safe[blind], everything[blind], **TOLERANCE)

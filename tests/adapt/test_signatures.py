@@ -237,3 +237,20 @@ def test_a_forward_of_ones_own_is_taken_at_its_word(make: Any) -> None:
 def test_no_rows_are_no_rows(module: nn.Module) -> None:
     block, none = adapt(module), torch.randn(0, 3, D)
     assert block(none).shape == block(none, lengths=torch.zeros(0, dtype=torch.int64)).shape == (0, 3, D)
+
+
+class BuiltIn(nn.Module):
+    """Its forward is no Python function, and says nothing of what it takes."""
+
+    forward = staticmethod(torch.relu)  # type: ignore[assignment]
+
+
+class WithMore(nn.Module):
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
+        return x * (1 + len(more))
+
+
+def test_what_a_signature_leaves_open_is_not_given() -> None:
+    batch = every_padding(4)
+    assert torch.equal(adapt(nn.Sequential(nn.Identity(), BuiltIn()))(batch.x), batch.x.relu())
+    assert torch.equal(adapt(WithMore())(batch.x), batch.x)

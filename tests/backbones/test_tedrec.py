@@ -542,3 +542,22 @@ def test_an_item_meets_its_text_at_positions_that_are_read(seed: int, length: in
     )[0, 0]
     if 2 * length <= MAX_LENGTH + 1:  # else the end of the convolution wraps round to the oldest item
         torch.testing.assert_close(fused[0, -length], wanted / MAX_LENGTH**0.5)
+
+
+def test_an_empty_batch_is_fused_to_an_empty_one() -> None:
+    fusion = SpectralFusion(DIM, max_length=MAX_LENGTH)
+    assert fusion(torch.zeros(0, MAX_LENGTH, DIM), torch.zeros(0, MAX_LENGTH, DIM)).shape == (0, MAX_LENGTH, DIM)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "named"),
+    [
+        ((0, 4, 0), "num_items must be a whole number of at least 1, got 0"),
+        ((5, 2.5, 0), r"text_dim must be a whole number of at least 1, got 2\.5"),
+        ((5, 4, True), "num_missing must be a whole number of at least 0, got True"),
+    ],
+)
+def test_sizes_of_a_table_of_texts_are_whole_numbers(sizes: tuple[Any, Any, Any], named: str) -> None:
+    num_items, dim, num_missing = sizes
+    with unchecked(), pytest.raises(InputError, match=named):
+        TextTable(num_items, dim, num_missing=num_missing)

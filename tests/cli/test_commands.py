@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,12 @@ from typing import Any
 import pytest
 import torch
 
+from latentloop import cli
 from latentloop.cli import main
+from latentloop.commands.evaluate import Evaluate
+from latentloop.commands.train import Train
 from latentloop.data.synthetic import synthetic_log
+from latentloop.recommender import Recommender
 from tests.cli.worlds import KEEP, QUICK, asked, binary, log, made, read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -284,6 +289,13 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     "a list that is not text": (
         lambda t, run: ["recommend", str(run), *asked(t), "--deny", binary(t / "deny.txt")], "UTF-8"
     ),
+    "a list that is not there": (
+        lambda t, run: ["recommend", str(run), *asked(t), "--allow", str(t / "none.txt")], "there is no file"
+    ),
+    "requests of an unknown kind": (
+        lambda t, run: ["recommend", str(run), "--input", made(t / "a.txt", "u3"), "--out", str(t / "o.csv")],
+        "--input must end in .csv",
+    ),
     "heads that do not divide": (
         lambda t, _: ["train", log(t), "--out", str(t / "r"), "--heads", "3", "--k-core", "0"], "--heads must"
     ),
@@ -529,3 +541,98 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_bits(source: Path, tmp_pat
 
 def without_times(content: bytes) -> bytes:
     return re.sub(rb"\d+ s of training", b"", content)
+
+
+def test_numbers_that_break_stop_with_one_line_and_code_1(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = ["--user", "who", "--item", "what"]
+    assert (
+        main(["train", str(source), "--out", str(tmp_path / "run"), *columns, *QUICK, "--learning-rate", "1e38"]) == 1
+    )
+    complaint = [line for line in capsys.readouterr().err.splitlines() if "latentloop: error" in line]
+    assert len(complaint) == 1
+    assert re.search(r"spt: .*(is (nan|inf) at step|no numbers after step) \d+", complaint[0])
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("3 PiB"), r"not enough memory \(3 PiB\): choose a smaller --batch-size, --dim or --max-length"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory .*: choose a smaller"),
+        (RuntimeError("a mistake of ours"), None),
+    ],
+)
+def test_lack_of_memory_is_one_line_and_any_other_error_stays_one(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str | None
+) -> None:
+    def fail(self: Evaluate) -> None:
+        raise error
+
+    monkeypatch.setattr(Evaluate, "run", fail)
+    if said is None:
+        with pytest.raises(RuntimeError, match="a mistake of ours"):
+            main(["evaluate", str(run)])
+    else:
+        assert main(["evaluate", str(run)]) == 2
+        assert re.fullmatch(f"latentloop: error: {said}.*", capsys.readouterr().err.strip())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_demo_trains_both_stages_and_recommends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kept: bool
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    small = ["--users", "60", "--seed", "5", *QUICK[: QUICK.index("--device")], "--epochs", "1"]
+    assert main(["demo", *small, *(["--out", str(tmp_path / "kept")] if kept else [])]) == 0
+    said = capsys.readouterr().out
+    for title in ("chance", "Popularity", "Base", "SPT", "RPT"):
+        assert re.search(rf"^{title} ", said, re.MULTILINE), title
+    items = re.findall(r"^(\d)\. item (\S+) \(score -?\d+\.\d{3}\)$", said, re.MULTILINE)
+    assert [rank for rank, _ in items] == ["1", "2", "3", "4", "5"] and len({item for _, item in items}) == 5
+    assert not list(tmp_path.glob("latentloop-demo-*")) and (tmp_path / "kept").is_dir() == kept
+    if kept:
+        model = Recommender.from_pretrained(tmp_path / "kept" / "rpt")
+        assert model.dim == 16 and {item for _, item in items} <= set(map(str, model.item_ids or ()))
+
+
+CLOSED = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4242")
+LOST = "another process of this training has ended; what was finished is kept, continue with --resume"
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "code", "said"),
+    [
+        ("0", CLOSED, 1, f"latentloop: error: {LOST}"),
+        ("1", CLOSED, 1, f"latentloop: error in process 1: {LOST}"),
+        ("0", KeyboardInterrupt(), 130, "latentloop: interrupted; what was finished is kept, continue with --resume"),
+        ("1", KeyboardInterrupt(), 130, ""),  # the first says it for all
+    ],
+)
+def test_one_of_several_processes_says_what_it_can_know(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rank: str,
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    def fail(self: Train) -> None:
+        raise error
+
+    monkeypatch.setattr(Train, "run", fail)
+    monkeypatch.setattr(cli, "_FIRST_SPEAKS", 0.0)
+    for name, value in (("RANK", rank), ("WORLD_SIZE", "2"), ("TORCH_CPP_LOG_LEVEL", "ERROR")):
+        monkeypatch.setenv(name, value)
+    assert main(["train", "x.csv", "--out", str(tmp_path / "run")]) == code
+    assert capsys.readouterr().err.strip() == said
+
+
+def test_the_same_error_of_one_process_is_no_loss_of_another(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Evaluate) -> None:
+        raise CLOSED
+
+    monkeypatch.setattr(Evaluate, "run", fail)
+    with pytest.raises(RuntimeError, match="Connection closed by peer"):
+        main(["evaluate", str(run)])

@@ -11,7 +11,10 @@ import torch
 from latentloop import accelerator
 from latentloop.cli import main
 from latentloop.commands.options import SPTOptions
+from latentloop.commands.parser import parse
+from latentloop.commands.train import Train
 from latentloop.data.synthetic import synthetic_log
+from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson, UniformDepth
 from latentloop.errors import InputError
 from latentloop.objectives import NextItem, NextItemEverywhere, SampledNextItem, Sum
 
@@ -122,3 +125,17 @@ def test_a_ranking_without_the_history_is_told_with_every_number(
             next(line.split() for line in text.splitlines() if line.startswith(name)) for text in (told, again)
         )
         assert set(trained[-4:]) <= set(measured)  # Recall and NDCG at 5 and 10; the second table has 20 too
+
+
+@pytest.mark.parametrize(
+    ("options", "law"),
+    [
+        ([], LogNormalPoisson(3)),
+        (["--depth", "fixed", "--mean-depth", "2"], FixedDepth(3)),
+        (["--depth", "uniform", "--mean-depth", "2"], UniformDepth(1, 5)),
+    ],
+)
+def test_the_depths_of_training_follow_the_law_that_was_chosen(options: list[str], law: DepthLaw) -> None:
+    command = parse(["train", "x.csv", "--out", "y", *options])
+    assert isinstance(command, Train)
+    assert command.model.depth_law() == law

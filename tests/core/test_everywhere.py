@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from latentloop.adapt import adapt
 from latentloop.depth import FixedDepth
 from latentloop.errors import InputError
-from latentloop.everywhere import Everywhere
+from latentloop.everywhere import Everywhere, check_everywhere
 from latentloop.randomness import keyed_normal, row_keys
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
@@ -157,3 +157,11 @@ def test_an_encoder_that_would_leak_is_refused_in_one_line(block: Any, match: st
         with pytest.raises(InputError, match=match) as caught:
             model.think_everywhere(history)
         assert "\n" not in str(caught.value) and "--positions newest" in str(caught.value)
+
+
+def test_an_encoder_without_the_method_is_refused() -> None:
+    class Newest:
+        causal = pad_invariant = True
+
+    with pytest.raises(InputError, match="this one has no method `everywhere`.*--positions newest"):
+        check_everywhere(Newest())

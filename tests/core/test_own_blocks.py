@@ -118,6 +118,7 @@ def test_a_copy_starts_with_the_same_weights_of_its_own(encoder: type[RecurrentD
         ("my_blocks_of_a_test:one_number", InputError, "has no function one_number"),
         ("no_such_module_of_a_test:f", InputError, "no_such_module_of_a_test cannot be imported"),
         ("broken_blocks_of_a_test:f", InputError, "no_such_package_anywhere"),
+        ("builtins:dict", InputError, "builtins:dict fails: TypeError: 'int' object is not iterable"),
         ("my_blocks_of_a_test:only_one", InputTypeError, "must return .*two nn.Modules.*got Linear$"),
         ("my_blocks_of_a_test:three", InputTypeError, r"\(block, block\).*got \(Linear, Linear, Linear\)$"),
         ("my_blocks_of_a_test:a_copy_first", InputTypeError, r"\(block, \"copy\"\).*got \('copy', Linear\)$"),

@@ -22,9 +22,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from latentloop.adapt import adapt
+from latentloop.backbones.sasrec import SASRec
 from latentloop.depth import FixedDepth, UniformDepth
 from latentloop.errors import InputError
 from latentloop.item_ids import ItemIds
+from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from latentloop.scoring import Cosine
@@ -662,3 +664,43 @@ def test_a_model_card_says_what_lies_there_and_no_more(tmp_path: Path) -> None:
     card = (tmp_path / "README.md").read_text()
     assert "library_name: latentloop" in card and "from_pretrained" in card
     assert "pushed" not in card
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnBackbone:
+    """A user's own backbone, by the protocol."""
+
+    def blocks(self, dim: int, max_length: int) -> tuple[nn.Module, nn.Module]:
+        return nn.GRU(dim, dim, batch_first=True), nn.Linear(dim, dim)
+
+    def base(self, dim: int, max_length: int) -> nn.Module:
+        return nn.GRU(dim, dim, batch_first=True)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "own"),
+    [
+        (OwnBackbone(), {}),
+        (OwnBackbone(), {"loop": False}),
+        (SASRec(1, 1, heads=1, inner=8), {"depth_law": OneDepth()}),
+    ],
+)
+def test_what_json_cannot_name_is_passed_back(backbone: Any, own: dict[str, Any], tmp_path: Path) -> None:
+    def made() -> Recommender:
+        return build_recommender(backbone, NUM_ITEMS, dim=DIM, max_length=MAX_LENGTH, **own).eval()
+
+    model = made()
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["backbone"] is None
+    with pytest.raises(InputError, match="your own encoder: pass it again as encoder="):
+        Recommender.from_pretrained(tmp_path)
+    history = ragged(0)
+    assert torch.equal(
+        Recommender.from_pretrained(tmp_path, encoder=made().encoder).score(history), model.score(history)
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.1, float("nan")])
+def test_a_temperature_must_be_above_zero(temperature: float) -> None:
+    with pytest.raises(InputError, match="temperature must be above 0, got"):
+        Cosine(temperature)

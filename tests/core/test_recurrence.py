@@ -237,3 +237,11 @@ def test_a_core_block_is_a_copy_on_request_and_shared_otherwise() -> None:
 def test_a_state_needs_a_finite_spread(std: float) -> None:
     with pytest.raises(InputError, match="state_std must be a finite number of at least 0"):
         RecurrentDepth(nn.Linear(DIM, DIM), "copy", state_std=std)
+
+
+def test_what_is_no_depth_law_is_refused() -> None:
+    with (
+        unchecked(),
+        pytest.raises(InputTypeError, match=r"depth_law must be a depth law such as FixedDepth\(4\), got 4"),
+    ):
+        RecurrentDepth(nn.Linear(DIM, DIM), "copy", depth_law=4)  # type: ignore[arg-type]

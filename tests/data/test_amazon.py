@@ -7,11 +7,12 @@ import socket
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
 from latentloop.data import amazon, load_interactions
 from latentloop.errors import InputError
@@ -147,3 +148,13 @@ def test_a_cached_file_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     for name in ("try_to_load_from_cache", "hf_hub_download"):
         monkeypatch.setattr(huggingface_hub, name, lambda *_, **__: str(tmp_path / "local.csv"))
     assert len(load_interactions("amazon-2023:Software")) == 3
+
+
+def test_what_the_hub_answers_is_told_and_not_taken_for_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise HfHubHTTPError("403: this data set is gated", response=MagicMock(headers={}))
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    with pytest.raises(InputError, match=r"amazon-2023:Software: the download failed \(403: this data set is gated"):
+        load_interactions("amazon-2023:Software")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from latentloop.data import DataCard, Interactions, load_interactions
 from latentloop.errors import InputError, InputTypeError
+from tests.inputs.worlds import unchecked
 
 USERS = st.sampled_from(["u9", "u10", "Ü", "a", "b"])
 ITEMS = st.integers(-3, 6)
@@ -141,3 +142,16 @@ def test_the_callers_arrays_stay_the_callers(ordered: bool) -> None:
         column[:] = -1
     assert (table.user.tolist(), table.item.tolist()) == ([0, 0, 1], [2, 1, 2])
     assert table.timestamp is not None and table.timestamp.tolist() == [3, 4, 5]
+
+
+def test_columns_of_different_lengths_are_no_table() -> None:
+    one, two = torch.tensor([0]), torch.tensor([1, 1])
+    with unchecked(), pytest.raises(InputError, match=r"item: shape \(2,\), expected \(1,\) as user has"):
+        Interactions(one, two, None, ["u"], ["a"])
+    with unchecked(), pytest.raises(InputError, match=r"timestamp: shape \(2,\), expected \(1,\) as user has"):
+        Interactions(one, torch.tensor([1]), two, ["u"], ["a"])
+
+
+def test_a_table_says_how_large_it_is() -> None:
+    table = Interactions.of(["u", "v", "u"], ["a", "b", "b"])
+    assert repr(table) == "Interactions(users=2, items=2, actions=3)"

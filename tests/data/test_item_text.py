@@ -151,6 +151,11 @@ def test_mistakes_in_arguments_and_bytes(tmp_path: Path) -> None:
     refused("line 3: bytes that are not UTF-8", load_item_text, tmp_path / "latin.csv")
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that opens and cannot be read")
+def test_a_file_that_cannot_be_read_is_one_line() -> None:
+    refused(r"/proc/self/mem: cannot be read \(", load_item_text, Path("/proc/self/mem"), format="csv")
+
+
 @given(seed=seeds, whole=st.booleans())
 def test_rows_are_brought_into_the_catalogs_order(seed: int, whole: bool) -> None:
     rng = np.random.default_rng(seed)

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from latentloop.data import Interactions, load_interactions
+from latentloop.data.formats.delimited import refuse_open_quote
 from latentloop.errors import InputError, InputTypeError
 
 Row = tuple[Any, Any, Any]
@@ -339,6 +340,11 @@ MISTAKES: list[tuple[str, bytes, str]] = [
     ("a.jsonl", b'{"user": 1, "item": 2}\n{"user": 1}\n', "line 2: no value in column 'item'"),
     ("a.jsonl", b'{"user": 1, "item": "b"}\n{"user": 1, "item": ""}\n', "line 2: no value in column 'item'"),
     ("a.jsonl", b'{"user": 1, "item": null}\n', "line 1: 'item' is null"),
+    (
+        "a.jsonl",
+        b'{"user": "u", "item": 2}\n{"user": "v"}\n{"user": 3, "item": 4}\n',
+        "line 2: no value for 'item'; fill it in or drop the line",
+    ),
     ("a.jsonl", b'{"user": 1, "item": 2.0}\n', "column 'item' holds double"),
     ("a.jsonl", b'{"user": 1, "item": 2, "ts": 3}\n{"user": 1, "item": 2, "ts": "x"}\n', "line 2: 'ts' is 'x'"),
     ("a.jsonl", b'[{"user": 1, "item": 2}]\n', "line 1: a JSON list, expected one object a line"),
@@ -437,3 +443,54 @@ def test_large_files_are_read_in_blocks_without_losing_rows(tmp_path: Path) -> N
     assert (table.num_users, table.num_items, len(table)) == (9973, 613, rows)
     assert table.timestamp is not None
     assert torch.equal(table.item - 1, table.timestamp % 613) and torch.equal(table.user, table.timestamp % 9973)
+
+
+def test_a_quote_inside_a_field_opens_nothing(tmp_path: Path) -> None:
+    """An odd number of quotes is no mistake where none of them begins a field, nor does an even number rule one out."""
+    path = tmp_path / "a.csv"
+    for rows in (["u,5 inch", 'u,6" screw'], ['u,6" screw', "u,5 inch"]):
+        path.write_text("\n".join(["user,item", *rows, ""]))
+        assert sorted(load_interactions(path).item_ids) == ["5 inch", '6" screw']
+    path.write_text('user,item\nu,6" screw\nu,"5 inch\nv,7\n')
+    with pytest.raises(InputError, match="line 3: a quote that is never closed"):
+        load_interactions(path)
+
+
+@settings(max_examples=100)
+@given(text=st.text(st.sampled_from('a,"\n'), max_size=14))
+def test_a_quote_left_open_is_found_whatever_stands_before_it(folder: Path, text: str) -> None:
+    state = "begin"
+    for character in text:  # what a reader of quoted fields does, one character at a time
+        if state == "quoted":
+            state = "closed" if character == '"' else "quoted"
+        elif character == '"':
+            state = {"begin": "quoted", "closed": "quoted"}.get(state, state)
+        else:
+            assume(state != "closed" or character in ",\n")  # text behind a closing quote: no field as it should be
+            state = "begin" if character in ",\n" else "field"
+    path = folder / "quotes.csv"
+    path.write_text(text)
+    if state == "quoted":
+        with pytest.raises(InputError, match="a quote that is never closed"):
+            refuse_open_quote(path, ",")
+    else:
+        refuse_open_quote(path, ",")
+
+
+def test_dictionary_encoded_times_are_their_values() -> None:
+    frame = pd.DataFrame({"user": [1, 1, 2], "item": [5, 6, 5], "time": [30, 10, 30]})
+    for times in (frame["time"].astype("category"), frame["time"].astype(str).astype("category")):
+        table = load_interactions(frame.assign(time=times))
+        assert table.timestamp is not None
+        assert (table.item.tolist(), table.timestamp.tolist()) == ([2, 1, 1], [10, 30, 30])
+
+
+def test_an_arrow_table_without_rows_is_refused() -> None:
+    with pytest.raises(InputError, match="no rows, expected at least one interaction"):
+        load_interactions(pa.table({"user": pa.array([], pa.int64()), "item": pa.array([], pa.string())}))
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that opens and cannot be read")
+def test_a_file_that_cannot_be_read_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"^/proc/self/mem: cannot be read \([^\n]+\)$"):
+        load_interactions("/proc/self/mem", format="text")

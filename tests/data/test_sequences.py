@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from latentloop.data import Interactions, Samples, Sequences
 from latentloop.errors import InputError
+from tests.inputs.worlds import unchecked
 
 HISTORIES = st.lists(st.lists(st.integers(1, 9), max_size=12), min_size=2, max_size=6).filter(
     lambda h: sum(map(len, h)) > 0
@@ -134,3 +135,9 @@ def test_a_device_holds_everything_and_answers_the_same(device: torch.device) ->
         (samples.select(index).rows, moved.select(index).rows),
     ):
         assert torch.equal(ours, theirs.cpu())
+
+
+def test_samples_of_different_numbers_of_users_and_ends_are_refused() -> None:
+    sequences = sequences_of([[1, 2, 3], [4, 5]])
+    with unchecked(), pytest.raises(InputError, match="samples: 2 users, 1 ends, 2 rows; expected as many of each"):
+        Samples(sequences, torch.tensor([0, 1]), torch.tensor([1]), 3)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from latentloop import report
 from latentloop.backbones.sasrec import SASRec
+from latentloop.data.card import DataCard
 from latentloop.data.splits import leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.evaluation import Evaluation
 from latentloop.metrics import Ranks, metric_table
 from latentloop.recipes import build_recommender
-from latentloop.report import verdicts
+from latentloop.report import verdicts, write_report
+from latentloop.run_directory import RunDirectory
 from latentloop.significance import caveat
 from latentloop.training import Fitted
 from latentloop.two_stage import Outcome, TwoStage, two_stage
@@ -70,3 +74,14 @@ def test_a_difference_of_few_seeds_is_worded_as_theirs_however_small_p(
 def test_three_seeds_are_judged_by_p() -> None:
     assert (caveat(3, 0.01), caveat(3, 0.2)) == ("", ", which may be noise")
     assert caveat(1, 1e-9) == caveat(1, 0.9) != ""
+
+
+def test_the_report_does_without_matplotlib(
+    without_rpt: TwoStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    run = RunDirectory.create(tmp_path / "run", {})
+    write_report(without_rpt, run, DataCard.of(without_rpt.split.interactions), seed=7)
+    text = run.report_path.read_text()
+    assert text.startswith("# Results\n\nData: 60 users") and "Seed: 7." in text
+    assert "![" not in text and not list(run.path.glob("*.png"))

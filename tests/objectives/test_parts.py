@@ -324,6 +324,7 @@ def test_a_sum_passes_rollouts_on_to_the_part_that_makes_them() -> None:
         (lambda: NextItem() * math.nan, InputError, "weight must be finite, got nan"),
         (lambda: NextItem() * "2", InputTypeError, "weight must be a number, got '2'"),  # type: ignore[operator]
         (lambda: NextItem() + 3, InputTypeError, "part must be callable"),  # type: ignore[operator]
+        (lambda: Weighted(3, 0.5), InputTypeError, r"part must be callable as part\(views, batch\), got 3"),  # type: ignore[arg-type]
     ],
 )
 def test_mistakes_are_named(make: Any, error: type[Exception], match: str) -> None:
@@ -369,3 +370,29 @@ def test_depth_generators_are_those_of_the_law() -> None:
     model, batch = recommender(0), batch_of(0)
     expected = model.depth_law.sample(generator(fold(batch.key, "depth")))
     assert encode_views(model, batch, ("anchor",)).depth == expected
+
+
+def test_objectives_are_shown_as_they_are_made() -> None:
+    total = NextItem() + 0.5 * TrajectoryAlignment(temperature=0.1) + StepAlignment(temperature=2.0)
+    assert repr(total) == (
+        "NextItem() + 0.5 * TrajectoryAlignment(positives='same_target', temperature=0.1) + StepAlignment(temperature=2)"
+    )
+    weighted = 2.0 * (NextItem() + SampledNextItem(7)) + NextItem()
+    assert repr(weighted) == "2 * (NextItem() + SampledNextItem(7)) + NextItem()"
+
+
+def test_a_weighted_sum_passes_rollouts_on_too() -> None:
+    model, batch = recommender(0).eval(), batch_of(0)
+    rpt = RPT(updates=2, rollouts=2)
+    total = 0.5 * (NextItem() + rpt) + NextItem()
+    assert total.updates == 2
+    total.start(model)
+    prepared = total.prepare(model, batch)
+    loss, _ = total(encode_views(model, prepared, total.views), prepared)
+    views = encode_views(model, batch, ("anchor",))
+    expected = 1.5 * NextItem()(views, batch)[0] + rpt(views, prepared)[0] / 2
+    torch.testing.assert_close(loss, expected, **EXACT)
+    with pytest.raises(InputError, match="only one part"):
+        total + 0.5 * (NextItem() + RPT())
+    without = 0.5 * (NextItem() + StepAlignment()) + NextItem()
+    assert without.updates == 1 and without.prepare(model, batch) is batch

@@ -69,3 +69,7 @@ def test_ranks_of_any_shape() -> None:
     for reward in (RecallReward(3), NDCGReward(3)):
         flat = reward(places(12), places(12) % 3)
         assert torch.equal(reward(places(3, 4), (places(12) % 3).view(3, 4)), flat.view(3, 4))
+
+
+def test_rewards_are_shown_as_they_are_made() -> None:
+    assert (repr(RecallReward(10)), repr(NDCGReward(k=5))) == ("RecallReward(10)", "NDCGReward(5)")

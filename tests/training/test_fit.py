@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from latentloop.across_ranks import Processes
 from latentloop.backbones.sasrec import SASRec
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 from latentloop.objectives import RPT, SPT, NextItem
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.run_directory import RunDirectory
 from latentloop.training import Fitted, NotFinite, fit, make_accelerator
+from latentloop.two_stage import two_stage
+from tests.inputs.worlds import unchecked
 
 
 @pytest.fixture(scope="module")
@@ -286,3 +290,56 @@ def test_a_device_that_is_not_there_is_named() -> None:
         make_accelerator(device="tpu")
     with pytest.raises(InputError, match="precision"):
         make_accelerator(precision="fp8")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none_is_one_line() -> None:
+    with pytest.raises(InputError, match="torch sees no CUDA device: choose 'cpu'"):
+        make_accelerator(device="cuda")
+
+
+def test_two_stages_refuse_what_is_no_data_or_of_another_catalog(split: Split) -> None:
+    model = small(split)
+    with unchecked(), pytest.raises(InputTypeError, match="data must be Interactions .* or a Split, got Samples"):
+        two_stage(model, split.train)  # type: ignore[arg-type]
+    fewer = leave_one_out(synthetic_log(num_users=50, num_items=20, seed=1), 10)
+    message = f"knows {split.num_items} items, the data holds {fewer.num_items}"
+    with pytest.raises(InputError, match=f"model {message}"):
+        two_stage(model, fewer)
+    with pytest.raises(InputError, match=f"base {message}"):
+        two_stage(small(fewer), fewer, base=small(split, loop=False))
+
+
+def test_a_run_that_only_measured_trains_on_from_the_beginning(split: Split, tmp_path: Path) -> None:
+    run, model, fresh = RunDirectory.create(tmp_path / "run", {}), small(split), small(split)
+    train(model, split, epochs=0, run=run)
+    fitted = train(model, split, epochs=1, run=run)
+    assert fitted.epochs == 1
+    train(fresh, split, epochs=1)
+    assert same(weights(model), weights(fresh))
+
+
+def test_a_mistake_of_an_objectives_own_stays_one(split: Split) -> None:
+    def picky(views: Any, batch: Any) -> Any:
+        raise InputError("views: not what I wanted")
+
+    with pytest.raises(InputError, match="^views: not what I wanted$"):
+        train(small(split), split, picky)
+
+
+def test_processes_that_find_another_state_are_refused(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Processes, "each", lambda self, value: [value, value + 3])
+    with pytest.raises(InputError, match=r"run: the processes find it at steps \[0, 3\]: give all of them the same"):
+        train(small(split), split, run=RunDirectory.create(tmp_path / "run", {}))
+
+
+def test_where_selection_keeps_nothing_the_pretrained_model_is_the_answer(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = split.train.select(torch.zeros(0, dtype=torch.int64))
+    monkeypatch.setattr(sys.modules["latentloop.two_stage"], "select", lambda *_, **__: nothing)
+    result = two_stage(small(split), split, epochs=1, rpt_epochs=3, device="cpu")
+    assert list(result.outcomes) == ["chance", "popularity", "spt"]
+    assert (result.train_samples, result.kept_samples, result.pretrained_won) == (len(split.train), 0, False)

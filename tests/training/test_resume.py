@@ -186,3 +186,18 @@ def test_a_state_of_an_earlier_release_is_taken_up(split: Split, whole: tuple[Tw
         save_file(tensors, str(path), metadata={"progress": json.dumps(progress | {"finished": True})})
     again = recipe(split, RunDirectory.create(run.path, {"seed": 0}, resume=True))
     same_weights(again.model.state_dict(), expected.model.state_dict())
+
+
+def test_the_best_stage_by_hand(tmp_path: Path) -> None:
+    """Post-training wins by a larger best value only; other stages do not take part."""
+    for spt, rpt, wanted in (([0.2, 0.3], [0.3], "spt"), ([0.2, 0.3], [0.1, 0.31], "rpt"), ([0.2], [], "spt")):
+        run = RunDirectory.create(tmp_path / "run", {"seed": 0}, overwrite=True)
+        for stage, values in (("base", [0.9]), ("spt", spt), ("rpt", rpt)):
+            for epoch, value in enumerate(values, start=1):
+                run.log({"stage": stage, "epoch": epoch, "ndcg@10": value})
+        assert run.best_stage() == wanted
+    for damaged in ({}, {"ndcg@10": None}, {"ndcg@10": "high"}):
+        run = RunDirectory.create(tmp_path / "run", {"seed": 0}, overwrite=True)
+        run.log({"stage": "spt", "epoch": 1, **damaged})
+        with pytest.raises(InputError, match=r"metrics\.jsonl is damaged: .*'spt'.* is no line of ours"):
+            run.best_stage()

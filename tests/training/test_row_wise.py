@@ -300,3 +300,52 @@ def test_a_resumed_run_ends_with_the_same_bits(split: Split, tmp_path: Path, mon
     resumed = whole(RunDirectory.create(run.path, {}, resume=True))
     for name, value in expected.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_clipping_of_dense_gradients_by_hand() -> None:
+    table, other, unused = (nn.Parameter(torch.zeros(2)) for _ in range(3))
+    table.grad, other.grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, -4.0])
+    accelerator = make_accelerator(device="cpu")
+    assert clip_gradients(accelerator, [table, other, unused], 10.0).item() == 5.0
+    assert (table.grad.tolist(), other.grad.tolist()) == ([3.0, 0.0], [0.0, -4.0])
+    assert clip_gradients(accelerator, [table, other, unused], 1.0).item() == 5.0
+    torch.testing.assert_close(table.grad, torch.tensor([0.6, 0.0]), rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(other.grad, torch.tensor([0.0, -0.8]), rtol=1e-5, atol=0.0)
+    assert unused.grad is None
+
+
+def test_a_closure_computes_the_gradients_of_its_step() -> None:
+    """torch's convention: `step(closure)` computes the loss with gradients and returns it."""
+    steps = []
+    for by_closure in (True, False):
+        model = recommender(3, dropout=0.0)
+        optimizer = build_optimizer(model, learning_rate=0.1, weight_decay=0.0, few_items=True)
+        assert isinstance(optimizer, RowWiseAdamW)
+
+        def loss(model: Recommender = model) -> float:
+            value = (model.item_table.weight[2] ** 2).sum()
+            value.backward()
+            return value.item()
+
+        if by_closure:
+            before = (model.item_table.weight[2].detach() ** 2).sum().item()
+            with torch.no_grad():
+                assert optimizer.step(loss) == pytest.approx(before)
+        else:
+            loss()
+            assert optimizer.step() is None
+        steps.append(model.item_table.weight.detach().clone())
+    assert torch.equal(*steps)
+    assert not torch.equal(steps[0][2], recommender(3, dropout=0.0).item_table.weight[2])
+
+
+def test_a_table_without_a_gradient_keeps_its_bits() -> None:
+    model = recommender(3, dropout=0.0)
+    optimizer = build_optimizer(model, learning_rate=0.1, weight_decay=0.5, few_items=True)
+    before = model.item_table.weight.detach().clone()
+    model.input_norm.weight.grad = torch.ones_like(model.input_norm.weight)
+    optimizer.step()
+    assert torch.equal(model.item_table.weight, before)
+    # Adam's first step is the learning rate long; a norm's weights do not decay
+    wanted = torch.full_like(model.input_norm.weight, 1 - 0.1 / (1 + 1e-8))
+    torch.testing.assert_close(model.input_norm.weight, wanted, **EXACT)

@@ -82,3 +82,9 @@ def test_trained_weights_that_are_no_numbers_are_refused(value: float) -> None:
         check_weights(module, 7)
     module.bias.requires_grad_(False)  # a user's own constant, such as a mask of -inf
     check_weights(module, 7)
+
+
+def test_a_step_without_terms_has_none() -> None:
+    terms = StepTerms(1, every=1)
+    terms.add(1, {}, 4)
+    assert terms.means() == {} and terms.latest == {}

@@ -103,8 +103,10 @@ def refuse_open_quote(path: Path, delimiter: str) -> None:
         InputError: with the line on which the record begins.
     """
     with damaged_gzip(path), open_bytes(path) as file:
-        quotes = sum(block.count(b'"') for block in iter(lambda: file.read(_BLOCK), b""))
-    if quotes % 2 == 0:
+        any_quote, tail = False, b""
+        for block in iter(lambda: file.read(_BLOCK), b""):
+            any_quote, tail = any_quote or b'"' in block, (tail + block)[-_BLOCK:]
+    if not any_quote or not _may_end_open(tail, delimiter.encode()):
         return
     start = max((line for line, _ in records(path, delimiter, True)), default=1)
     with damaged_gzip(path), open_bytes(path) as file:
@@ -116,11 +118,25 @@ def refuse_open_quote(path: Path, delimiter: str) -> None:
             raise InputError(f"{path}: line {start}: a quote that is never closed; close or remove it") from None
 
 
+def _may_end_open(tail: bytes, delimiter: bytes) -> bool:
+    """Whether a quote may still be open at a file's end, of which `tail` is the last part.
+
+    Within quotes every other quote is written twice, so the last odd number of quotes in a row is what opened the last
+    field, and then stands where a field begins, or nothing is open: what an even number opens it closes.
+    """
+    end = len(tail)
+    while (last := tail.rfind(b'"', 0, end)) >= 0:
+        end = last
+        while end and tail[end - 1 : end] == b'"':
+            end -= 1
+        if (last + 1 - end) % 2:
+            return end == 0 or tail[end - 1 : end] in (delimiter, b"\r", b"\n")
+    return True
+
+
 def _line_of(path: Path, delimiter: str, quoted: bool, row: int) -> int:
-    for number, (line, _) in enumerate(records(path, delimiter, quoted), start=-1):
-        if number == row:
-            return line
-    return row + 2
+    lines = (line for line, _ in records(path, delimiter, quoted))
+    return next(islice(lines, row + 1, None), row + 2)
 
 
 def explained(path: Path, delimiter: str, quoted: bool, width: int | None, error: Exception) -> InputError:

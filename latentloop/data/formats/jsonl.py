@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,7 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _line_of(path: Path, row: int) -> int:
-    for number, (line, _) in enumerate(objects(path)):
-        if number == row:
-            return line
-    return row + 1
+    return next(islice((line for line, _ in objects(path)), row, None), row + 1)
 
 
 def _explained(path: Path, names: list[str], first: dict[str, Any]) -> InputError:

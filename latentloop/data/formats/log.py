@@ -69,8 +69,6 @@ class Log:
         else:
             self._check_kind(column.type, name)
             encoded = column.combine_chunks().dictionary_encode()
-        if isinstance(encoded, pa.ChunkedArray):  # combine_chunks keeps the wrapper when there is no chunk
-            encoded = encoded.chunk(0)
         if len(encoded.dictionary.unique()) < len(encoded.dictionary):  # a table made by hand may say a value twice
             encoded = encoded.cast(encoded.type.value_type).dictionary_encode()
         values, codes = encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
