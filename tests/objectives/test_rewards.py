@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -36,6 +37,17 @@ def test_advantages_are_the_populations_z_scores(seed: int, groups: int, size: i
     np.testing.assert_allclose(found.sum(1).numpy(), 0, atol=1e-12)
 
 
+def test_advantages_survive_any_offset_and_any_mix_of_scales() -> None:
+    rewards = [[1e16, 1e16 + 2, 1e16 + 6], [1e300, -1e300, 5e299], [1e-300, 2e-300, 4e-300], [1.7e308, -1.7e308, 1e308]]
+    found = advantages(torch.tensor([*rewards, [0.1, 0.2, 0.7]], dtype=torch.float64))
+    for row, ours in zip([*rewards, [0.1, 0.2, 0.7]], found.tolist(), strict=True):
+        exact = [Fraction(value) for value in row]
+        away = [value - sum(exact) / 3 for value in exact]
+        scaled = [value / max(map(abs, away)) for value in away]
+        spread = math.sqrt(sum(value**2 for value in scaled) / 3)
+        assert ours == pytest.approx([float(value) / spread for value in scaled], rel=1e-12)
+
+
 @given(value=st.floats(-1e6, 1e6), size=st.integers(1, 9))
 def test_ties_and_groups_of_one_have_no_advantage(value: float, size: int) -> None:
     rewards = torch.full((2, size), value, dtype=torch.float64)
@@ -53,12 +65,14 @@ def test_one_hit_among_four() -> None:
 def test_mistakes_are_named() -> None:
     with unchecked():
         for bad in (math.nan, math.inf):
-            with pytest.raises(InputError, match="finite"):
+            with pytest.raises(InputError, match="^rewards must be finite"):
                 advantages(torch.tensor([[1.0, bad]]))
-        with pytest.raises(InputError, match=r"got \(3,\)"):
+        with pytest.raises(InputError, match=r"^rewards must be .* got \(3,\)"):
             advantages(torch.zeros(3))
+        with pytest.raises(InputError, match=r"^rewards must be .* got \(3, 0\)"):
+            advantages(torch.zeros(3, 0))
         for make in (RecallReward, NDCGReward):
-            with pytest.raises(InputError, match="k must be a whole number of at least 1, got 0"):
+            with pytest.raises(InputError, match="^k must be a whole number of at least 1, got 0"):
                 make(0)
 
 

@@ -1,0 +1,127 @@
+"""How many changes of the code the tests notice: `make mutants`.
+
+Each mutant (see `making`) is run against its module's own tests until one fails. What survives must be listed in
+survivors.toml with the reason why it may, and nine in ten must be killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+LISTED = Path(__file__).with_name("survivors.toml")
+LAST = ROOT / "build" / "mutants.json"
+WANTED = 0.9
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a process that has used a device cannot fork
+os.environ["HYPOTHESIS_PROFILE"] = "mutants"
+
+PARTS = "tests/objectives/test_parts.py"
+CONTRACT = "tests/objectives/test_contract.py"
+INFO_NCE = "tests/objectives/test_info_nce.py"
+EVERYWHERE = "tests/objectives/test_next_item_everywhere.py"
+TESTS: dict[str, list[str]] = {
+    "depth": ["tests/core/test_depth.py"],
+    "recurrence": ["tests/core/test_recurrence.py"],
+    "metrics": ["tests/evaluation/test_metrics.py"],
+    "item_ranks": ["tests/test_item_softmax.py", "-k=rank or tie or top or number or named or row or exact or keys"],
+    "data.splits": ["tests/data/test_splits.py"],
+    "objectives.advantages": ["tests/objectives/test_rewards.py"],
+    "objectives.compose": [PARTS, CONTRACT],
+    "objectives.contract": [PARTS, CONTRACT],
+    "objectives.info_nce": [INFO_NCE, PARTS],
+    "objectives.next_item": [PARTS],
+    "objectives.next_item_everywhere": [EVERYWHERE],
+    "objectives.policy": ["tests/objectives/test_policy.py"],
+    "objectives.rewards": ["tests/objectives/test_rewards.py"],
+    "objectives.rollouts": ["tests/objectives/test_rpt.py"],
+    "objectives.rpt": ["tests/objectives/test_rpt.py"],
+    "objectives.selection": ["tests/objectives/test_selection.py"],
+    "objectives.spt": [PARTS],
+    "objectives.step": [PARTS],
+    "objectives.trajectory": [PARTS],
+    "objectives.views": [PARTS, EVERYWHERE],
+}
+"""What pytest is given for each module."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the modules' mutants and report; 0 where enough are killed and all others listed."""
+    options = _parser().parse_args(arguments)
+    from tests.mutants.making import mutants
+    from tests.mutants.running import judge
+
+    LAST.parent.mkdir(exist_ok=True)
+    last: dict[str, list[list[str]]] = json.loads(LAST.read_text()) if LAST.exists() else {}
+    listed, fine = listed_survivors(), True
+    say(f"{'module':<34} {'mutants':>7} {'killed':>14} {'listed':>7} {'seconds':>8}")
+    for name in options.modules:
+        start = time.monotonic()
+        made = mutants(source_of(name))
+        if options.again:
+            made = [mutant for mutant in made if list(mutant.name) in last.get(name, [])]
+        made = [mutant for mutant in made if options.function in mutant.function][:: options.every]
+        with LAST.with_name(f"mutants-{name}.log").open("w") as log:
+            judged = list(judge(f"latentloop.{name}", made, TESTS[name], log.fileno()))
+        survivors = [mutant for mutant, by in judged if not by]
+        unlisted = [mutant for mutant in survivors if mutant.name not in listed.get(name, {})]
+        share = 1 - len(survivors) / max(1, len(judged))
+        killed = f"{len(judged) - len(survivors)} ({share:.1%})"
+        took = time.monotonic() - start
+        say(f"{name:<34} {len(judged):>7} {killed:>14} {len(survivors) - len(unlisted):>7} {took:>8.1f}")
+        say(*(f"  survives, not listed: {mutant}" for mutant in unlisted))
+        idle = {mutant.name for mutant, by in judged if by} & set(listed.get(name, {}))
+        say(*(f"  killed, though listed: {was} -> {becomes}" for _, was, becomes in idle))
+        if options.verbose:
+            say(*(f"  {by or 'SURVIVES'}: {mutant}" for mutant, by in judged))
+        fine &= not unlisted and (options.again or share >= WANTED)
+        last[name] = [list(mutant.name) for mutant in survivors]
+        LAST.write_text(json.dumps(last))
+    return int(not fine)
+
+
+def source_of(module: str) -> str:
+    """The source of a module of latentloop."""
+    return (ROOT / "latentloop" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+
+
+def listed_survivors() -> dict[str, dict[tuple[str, str, str], str]]:
+    """By module, the survivors that survivors.toml lists, and why they may survive."""
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    found: dict[str, dict[tuple[str, str, str], str]] = {}
+    table: dict[str, Any] = toml.loads(LISTED.read_text(encoding="utf-8"))
+    for module, functions in table.items():
+        for function, entries in functions.items():
+            for entry in entries:
+                for becomes in entry["becomes"]:
+                    name = ("" if function == "module" else function, entry["was"], becomes)
+                    found.setdefault(module, {})[name] = entry["why"]
+    return found
+
+
+def say(*lines: str) -> None:
+    """Write lines for whoever waits."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("modules", nargs="*", choices=list(TESTS), default=list(TESTS), metavar="MODULE")
+    parser.add_argument("--again", action="store_true", help="only those that survived last time")
+    parser.add_argument("--function", default="", help="only mutants of functions with this in their name")
+    parser.add_argument("--every", type=int, default=1, help="every n-th mutant, for a quick look")
+    parser.add_argument("--verbose", action="store_true", help="what killed each mutant")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
