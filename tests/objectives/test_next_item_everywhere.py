@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentloop.across_ranks import Share
 from latentloop.backbones.fmlprec import FMLPRec
 from latentloop.backbones.sasrec import SASRec
 from latentloop.data.batch import Batch, batches
@@ -32,7 +34,7 @@ from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.training import fit, make_accelerator
 from tests.core.worlds import fewer
-from tests.objectives.worlds import gradients, seeds
+from tests.objectives.worlds import gradients, part_of, seeds, side_by_side
 
 LENGTH = 4  # shorter than many histories, so that users have several windows
 
@@ -107,6 +109,24 @@ def test_rows_of_one_target_are_prefix_training(seed: int) -> None:
     wanted, _ = NextItem()(encode_views(model, batch, ("anchor",)), batch)
     found, _ = NextItemEverywhere()(views, batch)
     torch.testing.assert_close(found, wanted)
+
+
+@fewer
+@given(seed=seeds, world=st.integers(2, 3))
+def test_processes_weighed_by_their_rows_add_up_to_the_mean_over_all_targets(seed: int, world: int) -> None:
+    split = split_of(seed)
+    model, whole = model_of(split, seed), batch_of(split, seed)
+
+    def part(share: Share) -> tuple[Tensor, Tensor]:
+        batch = part_of(whole, share)
+        loss, terms = NextItemEverywhere()(encode_views(model, batch, NextItemEverywhere.views), batch)
+        torch.testing.assert_close(terms, {"next_item": loss.detach()})
+        return loss * share.weight, torch.tensor(share.weight)
+
+    wanted, _ = NextItemEverywhere()(encode_views(model, whole, NextItemEverywhere.views), whole)
+    losses, weights = zip(*side_by_side(len(whole), part, world), strict=True)
+    torch.testing.assert_close(sum(losses), wanted, rtol=1e-8, atol=1e-10)
+    assert sum(weights) == pytest.approx(1)
 
 
 @fewer

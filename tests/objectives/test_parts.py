@@ -30,6 +30,7 @@ from latentloop.objectives import (
     symmetric_info_nce,
     views_of,
 )
+from latentloop.objectives.contract import touches_few_items
 from latentloop.objectives.step import draw_step
 from latentloop.randomness import fold, generator, row_keys
 from latentloop.recommender import Recommender
@@ -309,21 +310,84 @@ def test_a_sum_passes_rollouts_on_to_the_part_that_makes_them() -> None:
         RPT() + 2.0 * RPT()
 
 
+def test_a_sum_touches_few_items_where_all_its_parts_do() -> None:
+    def silent(views: Views, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return views["anchor"].final.sum() * 0, {}
+
+    few = [SampledNextItem(3), TrajectoryAlignment(), StepAlignment()]
+    assert [touches_few_items(part) for part in (*few, NextItem(), silent)] == [True, True, True, False, False]
+    assert [Weighted(part, 2.0).touches_few_items for part in (few[0], NextItem())] == [True, False]
+    assert Sum(few).touches_few_items
+    assert not Sum([*few, NextItem()]).touches_few_items and not Sum([silent, *few]).touches_few_items
+
+
+def test_a_weighted_part_that_prepares_nothing_leaves_the_batch_for_one_update() -> None:
+    model, batch = recommender(0), batch_of(0)
+    total = 2.0 * NextItem()
+    total.start(model)
+    assert total.prepare(model, batch) is batch
+    assert total.updates == 1
+    assert (2.0 * RPT(updates=4)).updates == 4
+
+
+def test_sums_within_a_weight_count_as_preparing_where_a_part_of_theirs_does() -> None:
+    rpt = RPT(updates=3)
+    assert Sum([2.0 * Sum([NextItem(), rpt]), NextItem()]).updates == 3
+    assert Sum([2.0 * Sum([NextItem(), StepAlignment()]), rpt]).updates == 3
+    with pytest.raises(InputError, match="only one part of a sum may prepare rollouts, got 2"):
+        Sum([2.0 * Sum([NextItem(), rpt]), RPT()])
+
+
+def test_sums_and_their_own_parts_are_shown_as_they_are_written() -> None:
+    total = NextItem() + 0.25 * TrajectoryAlignment(positives="self", temperature=0.5) + 2.0 * StepAlignment()
+    written = (
+        "1 * NextItem() + 0.25 * TrajectoryAlignment(positives='self', temperature=0.5) + "
+        "2 * StepAlignment(temperature=0.2)"
+    )
+    assert repr(1.0 * NextItem() + total.parts[1] + total.parts[2]) == written
+    assert repr(SampledNextItem(7)) == "SampledNextItem(7)"
+
+
+def test_the_settings_of_spt_and_its_own_parts_are_the_papers() -> None:
+    for part in (TrajectoryAlignment(), StepAlignment()):
+        assert (part.temperature, part.similarity, part.mask_same_target) == (0.2, "cosine", True)
+    assert TrajectoryAlignment().positives == "same_target"
+    first, trajectory, step = SPT().parts
+    assert isinstance(first, NextItem) and isinstance(trajectory, Weighted) and isinstance(step, Weighted)
+    assert (trajectory.weight, step.weight) == (0.1, 0.1)
+    for inner in (trajectory.part, step.part):
+        assert isinstance(inner, TrajectoryAlignment | StepAlignment)
+        assert (inner.temperature, inner.similarity, inner.mask_same_target) == (0.2, "cosine", True)
+    assert isinstance(trajectory.part, TrajectoryAlignment) and trajectory.part.positives == "same_target"
+    sampled = SampledNextItem()
+    assert (sampled.num_negatives, sampled.power) == (1024, 0.75)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda: SPT(alpha=-1), InputError, "alpha must be at least 0, got -1"),
-        (lambda: SPT(gamma=float("nan")), InputError, "gamma must be at least 0, got nan"),
-        (lambda: TrajectoryAlignment(positives="both"), InputError, "positives must be one of"),  # type: ignore[arg-type]
-        (lambda: TrajectoryAlignment(similarity="l2"), InputError, "similarity must be one of"),  # type: ignore[arg-type]
-        (lambda: StepAlignment(temperature=-1.0), InputError, "temperature must be a finite number above 0, got -1"),
-        (lambda: SampledNextItem(0), InputError, "num_negatives must be a whole number of at least 1, got 0"),
-        (lambda: SampledNextItem(item_counts=torch.tensor([1, -1])), InputError, "item_counts must be"),
-        (lambda: SampledNextItem(power=math.inf), InputError, "power must be finite"),
-        (lambda: Sum([]), InputError, "at least one part"),
-        (lambda: NextItem() * math.nan, InputError, "weight must be finite, got nan"),
-        (lambda: NextItem() * "2", InputTypeError, "weight must be a number, got '2'"),  # type: ignore[operator]
-        (lambda: NextItem() + 3, InputTypeError, "part must be callable"),  # type: ignore[operator]
+        (lambda: SPT(alpha=-1), InputError, "^alpha must be at least 0, got -1"),
+        (lambda: SPT(gamma=float("nan")), InputError, "^gamma must be at least 0, got nan"),
+        (lambda: TrajectoryAlignment(positives="both"), InputError, "^positives must be one of"),  # type: ignore[arg-type]
+        (lambda: TrajectoryAlignment(similarity="l2"), InputError, "^similarity must be one of"),  # type: ignore[arg-type]
+        (
+            lambda: TrajectoryAlignment(temperature=0.0),
+            InputError,
+            "^temperature must be a finite number above 0, got 0",
+        ),
+        (lambda: StepAlignment(similarity="l2"), InputError, "^similarity must be one of"),  # type: ignore[arg-type]
+        (lambda: StepAlignment(temperature=-1.0), InputError, "^temperature must be a finite number above 0, got -1"),
+        (lambda: SampledNextItem(0), InputError, "^num_negatives must be a whole number of at least 1, got 0"),
+        (lambda: SampledNextItem(item_counts=torch.tensor([1, -1])), InputError, "^item_counts must be"),
+        (lambda: SampledNextItem(item_counts=torch.ones(2, 2).long()), InputError, "^item_counts must be"),
+        (lambda: SampledNextItem(item_counts=torch.ones(0).long()), InputError, "^item_counts must be"),
+        (lambda: SampledNextItem(power=math.inf), InputError, "^power must be finite"),
+        (lambda: Sum([]), InputError, "^a sum needs at least one part"),
+        (lambda: NextItem() * math.nan, InputError, "^weight must be finite, got nan"),
+        (lambda: NextItem() * "2", InputTypeError, "^weight must be a number, got '2'"),  # type: ignore[operator]
+        (lambda: NextItem() * True, InputTypeError, "^weight must be a number, got True"),
+        (lambda: Weighted(3, 1.0), InputTypeError, "^part must be callable"),  # type: ignore[arg-type]
+        (lambda: NextItem() + 3, InputTypeError, "^part must be callable"),  # type: ignore[operator]
     ],
 )
 def test_mistakes_are_named(make: Any, error: type[Exception], match: str) -> None:
