@@ -1,16 +1,18 @@
 """Mutants of a source file: mutmut's operators, on all of a module, decorated functions and module level included.
 
 Nothing is changed in annotations, decorators, `__all__` and the arguments of `len` and `isinstance` (as mutmut has
-it), in `device=` arguments, which only a machine with an accelerator could tell from their defaults (it cannot fork),
+it), in arguments that name a device, which only a machine with an accelerator could tell from others (it cannot fork),
 and in the words of an error's message.
 """
 
 from __future__ import annotations
 
 import ast
+import itertools
 from dataclasses import dataclass
 
 import libcst as cst
+from libcst.metadata import CodeRange, WhitespaceInclusivePositionProvider
 from mutmut.mutation.mutators import mutation_operators
 
 __all__ = ["Mutant", "mutants"]
@@ -43,12 +45,14 @@ class Mutant:
 
 def mutants(source: str) -> list[Mutant]:
     """All mutants of a source file that compile and differ from it and from each other."""
-    module = cst.MetadataWrapper(cst.parse_module(source)).module  # a copy in which no node occurs twice
+    wrapper = cst.MetadataWrapper(cst.parse_module(source))
     finder = _Finder()
-    module.visit(finder)
+    wrapper.visit(finder)
+    begins = [0, *itertools.accumulate(len(line) for line in source.splitlines(keepends=True))]
     seen, made = {_meaning(source)}, []
-    for function, node, changed in finder.found:
-        code = cst.ensure_type(module.deep_replace(node, changed), cst.Module).code
+    for function, span, changed in finder.found:
+        start, end = (begins[place.line - 1] + place.column for place in (span.start, span.end))
+        code = source[:start] + wrapper.module.code_for_node(changed) + source[end:]
         meaning = _meaning(code)
         if meaning is not None and meaning not in seen:
             seen.add(meaning)
@@ -57,11 +61,13 @@ def mutants(source: str) -> list[Mutant]:
 
 
 class _Finder(cst.CSTVisitor):
-    """Collects (function, node, what it becomes)."""
+    """Collects (function, place of a node, what it becomes)."""
+
+    METADATA_DEPENDENCIES = (WhitespaceInclusivePositionProvider,)
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[str, cst.CSTNode, cst.CSTNode]] = []
+        self.found: list[tuple[str, CodeRange, cst.CSTNode]] = []
         self._around: list[cst.ClassDef | cst.FunctionDef] = []
         self._raises = 0
 
@@ -75,7 +81,9 @@ class _Finder(cst.CSTVisitor):
             for kind, operator in mutation_operators:
                 if isinstance(node, kind):
                     changes = [changed for changed in operator(node) if not _of_device(node, changed)]
-                    self.found += [(self._function(), node, changed) for changed in changes]
+                    if changes:
+                        span: CodeRange = self.get_metadata(WhitespaceInclusivePositionProvider, node)
+                        self.found += [(self._function(), span, changed) for changed in changes]
         return True
 
     def on_leave(self, original_node: cst.CSTNode) -> None:
@@ -97,20 +105,26 @@ def _untouched(node: cst.CSTNode) -> bool:
         return True
     if isinstance(node, cst.Call):
         return isinstance(node.func, cst.Name) and node.func.value in ("len", "isinstance")
+    if isinstance(node, cst.Arg):
+        return _is_device(node)
     if isinstance(node, cst.Assign):
         return isinstance(target := node.targets[0].target, cst.Name) and target.value == "__all__"
     return False
 
 
 def _of_device(node: cst.CSTNode, changed: cst.CSTNode) -> bool:
-    """Whether a call's `device=` is all that changes."""
+    """Whether a call's device is all that changes."""
     if not (isinstance(node, cst.Call) and isinstance(changed, cst.Call)):
         return False
-    before, after = (
-        [each.func, *(arg for arg in each.args if arg.keyword is None or arg.keyword.value != "device")]
-        for each in (node, changed)
-    )
-    return len(before) == len(after) and all(a is b for a, b in zip(before, after, strict=True))
+    kept = {id(arg) for arg in changed.args}
+    others_kept = all(id(arg) in kept for arg in node.args if not _is_device(arg))
+    return changed.func is node.func and others_kept and any(map(_is_device, node.args))
+
+
+def _is_device(arg: cst.Arg) -> bool:
+    if arg.keyword is not None:
+        return arg.keyword.value == "device"
+    return isinstance(arg.value, cst.Attribute) and arg.value.attr.value == "device"
 
 
 def _meaning(code: str) -> str | None:

@@ -204,7 +204,8 @@ def test_many_samples_approach_the_full_loss() -> None:
     model, batch = recommender(4).eval(), batch_of(4, few_targets=False)
     views = encode_views(model, batch, ("anchor",))
     full, _ = NextItem()(views, batch)
-    sampled, _ = SampledNextItem(200_000)(views, batch)
+    sampled, terms = SampledNextItem(200_000)(views, batch)
+    assert terms == {"next_item": sampled.detach()}
     assert sampled.item() == pytest.approx(full.item(), abs=0.02)  # 1 / sqrt(M) of a spread of a few
     wanted = gradients(full, model)
     found = gradients(SampledNextItem(200_000)(encode_views(model, batch, ("anchor",)), batch)[0], model)

@@ -24,8 +24,15 @@ def test_rewards_are_means_over_the_tied_ranks(greater: int, ties: int, k: int) 
     recall = sum(rank <= k for rank in ranks) / len(ranks)
     ndcg = sum(1 / math.log2(rank + 1) for rank in ranks if rank <= k) / len(ranks)
     place = torch.tensor([[greater, 0]]), torch.tensor([[ties, 0]])
-    assert RecallReward(k)(*place).tolist() == [[pytest.approx(recall), 1]]
-    assert NDCGReward(k)(*place).tolist() == [[pytest.approx(ndcg), 1]]
+    assert RecallReward(k)(*place).tolist() == [[pytest.approx(recall, rel=1e-12, abs=1e-15), 1]]
+    assert NDCGReward(k)(*place).tolist() == [[pytest.approx(ndcg, rel=1e-12, abs=1e-15), 1]]
+
+
+def test_ten_places_are_rewarded_unless_told_otherwise() -> None:
+    greater, ties = torch.tensor([9, 10]), torch.tensor([0, 0])
+    assert RecallReward()(greater, ties).tolist() == [1.0, 0.0]
+    assert NDCGReward()(greater, ties).tolist() == [pytest.approx(1 / math.log2(11)), 0.0]
+    assert (repr(RecallReward()), repr(NDCGReward(3))) == ("RecallReward(10)", "NDCGReward(3)")
 
 
 @given(seed=seeds, groups=st.integers(1, 5), size=st.integers(2, 9), scale=st.sampled_from([1e-300, 1.0, 1e300]))

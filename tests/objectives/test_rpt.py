@@ -13,17 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from latentloop.across_ranks import Share
 from latentloop.data.batch import Batch
 from latentloop.depth import FixedDepth
 from latentloop.errors import InputError, InputTypeError
-from latentloop.objectives import RPT, NDCGReward, encode_views
+from latentloop.objectives import RPT, NDCGReward, RecallReward, encode_views
 from latentloop.objectives.policy import KL, Policy, Ratio
 from latentloop.objectives.rpt import Prepared
 from latentloop.randomness import fold, generator, row_keys
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from tests.core.worlds import unchecked
-from tests.objectives.worlds import DIM, LENGTH, batch_of, gradients, recommender, seeds
+from tests.objectives.worlds import DIM, LENGTH, batch_of, gradients, part_of, recommender, seeds, side_by_side
 
 EXACT = {"rtol": 1e-8, "atol": 1e-10}  # float64
 
@@ -140,18 +141,26 @@ def run(rpt: RPT, model: Recommender, prepared: Batch) -> tuple[Tensor, dict[str
 
 
 @settings(max_examples=max(12, settings().max_examples // 2))  # a model for every rollout: the slowest test here
-@given(seed=seeds, policy=policies, ratio=forms, kl=divergences, keep_kl=st.booleans(), own_depth=st.booleans())
-def test_a_later_update_is_the_twins(
-    seed: int, policy: Policy, ratio: Ratio, kl: KL, keep_kl: bool, own_depth: bool
+@given(
+    seed=seeds,
+    updates=st.sampled_from([1, 2]),
+    policy=policies,
+    ratio=forms,
+    kl=divergences,
+    keep_kl=st.booleans(),
+    own_depth=st.booleans(),
+)
+def test_the_only_update_and_a_later_one_are_the_twins(
+    seed: int, updates: int, policy: Policy, ratio: Ratio, kl: KL, keep_kl: bool, own_depth: bool
 ) -> None:
     reward = inverse_rank if seed % 2 else NDCGReward(2)
     switches: dict[str, Any] = {"policy": policy, "ratio": ratio, "kl": kl, "keep_kl": keep_kl, "own_depth": own_depth}
-    rpt = RPT(rollouts=3, updates=2, kl_weight=0.7, reward=reward, **switches)
+    rpt = RPT(rollouts=3, updates=updates, kl_weight=0.7, reward=reward, **switches)
     reference, batch = recommender(seed), batch_of(seed, 1 + seed % 4)
     rpt.start(reference)
     old = moved(reference, seed)
     prepared = rpt.prepare(old, batch)
-    model = moved(old, seed + 1)
+    model = moved(old, seed + 1) if updates == 2 else old
     loss, terms = run(rpt, model, prepared)
     expected, wanted = Twin(rpt, model, old, reference, batch).loss()
     torch.testing.assert_close(loss, expected, **EXACT)
@@ -216,6 +225,40 @@ def test_at_the_reference_the_divergence_is_zero_and_flat(kl: KL, seed: int) -> 
     assert terms["zero_variance"].item() == 1
     assert loss.item() == 0
     assert all(torch.equal(grad, torch.zeros_like(grad)) for grad in gradients(loss, model).values())
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("ratio", get_args(Ratio))
+def test_processes_tell_what_their_rollouts_came_to_together(ratio: Ratio, rows: int) -> None:
+    seed = 3
+    reference, whole = recommender(seed, dropout=0.0), batch_of(seed, rows)
+    rpt = RPT(rollouts=3, updates=2, ratio=ratio, reward=NDCGReward(3), clip=0.05)
+    rpt.start(reference)
+    told = ("reward_mean", "reward_std", "zero_variance", "clip_share", "ratio_mean")
+
+    def terms(share: Share | None) -> dict[str, float]:
+        old = moved(reference, seed)
+        prepared = rpt.prepare(old, whole if share is None else part_of(whole, share))
+        found = run(rpt, moved(old, seed + 1, 0.1), prepared)[1]
+        return {name: found[name].item() for name in told}
+
+    alone = terms(None)
+    if rows > 1:
+        assert 0 < alone["clip_share"] < 1 and alone["reward_std"] > 0
+    for found in side_by_side(rows, terms):
+        assert found == pytest.approx(alone, rel=1e-6)
+
+
+def test_its_settings_are_kept_and_are_the_papers_otherwise() -> None:
+    rpt = RPT()
+    assert isinstance(rpt.reward, RecallReward) and rpt.reward.k == 10
+    assert (rpt.rollouts, rpt.policy, rpt.ratio, rpt.kl, rpt.kl_weight) == (4, "target", "joint", "full", 1.0)
+    assert (rpt.clip, rpt.updates, rpt.keep_kl, rpt.dropout, rpt.own_depth) == (0.2, 1, True, False, False)
+    assert rpt.reference is None and rpt.views == ()
+    assert repr(rpt) == "RPT(rollouts=4, reward=RecallReward(10), policy='target')"
+    assert repr(RPT(rollouts=2, reward=NDCGReward(3), policy="top")) == (
+        "RPT(rollouts=2, reward=NDCGReward(3), policy='top')"
+    )
 
 
 @given(seed=seeds)
@@ -412,14 +455,14 @@ def test_it_raises_the_reward() -> None:
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        ({"rollouts": 0}, "rollouts must be a whole number of at least 1, got 0"),
-        ({"updates": 0}, "updates must be a whole number of at least 1, got 0"),
-        ({"clip": 0.0}, "clip must be a finite number above 0"),
-        ({"kl_weight": -1.0}, "kl_weight must be a finite number of at least 0"),
-        ({"kl_weight": math.nan}, "kl_weight must be a finite number of at least 0"),
-        ({"policy": "best"}, "policy must be one of 'target', 'hybrid', 'top', got 'best'"),
-        ({"ratio": "mean"}, "ratio must be one of 'joint', 'step', got 'mean'"),
-        ({"kl": "k3"}, "kl must be one of 'full', 'target', got 'k3'"),
+        ({"rollouts": 0}, "^rollouts must be a whole number of at least 1, got 0"),
+        ({"updates": 0}, "^updates must be a whole number of at least 1, got 0"),
+        ({"clip": 0.0}, "^clip must be a finite number above 0"),
+        ({"kl_weight": -1.0}, "^kl_weight must be a finite number of at least 0"),
+        ({"kl_weight": math.nan}, "^kl_weight must be a finite number of at least 0"),
+        ({"policy": "best"}, "^policy must be one of 'target', 'hybrid', 'top', got 'best'"),
+        ({"ratio": "mean"}, "^ratio must be one of 'joint', 'step', got 'mean'"),
+        ({"kl": "k3"}, "^kl must be one of 'full', 'target', got 'k3'"),
     ],
 )
 def test_mistakes_are_named(wrong: dict[str, Any], match: str) -> None:
@@ -430,18 +473,18 @@ def test_mistakes_are_named(wrong: dict[str, Any], match: str) -> None:
 def test_mistakes_in_use_are_named() -> None:
     model, batch = recommender(9), batch_of(9)
     with unchecked():
-        with pytest.raises(InputTypeError, match="reward must be a callable"):
+        with pytest.raises(InputTypeError, match="^reward must be a callable"):
             RPT(reward=3)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=r"call start\(model\)"):
             RPT().prepare(model, batch)
         for reward, found in ((lambda greater, ties: greater[:, :1].double(), ", 1"), (lambda greater, ties: 1, "int")):
             rpt = RPT(reward=reward)
             rpt.start(model)
-            with pytest.raises(InputError, match=f"reward must return a tensor .*{found}"):
+            with pytest.raises(InputError, match=f"^reward must return a tensor .*{found}"):
                 rpt.prepare(model, batch)
         rpt = RPT(reward=lambda greater, ties: torch.full(greater.shape, math.nan))
         rpt.start(model)
-        with pytest.raises(InputError, match="rewards must be finite"):
+        with pytest.raises(InputError, match="^rewards must be finite"):
             rpt.prepare(model, batch)
         with pytest.raises(InputTypeError, match="prepare"):
             run(rpt, model, batch)
