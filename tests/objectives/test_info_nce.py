@@ -165,5 +165,7 @@ def test_mistakes_are_named() -> None:
             info_nce(x, x, temperature=1.0, similarity="l2")  # type: ignore[arg-type]
         with pytest.raises(InputError, match=r"got \(3, 2\) and \(2, 2\)"):
             info_nce(x, x[:2], temperature=1.0)
+        with pytest.raises(InputError, match=r"B >= 1, got \(0, 2\) and \(0, 2\)"):
+            info_nce(x[:0], x[:0], temperature=1.0)
         with pytest.raises(InputError, match=r"bool mask \(3, 3\), got \(3, 2\)"):
             info_nce(x, x, temperature=1.0, same=torch.zeros(3, 2, dtype=torch.bool))

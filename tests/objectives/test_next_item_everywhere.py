@@ -150,6 +150,19 @@ def test_in_a_sum_the_alignments_read_the_newest_position_of_the_same_pass(seed:
     assert SPT(next_item=NextItemEverywhere()).views == ("everywhere", "anchor", "same_target")
 
 
+@pytest.mark.parametrize("names", [("everywhere",), ("anchor", "everywhere"), ("self", "everywhere", "anchor")])
+def test_each_view_is_read_from_one_pass_the_anchor_first(names: tuple[str, ...]) -> None:
+    split = split_of(2)
+    model, batch = model_of(split, 2), batch_of(split, 2)
+    views = encode_views(model, batch, names)
+    wanted = ["anchor", *({"self"} & set(names))]
+    assert list(views.thoughts) == wanted
+    assert views.everywhere is not None
+    assert len(views.everywhere.packing.offsets) == len(wanted) * len(batch) + 1
+    for name in wanted:
+        torch.testing.assert_close(views[name].steps, encode_views(model, batch, (name,))[name].steps)
+
+
 def test_sampled_negatives_serve_every_position() -> None:
     split = split_of(1)
     model, batch = model_of(split, 1), batch_of(split, 1)

@@ -84,8 +84,10 @@ def test_an_unknown_or_missing_view_is_named() -> None:
         encode_views(model, batch, ("other",))
     with pytest.raises(InputError, match="same_target=True"):
         encode_views(model, Batch(batch.history, batch.target, batch.rows, 1), ("same_target",))
-    with pytest.raises(InputError, match="'self' was not encoded"):
-        encode_views(model, batch, ("anchor",))["self"]
+    with pytest.raises(InputError, match=r"'self' was not encoded \(there is anchor, same_target\): name it"):
+        encode_views(model, batch, ("anchor", "same_target"))["self"]
+    with pytest.raises(InputError, match=r"'self' was not encoded \(there is none\): name it"):
+        encode_views(model, batch, ())["self"]
 
 
 # The parts, each against its equation
@@ -223,6 +225,27 @@ def test_draws_follow_the_proposal_and_the_key() -> None:
     assert torch.equal(part.draw(9, 1)[0], part.draw(9, 1)[0])
     assert not torch.equal(part.draw(9, 1)[0], part.draw(9, 2)[0])
     assert set(SampledNextItem(500).draw(9, 1)[0].tolist()) == set(range(1, 10))
+
+
+@pytest.mark.parametrize("counts", [None, [9, 1, 0, 30]])
+def test_draws_do_not_depend_on_torchs_default_precision(counts: list[int] | None) -> None:
+    part = SampledNextItem(40, item_counts=None if counts is None else torch.tensor(counts))
+    plain = part.draw(4, 6)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = part.draw(4, 6)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(again[0], plain[0])
+    torch.testing.assert_close(again[1].float(), plain[1])
+
+
+def test_draws_beyond_a_cumulative_sum_that_rounding_left_below_one_are_the_last_item() -> None:
+    part = SampledNextItem(500, item_counts=torch.tensor([1, 1, 1]))
+    assert part._cumulative is not None
+    part._cumulative = part._cumulative * 0.5
+    assert set(part.draw(3, 1)[0].tolist()) == {1, 2, 3}
 
 
 def test_a_catalog_of_one_item_costs_nothing() -> None:
