@@ -237,6 +237,12 @@ def test_an_aggregate_with_a_size_learns_it() -> None:
     assert loop.aggregate(x, x).shape == x.shape
 
 
+def test_an_aggregate_of_another_shape_is_named() -> None:
+    loop = RecurrentDepth(nn.Identity(), nn.Identity(), lambda state, hidden: state[..., :1], dim=4)
+    with unchecked(), pytest.raises(InputError, match=r"^aggregate must return \(2, 3, 4\).* got \(2, 3, 1\)"):
+        loop(torch.ones(2, 3, 4))
+
+
 def test_the_start_state_takes_the_precision_of_the_history() -> None:
     loop = RecurrentDepth(nn.Identity(), nn.Linear(DIM, DIM), dim=DIM).to(torch.bfloat16)
     assert loop(torch.randn(2, 3, DIM, dtype=torch.bfloat16)).dtype == torch.bfloat16

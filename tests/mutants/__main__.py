@@ -32,7 +32,7 @@ TESTS: dict[str, list[str]] = {
     "item_ranks": ["tests/test_item_softmax.py", "-k=rank or tie or top or number or named or row or exact or keys"],
     "data.splits": ["tests/data/test_splits.py"],
     "objectives.advantages": [f"{OBJECTIVES}/test_rewards.py"],
-    "objectives.compose": [f"{OBJECTIVES}/test_parts.py", "-k=sum or own or spt or named"],
+    "objectives.compose": [f"{OBJECTIVES}/test_parts.py", "-k=sum or own or spt or weighted or named"],
     "objectives.contract": [
         *(f"{OBJECTIVES}/test_{name}.py" for name in ("contract", "parts")),
         "-k=contract or sum or own or free or few",

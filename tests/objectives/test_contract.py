@@ -80,4 +80,5 @@ def test_a_nameless_function_is_shown_a_name_without_brackets() -> None:
 def test_a_name_that_is_taken_gets_the_first_free_number() -> None:
     assert free_name("step", {"next_item"}) == "step"
     assert free_name("step", {"step"}) == "step_2"
+    assert free_name("step", {"step", "step_2"}) == "step_3"
     assert free_name("step", {"step", "step_2", "step_3", "step_5"}) == "step_4"

@@ -27,6 +27,7 @@ from latentloop.objectives import (
     SampledNextItem,
     StepAlignment,
     TrajectoryAlignment,
+    Views,
     encode_views,
 )
 from latentloop.randomness import fold, generator, row_keys
@@ -181,6 +182,14 @@ def test_what_is_missing_is_named() -> None:
         NextItemEverywhere()(encode_views(model, plain, ("everywhere",)), plain)
     with pytest.raises(InputError, match='name "everywhere"'):
         NextItemEverywhere()(encode_views(model, batch, ("anchor",)), batch)
+    with pytest.raises(InputError, match='name "everywhere"'):
+        NextItemEverywhere()(Views(model, 1, {}), batch)
+
+
+def test_a_causal_encoder_may_start() -> None:
+    model = model_of(split_of(0), 0)
+    NextItemEverywhere().start(model)
+    (0.5 * NextItemEverywhere() + NextItem()).start(model)
 
 
 def small_fit(split: Split, objective: Any, **kwargs: Any) -> tuple[Recommender, Any]:

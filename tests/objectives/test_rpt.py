@@ -160,6 +160,7 @@ def test_the_only_update_and_a_later_one_are_the_twins(
     rpt.start(reference)
     old = moved(reference, seed)
     prepared = rpt.prepare(old, batch)
+    assert isinstance(prepared, Prepared) and (prepared.old is None) == (updates == 1)
     model = moved(old, seed + 1) if updates == 2 else old
     loss, terms = run(rpt, model, prepared)
     expected, wanted = Twin(rpt, model, old, reference, batch).loss()
@@ -255,6 +256,9 @@ def test_its_settings_are_kept_and_are_the_papers_otherwise() -> None:
     assert (rpt.rollouts, rpt.policy, rpt.ratio, rpt.kl, rpt.kl_weight) == (4, "target", "joint", "full", 1.0)
     assert (rpt.clip, rpt.updates, rpt.keep_kl, rpt.dropout, rpt.own_depth) == (0.2, 1, True, False, False)
     assert rpt.reference is None and rpt.views == ()
+    others: dict[str, Any] = {"rollouts": 2, "policy": "top", "ratio": "step", "kl": "target", "kl_weight": 0.5}
+    others |= {"clip": 0.1, "updates": 3, "keep_kl": False, "dropout": True, "own_depth": True}
+    assert {name: getattr(RPT(**others), name) for name in others} == others
     assert repr(rpt) == "RPT(rollouts=4, reward=RecallReward(10), policy='target')"
     assert repr(RPT(rollouts=2, reward=NDCGReward(3), policy="top")) == (
         "RPT(rollouts=2, reward=NDCGReward(3), policy='top')"
