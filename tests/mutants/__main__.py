@@ -21,9 +21,6 @@ LISTED = Path(__file__).with_name("survivors.toml")
 LAST = ROOT / "build" / "mutants.json"
 WANTED = 0.9
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a process that has used a device cannot fork
-os.environ["HYPOTHESIS_PROFILE"] = "mutants"
-
 OBJECTIVES = "tests/objectives"
 TESTS: dict[str, list[str]] = {
     "depth": ["tests/core/test_depth.py"],
@@ -68,6 +65,8 @@ TESTS: dict[str, list[str]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the modules' mutants and report; 0 where enough are killed and all others listed."""
     options = _parser().parse_args(arguments)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a process that has used a device cannot fork
+    os.environ["HYPOTHESIS_PROFILE"] = "mutants"
     from tests.mutants.making import mutants
     from tests.mutants.running import judge
 
@@ -83,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = [mutant for mutant in made if options.function in mutant.function][:: options.every]
         with LAST.with_name(f"mutants-{name}.log").open("w") as log:
             judged = []
-            for mutant, by in judge(f"latentloop.{name}", made, TESTS[name], log.fileno()):
+            for mutant, by in judge(f"latentloop.{name}", made, TESTS[name], log.fileno()) if made else ():
                 judged.append((mutant, by))
                 if not by and mutant.name not in listed.get(name, {}):
                     say(f"  survives, not listed: {mutant}")

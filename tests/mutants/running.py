@@ -31,6 +31,7 @@ __all__ = ["judge"]
 
 OPTIONS = ["-q", "-x", "--tb=no", "--assert=plain", "--capture=no"]
 OPTIONS += [f"-pno:{plugin}" for plugin in ("cacheprovider", "xdist", "benchmark", "random_order")]
+STATM = Path("/proc/self/statm")
 MEMORY = 4 * 2**30
 """Bytes that a mutant may take beyond what its parent has."""
 
@@ -210,7 +211,7 @@ def _replace_source(name: str, source: str) -> None:
 
 
 def _verdict(work: Callable[[Callable[[dict[str, Any]], None]], None], log: int | None, limit: float) -> str:
-    """What killed a mutant: a test's name, "time" or "crash"; "" for none."""
+    """What killed a mutant: a test's name, "time" for waiting, "crash" (of time of its own used up, too); "" for none."""
     by = "crash"
     for told in _answers(work, log, limit):
         by = told["by"]
@@ -220,17 +221,20 @@ def _verdict(work: Callable[[Callable[[dict[str, Any]], None]], None], log: int 
 def _answers(
     work: Callable[[Callable[[dict[str, Any]], None]], None], log: int | None, limit: float
 ) -> Iterator[dict[str, Any]]:
-    """What a child tells while it works, for at most `limit` seconds without a word."""
+    """What a child tells while it works, for `limit` seconds of its own and ten times that without a word.
+
+    Others may keep the machine busy, so the clock on the wall only ends what waits for nothing.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        _be_the_child(work, log, writing)
+        _be_the_child(work, log, limit, writing)
     os.close(writing)
     with os.fdopen(reading, "rb") as answers:
         os.set_blocking(reading, False)
         buffer, heard = b"", time.monotonic()
         while True:
-            ready = select.select([reading], [], [], max(0.0, heard + limit - time.monotonic()))[0]
+            ready = select.select([reading], [], [], max(0.0, heard + 10 * limit - time.monotonic()))[0]
             if not ready:
                 os.kill(child, signal.SIGKILL)
                 yield {"by": "time"}
@@ -244,7 +248,9 @@ def _answers(
     os.waitpid(child, 0)
 
 
-def _be_the_child(work: Callable[[Callable[[dict[str, Any]], None]], None], log: int | None, writing: int) -> None:
+def _be_the_child(
+    work: Callable[[Callable[[dict[str, Any]], None]], None], log: int | None, limit: float, writing: int
+) -> None:
     def tell(answer: dict[str, Any]) -> None:
         os.write(writing, json.dumps(answer).encode() + b"\n")
 
@@ -252,9 +258,12 @@ def _be_the_child(work: Callable[[Callable[[dict[str, Any]], None]], None], log:
         if log is not None:
             os.dup2(log, 1)
             os.dup2(log, 2)
-        else:  # a mutant, not the server of them
-            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        elif STATM.exists():  # a mutant, not the server of them
+            size = int(STATM.read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        most = int(used.ru_utime + used.ru_stime + limit) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (most, most))
         work(tell)
     finally:
         os._exit(0)
