@@ -166,7 +166,7 @@ def test_steps_are_recomputed_under_the_modes_they_first_ran_under() -> None:
     found = []
     for checkpointed in (False, True):
         torch.manual_seed(4)
-        core = nn.Sequential(nn.Linear(DIM, DIM), nn.Dropout(0.5))
+        core = nn.Sequential(nn.Dropout(0.5), nn.Linear(DIM, DIM), nn.Tanh())
         loop = RecurrentDepth(nn.Identity(), core, depth_law=FixedDepth(2), dim=DIM, checkpoint_steps=checkpointed)
         x = torch.randn(3, 4, DIM, requires_grad=True)
         with dropout_off(loop):
