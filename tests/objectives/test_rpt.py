@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import dataclass
 from typing import Any, get_args
+from unittest import mock
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from latentloop.data.batch import Batch
 from latentloop.depth import FixedDepth
 from latentloop.errors import InputError, InputTypeError
 from latentloop.objectives import RPT, NDCGReward, RecallReward, encode_views
+from latentloop.objectives import rpt as rpt_module
 from latentloop.objectives.policy import KL, Policy, Ratio
 from latentloop.objectives.rpt import Prepared
 from latentloop.randomness import fold, generator, row_keys
@@ -298,8 +300,8 @@ def test_groups_that_owe_nothing_are_not_thought_through_again() -> None:
     model, batch = recommender(1), batch_of(1, 6)
 
     def reward(greater: Tensor, ties: Tensor) -> Tensor:
-        made = torch.ones(greater.shape, dtype=torch.float64)
-        made[2, 0] = made[4, 1] = 0
+        made = torch.arange(1.0, len(greater) + 1, dtype=torch.float64)[:, None].repeat(1, greater.shape[1])
+        made[2, 0] = made[4, 1] = 0  # all others tie, each row with a reward of its own
         return made
 
     for keep, groups in ((False, [2, 4]), (True, list(range(6)))):
@@ -335,6 +337,19 @@ def test_choices_are_the_policys(policy: Policy, seed: int, num_items: int) -> N
             other = next(item for item in ranked if item != target)
             wanted = {"target": target, "top": ranked[0], "hybrid": target if gain > 0 else other}[policy]
             assert int(made.choice[step, rollout]) == wanted
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"), [({}, 1), ({"updates": 2}, 0), ({"kl": "target"}, 0), ({"kl_weight": 0.0}, 0)]
+)
+def test_an_only_update_with_a_full_divergence_weighs_it_in_one_pass(settings: dict[str, Any], passes: int) -> None:
+    model, batch = recommender(1), batch_of(1)
+    objective = RPT(reward=inverse_rank, **settings)
+    objective.start(model)
+    prepared = objective.prepare(model, batch)
+    with mock.patch.object(rpt_module, "weighed_log_prob_and_kl", wraps=rpt_module.weighed_log_prob_and_kl) as weighed:
+        run(objective, model, prepared)
+    assert weighed.call_count == passes
 
 
 def test_the_reference_is_frozen_out_of_sight_and_unmoved() -> None:
@@ -385,6 +400,11 @@ def test_with_dropout_every_update_replays_the_same() -> None:
     assert torch.equal(first, second)
     other = rpt.prepare(model, Batch(batch.history, batch.target, batch.rows, batch.key + 1))
     assert prepared.dropout_key != other.dropout_key
+    # processes that share a step have its key and other rows
+    keys = {rpt.prepare(model, part_of(batch, Share.of(len(batch), rank=rank, world=2))).dropout_key for rank in (0, 1)}
+    assert len(keys) == 2
+    alone = rpt.prepare(model, Batch(batch.history[:1], batch.target[:1], batch.rows[:1], batch.key))
+    assert run(rpt, model, alone)[0].isfinite()
 
 
 def test_a_bare_block_needs_dropout_and_learns_with_it() -> None:
