@@ -10,6 +10,7 @@ import argparse
 import importlib
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -101,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         before = [old for old in last.get(name, []) if tuple(old) not in run]
         last[name] = before + [list(mutant.name) for mutant in survivors]
         LAST.write_text(json.dumps(last))
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    say(f"{sum(each.ru_utime + each.ru_stime for each in used) / 60:.1f} minutes of processor time")
     return int(not fine)
 
 

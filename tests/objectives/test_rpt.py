@@ -313,9 +313,14 @@ def test_groups_that_owe_nothing_are_not_thought_through_again() -> None:
         assert terms["zero_variance"].item() == pytest.approx(4 / 6)
         assert terms["kl"].item() > 0
         assert loss.requires_grad
+    free = RPT(kl_weight=0.0, reward=reward)
+    free.start(model)
+    assert free.prepare(model, batch).groups.tolist() == [2, 4]
     rpt = RPT(keep_kl=False, reward=lambda greater, ties: torch.zeros(greater.shape))
     rpt.start(model)
-    loss, terms = run(rpt, moved(model, 3), rpt.prepare(model, batch))
+    prepared = rpt.prepare(model, batch)
+    assert prepared.groups.tolist() == [0]  # a loss needs something to be connected to
+    loss, terms = run(rpt, moved(model, 3), prepared)
     assert loss.item() == terms["kl"].item() == 0
     loss.backward()
 
