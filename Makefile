@@ -6,14 +6,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One thread per worker: the workers share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-# What `make stable` runs, and how often; what `make compat` is given, such as COMPAT="--only oldest".
+# What `make stable` runs, and how often; what `make compat` is given, such as COMPAT="--only oldest", and `make
+# mutants`, such as MUTANTS="metrics objectives.rpt".
 TESTS ?= tests
 ORDERS ?= 20
 COMPAT ?=
+MUTANTS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup dev demo test lint types fast slow coverage stable compat bench paper clean
+.PHONY: help setup dev demo test lint types fast slow coverage stable compat mutants bench paper clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +62,9 @@ stable: dev ## the fast tests twenty times, each time in another order
 
 compat: dev ## the tests on every Python here, on the oldest packages claimed and on the newest
 	$(BIN)/python -m tests.compat $(COMPAT)
+
+mutants: dev ## how many changes of the code its tests notice, an hour of one core
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(MUTANTS)
 
 bench: dev ## speed and memory against plain twins, some five minutes
 	$(BIN)/python -m benchmarks.speed

@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from latentloop.errors import InputError
-from latentloop.item_scores import ChunkScorer, check_ids, checked, chunks, may_be_nan, no_autocast, pick
+from latentloop.item_scores import ChunkScorer, check_ids, checked, chunks, no_autocast, pick
 from latentloop.pairs import Pairs
 from latentloop.ranks_in_tiles import count_in_tiles
 from latentloop.same_keys import same_keys
 
-__all__ = ["count_ranks", "top1"]
+__all__ = ["count_ranks", "may_be_nan", "top1"]
 
 
 @torch.no_grad()
@@ -123,6 +123,14 @@ def _count(scores: Tensor, own: Tensor, unsure: bool) -> tuple[Tensor, Tensor]:
     balance = scores.sub_(own).sign_().sum(1)
     unequal = scores.abs_().sum(1)
     return ((unequal + balance) / 2).long(), items - 1 - unequal.long()
+
+
+def may_be_nan(queries: Tensor, keys: Tensor) -> bool:
+    """False where the norms rule it out (|q . k| <= |q| |k|, and no partial sum is larger): saves a pass over scores."""
+    if not queries.numel():
+        return False
+    bound = queries.norm(dim=1).amax() * keys.norm(dim=1).amax()
+    return not bool(bound < torch.finfo(bound.dtype).max / 2)
 
 
 def _hidden(exclude: tuple[Tensor, Tensor], target: Tensor, num_items: int) -> Pairs:

@@ -23,7 +23,6 @@ __all__ = [
     "checked",
     "checked_reference",
     "chunks",
-    "may_be_nan",
     "no_autocast",
     "pick",
 ]
@@ -118,14 +117,6 @@ def check_ids(name: str, ids: Tensor, num_items: int) -> None:
         low, high = (int(bound) for bound in torch.aminmax(ids))
         if low < 1 or high > num_items:
             raise InputError(f"{name} must hold item ids 1..{num_items}, found {low if low < 1 else high}")
-
-
-def may_be_nan(queries: Tensor, keys: Tensor) -> bool:
-    """False where the norms rule it out (|q . k| <= |q| |k|, and no partial sum is larger): saves a pass over scores."""
-    if not queries.numel():
-        return False
-    bound = queries.norm(dim=1).amax() * keys.norm(dim=1).amax()
-    return not bool(bound < torch.finfo(bound.dtype).max / 2)
 
 
 def pick(scores: Tensor, column: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from latentloop.errors import InputError
-from latentloop.item_scores import ACCELERATOR_BUDGET, may_be_nan, no_autocast
+from latentloop.item_ranks import may_be_nan
+from latentloop.item_scores import ACCELERATOR_BUDGET, no_autocast
 
 __all__ = ["top_k"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from latentloop import item_scores, ranks_in_tiles
+from latentloop import item_ranks, item_scores, ranks_in_tiles, same_keys
 from latentloop.errors import InputError
 from latentloop.item_policy import weighed_log_prob_and_kl
 from latentloop.item_ranks import count_ranks, top1
@@ -396,6 +396,61 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_row(value: float) 
         count_ranks(queries, keys, torch.tensor([1, 2, 1, 2]))
 
 
+def test_keys_too_large_for_the_queries_are_an_error_that_names_the_row() -> None:
+    queries, keys = torch.tensor([[0.5, 0.0], [100.0, 100.0]]), torch.tensor([[3e38, -3e38], [1.0, 1.0]])
+    with pytest.raises(InputError, match="NaN in row 1"):  # 3e40 - 3e40
+        count_ranks(queries, keys, torch.tensor([1, 2]))
+
+
+def test_large_scores_of_several_rows_are_ranked_row_by_row() -> None:
+    queries, keys = torch.tensor([[3e38], [-1.0], [0.0]]), torch.tensor([[100.0], [1.0], [-100.0], [100.0]])
+    greater, ties = count_ranks(queries, keys, torch.tensor([2, 1, 3]))
+    assert (greater.tolist(), ties.tolist()) == ([2, 2, 0], [0, 1, 3])
+
+
+def test_counts_are_exact_where_float32_is_not() -> None:
+    items = 2**24 + 3
+    greater, ties = item_ranks._count(torch.ones(1, items), torch.zeros(1, 1), unsure=False)
+    assert (greater.tolist(), ties.tolist()) == ([items], [-1])  # here no column is the target's own
+
+
+def test_one_item_is_the_top_item_and_two_leave_the_other() -> None:
+    queries = torch.randn(3, 2)
+    assert top1(queries, torch.randn(1, 2)).tolist() == [1, 1, 1]
+    assert top1(queries, torch.randn(2, 2), torch.tensor([1, 2, 1])).tolist() == [2, 1, 2]
+    with pytest.raises(InputError, match="^exclude leaves nothing to choose from"):
+        top1(queries, torch.randn(1, 2), torch.tensor([1, 1, 1]))
+    with unchecked(), pytest.raises(InputError, match=r"^exclude must hold item ids 1\.\.4, found 5"):
+        top1(queries, torch.randn(4, 2), torch.tensor([1, 5, 1]))
+
+
+@given(seed=seeds, dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_equal_keys_are_found_as_by_comparing_all_pairs(seed: int, dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(seed)
+    items, dim = int(rng.integers(1, 40)), int(rng.integers(1, 6))
+    signs = rng.choice([-1.0, 1.0], (items, dim))  # zeros of either sign are equal
+    keys = torch.from_numpy(rng.integers(0, 2, (items, dim)) * rng.choice([1.0, 1e-9], (items, 1)) * signs).to(dtype)
+    first = [next(j for j in range(items) if bool((keys[j] == keys[i]).all())) for i in range(items)]
+    with mock.patch.object(same_keys, "ACCELERATOR_BUDGET", int(rng.integers(1, 4 * dim))):
+        copies, originals = same_keys.same_keys(keys)
+    found = dict(zip(copies.tolist(), originals.tolist(), strict=True))
+    assert found == {i: j for i, j in enumerate(first) if i != j}
+
+
+@pytest.mark.parametrize("size", [1e-9, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_keys_that_differ_have_hashes_that_differ(size: float, dtype: torch.dtype) -> None:
+    grid = torch.cartesian_prod(*[torch.arange(-6, 7)] * 4)
+    keys = torch.cat([grid, torch.randn(50_000, 4, generator=torch.Generator().manual_seed(3))]).to(dtype) * size
+    assert len(same_keys._hashes(keys).unique()) == len(keys)
+
+
+def test_ranking_draws_nothing_from_torchs_own_generator() -> None:
+    before = torch.get_rng_state()
+    count_ranks(torch.ones(2, 3), torch.ones(4, 3), torch.tensor([1, 2]))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_large_scores_that_are_numbers_are_ranked() -> None:
     queries, keys = torch.tensor([[3e38, 0.0]]), torch.tensor([[100.0, 0.0], [1.0, 0.0], [-100.0, 0.0]])
     assert [x.tolist() for x in count_ranks(queries, keys, torch.tensor([2]))] == [[1], [0]]
@@ -433,8 +488,9 @@ def test_mistakes_are_named() -> None:
             weighed_log_prob_and_kl(queries, keys, queries, keys, ids, torch.ones(3), torch.ones(2))
         with pytest.raises(InputError, match="exclude leaves nothing to choose from: keys holds one item"):
             top1(queries, keys[:1], torch.ones(3, dtype=torch.int64))
-        with pytest.raises(InputError, match="rising offsets from 0 to 2"):
-            count_ranks(queries, keys, ids, exclude=(torch.tensor([1, 2]), torch.tensor([0, 2, 1, 2])))
+        for offsets in ([0, 2, 1, 2], [0, 2], [0, 1, 1, 1, 2], [1, 1, 1, 2], [0, 1, 1, 1]):
+            with pytest.raises(InputError, match=r"^exclude must be .* with 4 rising offsets from 0 to 2$"):
+                count_ranks(queries, keys, ids, exclude=(torch.tensor([1, 2]), torch.tensor(offsets)))
         with pytest.raises(InputError, match=r"exclude must hold item ids 1\.\.4, found 9"):
             count_ranks(queries, keys, ids, exclude=(torch.tensor([1, 9]), torch.tensor([0, 1, 1, 2])))
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +61,23 @@ def test_the_mean_before_the_cap_is_the_inference_depth(mean_depth: int, monkeyp
     assert law.inference_depth == mean_depth + 1
 
 
+def test_the_papers_depths_are_the_defaults() -> None:
+    assert LogNormalPoisson() == LogNormalPoisson(mean_depth=3, sigma=0.5)
+    assert (LogNormalPoisson().inference_depth, LogNormalPoisson().max_depth) == (4, 9)
+
+
+@given(seed=seeds)
+def test_a_key_gives_the_same_depth_whatever_torchs_default_precision(seed: int) -> None:
+    law = LogNormalPoisson(5, 1.0)
+    plain = [law.sample(generator(fold(seed, step))) for step in range(20)]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert [law.sample(generator(fold(seed, step))) for step in range(20)] == plain
+    finally:
+        torch.set_default_dtype(before)
+
+
 @given(low=st.integers(1, 6), extra=st.integers(0, 4), seed=seeds)
 def test_uniform_depth_reaches_both_ends(low: int, extra: int, seed: int) -> None:
     law, stream = UniformDepth(low, low + extra), generator(seed)
@@ -69,14 +87,15 @@ def test_uniform_depth_reaches_both_ends(low: int, extra: int, seed: int) -> Non
 
 @pytest.mark.parametrize("value", [0, -1, True])
 def test_depths_below_one_are_refused(value: int) -> None:
-    for build in (LogNormalPoisson, FixedDepth, lambda v: UniformDepth(v, 4)):
-        with pytest.raises(InputError, match="whole number of at least 1"):
+    builds = {"mean_depth": LogNormalPoisson, "depth": FixedDepth, "low": lambda v: UniformDepth(v, 4)}
+    for name, build in builds.items():
+        with pytest.raises(InputError, match=f"^{name} must be a whole number of at least 1"):
             build(value)
 
 
 def test_other_values_out_of_range_are_refused() -> None:
-    with pytest.raises(InputError, match="high"):
+    with pytest.raises(InputError, match="^high must be a whole number of at least 4"):
         UniformDepth(4, 3)
     for sigma in (-0.1, math.nan, math.inf):
-        with pytest.raises(InputError, match="sigma"):
+        with pytest.raises(InputError, match="^sigma must be"):
             LogNormalPoisson(3, sigma)

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from latentloop.depth import FixedDepth
+from latentloop.adapt import adapt
+from latentloop.depth import FixedDepth, LogNormalPoisson
+from latentloop.dropout import dropout_off
 from latentloop.errors import InputError, InputTypeError
 from latentloop.packing import Packing
 from latentloop.recurrence import Encoder, RecurrentDepth, Thoughts, distance_from_newest
@@ -80,6 +82,17 @@ def test_thoughts_are_the_newest_positions_of_unroll(seed: int, packed: bool, de
 
 @fewer
 @given(seed=seeds, packed=LAYOUTS, depth=depths)
+def test_everywhere_gives_the_thoughts_and_the_last_state_of_unroll(seed: int, packed: bool, depth: int) -> None:
+    loop = encoder(seed).eval()
+    hidden, state, context = hidden_and_state(seed, packed)
+    thoughts, last = loop.everywhere(hidden, state=state, depth=depth, **context)
+    states = list(loop.unroll(hidden, state=state, depth=depth, **context))
+    torch.testing.assert_close(last, states[-1], rtol=0, atol=0)
+    torch.testing.assert_close(thoughts.steps, torch.stack([newest(t, context) for t in states]), rtol=0, atol=0)
+
+
+@fewer
+@given(seed=seeds, packed=LAYOUTS, depth=depths)
 def test_forward_is_pre_and_unroll(seed: int, packed: bool, depth: int) -> None:
     loop = encoder(seed).eval()
     x, state, context = hidden_and_state(seed, packed)
@@ -123,6 +136,116 @@ def test_checkpointed_gradients_are_the_plain_ones(seed: int, packed: bool, dept
     for plain, recomputed in zip(*found, strict=True):
         torch.testing.assert_close(plain, recomputed)
     assert all(float(g.abs().sum()) > 0 for g in found[0][-1:])
+
+
+class Counting(nn.Module):
+    """A linear layer that counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.calls = nn.Linear(DIM, DIM), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.linear(x)
+
+
+@pytest.mark.parametrize(("settings", "calls"), [({}, 3), ({"checkpoint_steps": True}, 6)])
+def test_steps_are_recomputed_on_request_and_for_gradients_only(settings: dict[str, bool], calls: int) -> None:
+    core = Counting()
+    loop = RecurrentDepth(nn.Identity(), core, depth_law=FixedDepth(3), dim=DIM, **settings)
+    x = torch.randn(2, 4, DIM)
+    loop(x).sum().backward()
+    assert core.calls == calls
+    with torch.no_grad():
+        loop(x)
+    assert core.calls == calls + 3
+
+
+def test_steps_are_recomputed_under_the_modes_they_first_ran_under() -> None:
+    found = []
+    for checkpointed in (False, True):
+        torch.manual_seed(4)
+        core = nn.Sequential(nn.Dropout(0.5), nn.Linear(DIM, DIM), nn.Tanh())
+        loop = RecurrentDepth(nn.Identity(), core, depth_law=FixedDepth(2), dim=DIM, checkpoint_steps=checkpointed)
+        x = torch.randn(3, 4, DIM, requires_grad=True)
+        with dropout_off(loop):
+            out = loop(x)
+        found.append(gradients(loop, out.square().sum(), x))  # here dropout is on again
+    for plain, recomputed in zip(*found, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_the_depth_law_is_what_was_given_and_the_papers_otherwise() -> None:
+    x = torch.ones(2, 3, 4)
+    given_one = RecurrentDepth(nn.Identity(), nn.Identity(), depth_law=FixedDepth(5), dim=4)
+    plain = RecurrentDepth(nn.Identity(), nn.Identity(), dim=4)
+    assert (given_one.depth_law, plain.depth_law) == (FixedDepth(5), LogNormalPoisson(3, 0.5))
+    assert [len(list(loop.unroll(x, state=x))) for loop in (given_one, plain)] == [5, 4]
+    with unchecked(), pytest.raises(InputTypeError, match=r"^depth_law must be a depth law .* got 5$"):
+        RecurrentDepth(nn.Identity(), nn.Identity(), depth_law=5)  # type: ignore[arg-type]
+
+
+class Promising(nn.Module):
+    """A block that promises some facts."""
+
+    def __init__(self, *promised: str) -> None:
+        super().__init__()
+        for fact in FACTS:
+            setattr(self, fact, fact in promised)
+
+    def forward(self, x: Tensor, **context: Any) -> Tensor:
+        return x
+
+
+FACTS = ("causal", "pad_invariant", "fixed_length", "packed")
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_a_loop_promises_what_both_blocks_do_and_needs_what_either_does(fact: str) -> None:
+    found = {
+        (pre, core): getattr(RecurrentDepth(adapt(Promising(*pre)), adapt(Promising(*core)), dim=DIM), fact)
+        for pre in ((), (fact,))
+        for core in ((), (fact,))
+    }
+    either = fact == "fixed_length"
+    assert found == {((), ()): False, ((fact,), ()): either, ((), (fact,)): either, ((fact,), (fact,)): True}
+
+
+def test_packed_steps_are_up_to_the_core_block_alone() -> None:
+    for pre, core in (((), ()), (("packed",), ()), ((), ("packed",))):
+        loop = RecurrentDepth(adapt(Promising(*pre)), adapt(Promising(*core)), dim=DIM)
+        assert loop.packed_core == bool(core)
+
+
+def test_a_block_of_another_size_is_named() -> None:
+    sized, any_size = nn.GRU(4, 4, batch_first=True), nn.Identity()
+    for name, blocks in (("pre_block", (sized, any_size)), ("core_block", (any_size, sized))):
+        with pytest.raises(InputError, match=f"^{name} is made for vectors of size 4, but dim is 5"):
+            RecurrentDepth(*blocks, dim=5)
+        assert RecurrentDepth(*blocks, dim=4).dim == 4
+
+
+def test_vectors_of_size_one_are_vectors() -> None:
+    loop = RecurrentDepth(nn.Identity(), nn.Identity(), dim=1)
+    assert loop(torch.ones(2, 3, 1)).shape == (2, 3, 1)
+
+
+def test_an_aggregate_with_a_size_learns_it() -> None:
+    loop = RecurrentDepth(nn.Identity(), nn.Identity(), "concat", dim=DIM)
+    x = torch.randn(2, 3, DIM)
+    assert loop.aggregate(x, x).shape == x.shape
+
+
+def test_an_aggregate_of_another_shape_is_named() -> None:
+    loop = RecurrentDepth(nn.Identity(), nn.Identity(), lambda state, hidden: state[..., :1], dim=4)
+    with unchecked(), pytest.raises(InputError, match=r"^aggregate must return \(2, 3, 4\).* got \(2, 3, 1\)"):
+        loop(torch.ones(2, 3, 4))
+
+
+def test_the_start_state_takes_the_precision_of_the_history() -> None:
+    loop = RecurrentDepth(nn.Identity(), nn.Linear(DIM, DIM), dim=DIM).to(torch.bfloat16)
+    assert loop(torch.randn(2, 3, DIM, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
 @fewer
@@ -182,15 +305,15 @@ class Wider(nn.Module):
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_block_that_changes_the_shape_is_refused_at_any_depth(depth: int) -> None:
     x = torch.ones(2, 3, 4)
-    with pytest.raises(InputError, match=r"Wider must return \(2, 3, 4\).*\(2, 3, 8\)"):
+    with pytest.raises(InputError, match=r"^Wider must return \(2, 3, 4\).*\(2, 3, 8\)"):
         RecurrentDepth(Wider(), nn.Identity(), dim=4).pre(x)
-    with pytest.raises(InputError, match=r"Wider must return \(2, 3, 4\).*\(2, 3, 8\)"):
+    with pytest.raises(InputError, match=r"^Wider must return \(2, 3, 4\).*\(2, 3, 8\)"):
         RecurrentDepth(nn.Identity(), Wider(), dim=4).thoughts(x, state=x, depth=depth)
 
 
 def test_user_mistakes_at_construction() -> None:
     block = nn.Identity()
-    with pytest.raises(InputTypeError, match="aggregate must be one of 'add'"):
+    with pytest.raises(InputTypeError, match="^aggregate must be one of 'add'"):
         RecurrentDepth(block, block, "sum")
     with pytest.raises(InputError, match="state_std"):
         RecurrentDepth(block, block, state_std=-1.0)

@@ -113,3 +113,42 @@ def test_global_time_refuses_what_has_no_time_or_no_part() -> None:
         global_time(table_of([[1, 2, 3], [1, 2]]), validation=0.5, test=0.5)
     with pytest.raises(InputError, match="training part has no sample"):
         global_time(Interactions.of([1, 1, 1], [1, 2, 3], [5, 5, 5]))
+
+
+def test_leave_one_out_by_hand() -> None:
+    split = leave_one_out(table_of([[1, 2, 3], [1, 2, 4], [2]]))
+    assert split.item_counts.tolist() == [0, 2, 0, 0, 0]  # also of items that are not learned from
+    assert (split.protocol, split.max_length) == ("leave-one-out", 20)
+
+
+def test_global_time_by_hand() -> None:
+    users, items = [row % 4 for row in range(100)], [row % 7 for row in range(100)]
+    table = Interactions.of(users, items, list(range(100)))
+    assert table.timestamp is not None
+    split = global_time(table)
+    asked = [table.timestamp[part.end].sort().values.tolist() for part in (split.train, split.validation, split.test)]
+    assert asked == [list(range(4, 80)), list(range(80, 90)), list(range(90, 100))]
+    assert (split.protocol, split.max_length) == ("global-time", 20)
+    # three eighths and one eighth of eight: rows 4..6 and row 7
+    split = global_time(Interactions.of([1] * 8, [1] * 8, list(range(8))), 3, 0.375, 0.125)
+    assert [part.end.tolist() for part in (split.train, split.validation, split.test)] == [[1, 2, 3], [4, 5, 6], [7]]
+
+
+def test_global_time_keeps_the_newest_row_for_the_test_however_small_its_share() -> None:
+    four = Interactions.of([1] * 4, [1] * 4, list(range(4)))
+    split = global_time(four, 3, validation=0.3, test=0.1)
+    assert [part.end.tolist() for part in (split.train, split.validation, split.test)] == [[1], [2], [3]]
+    with pytest.raises(InputError, match="validation part has no sample"):
+        global_time(four, 3, validation=0.05, test=0.05)
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.5), (0.5, 0.0), (1.0, 0.5), (0.5, 1.0), (-0.1, 0.5), (0.5, -0.1)])
+def test_global_time_refuses_shares_that_leave_nothing(shares: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="sum to less than 1"):
+        global_time(table_of([[1, 2, 3, 1], [1, 2, 3, 2]]), 3, *shares)
+
+
+def test_a_table_without_times_names_the_settings_to_change() -> None:
+    with pytest.raises(InputError, match="no timestamps") as caught:
+        global_time(Interactions.of([1, 1, 1], [1, 2, 3]))
+    assert caught.value.settings == ("split", "timestamp")

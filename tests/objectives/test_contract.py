@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from latentloop.errors import InputTypeError
 from latentloop.objectives import NextItem, Objective, Sum, Weighted
-from latentloop.objectives.contract import call
+from latentloop.objectives.contract import call, free_name
 from latentloop.training_step import StepModule
 from tests.core.worlds import unchecked
 from tests.objectives.worlds import batch_of, recommender
@@ -70,3 +70,15 @@ def test_plain_numbers_are_terms_too() -> None:
     assert loss is ONE
     assert all(isinstance(value, Tensor) for value in terms.values())
     assert {name: float(value) for name, value in terms.items()} == {"half": 0.5, "two": 2.0, "three": 3.0}
+
+
+def test_a_nameless_function_is_shown_a_name_without_brackets() -> None:
+    with unchecked(), pytest.raises(InputTypeError, match=r"^objective <lambda> must .* \{'lambda': loss.detach\(\)\}"):
+        call(lambda views, batch: None, None, None)  # type: ignore[arg-type,return-value]
+
+
+def test_a_name_that_is_taken_gets_the_first_free_number() -> None:
+    assert free_name("step", {"next_item"}) == "step"
+    assert free_name("step", {"step"}) == "step_2"
+    assert free_name("step", {"step", "step_2"}) == "step_3"
+    assert free_name("step", {"step", "step_2", "step_3", "step_5"}) == "step_4"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from latentloop.across_ranks import Share
+from latentloop.data.batch import Batch
 from latentloop.errors import InputError
-from latentloop.objectives.info_nce import Similarity, info_nce, same_target_mask, symmetric_info_nce
+from latentloop.objectives.info_nce import Similarity, align, info_nce, same_target_mask, symmetric_info_nce
 from tests.core.worlds import unchecked
-from tests.objectives.worlds import seeds
+from tests.objectives.worlds import part_of, seeds, side_by_side
 
 similarities = st.sampled_from(["cosine", "dot"])
 EXACT = {"rtol": 1e-10, "atol": 1e-12}  # float64
@@ -60,7 +63,9 @@ def test_it_is_computed_in_float32_whatever_comes_in(seed: int, similarity: Simi
     x, y, target = views(seed, torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         found = symmetric_info_nce(x, y, temperature=0.2, similarity=similarity, same=same_target_mask(target))
-    assert found.dtype == torch.float32
+        one_way = info_nce(x, y, temperature=0.2, similarity=similarity, same=same_target_mask(target))
+    assert found.dtype == one_way.dtype == torch.float32
+    assert one_way.item() == pytest.approx(naive(x, y, 0.2, similarity, target), rel=1e-5, abs=1e-4)
     twice = naive(x, y, 0.2, similarity, target) + naive(y, x, 0.2, similarity, target)
     # float32: scores up to 60 over the temperature carry an error of 2^-24 each
     assert found.item() == pytest.approx(twice / 2, rel=1e-5, abs=1e-4)
@@ -115,6 +120,35 @@ def test_a_masked_duplicate_never_counts(seed: int, similarity: Similarity) -> N
         torch.testing.assert_close(pull, torch.autograd.grad(lonely, extra_y)[0], **EXACT)
 
 
+@given(seed=seeds, similarity=similarities, masked=st.booleans(), world=st.integers(2, 3))
+def test_the_candidates_are_the_rows_of_all_processes(
+    seed: int, similarity: Similarity, masked: bool, world: int
+) -> None:
+    x, y, target = views(seed)
+    whole = Batch(torch.ones(len(x), 1, dtype=torch.int64), target, torch.arange(len(x)), 0)
+    settings: dict[str, Any] = {"temperature": 0.3, "similarity": similarity, "mask_same_target": masked}
+
+    def loss(share: Share) -> float:
+        batch = part_of(whole, share)
+        return align(x[batch.rows], y[batch.rows], batch, **settings).item()
+
+    naively = [naive(a, b, 0.3, similarity, target if masked else None) for a, b in ((x, y), (y, x))]
+    for found in (align(x, y, whole, **settings).item(), *side_by_side(len(x), loss, world)):
+        assert found == pytest.approx(sum(naively) / 2, rel=1e-9, abs=1e-9)
+
+
+def test_what_processes_exchange_is_float32_and_has_gradients_in_all_of_them() -> None:
+    x, y = (torch.randn(5, 4).bfloat16().requires_grad_() for _ in range(2))
+    whole = Batch(torch.ones(5, 1, dtype=torch.int64), torch.tensor([1, 2, 1, 3, 4]), torch.arange(5), 0)
+    settings: dict[str, Any] = {"temperature": 0.3, "similarity": "dot", "mask_same_target": True}
+    wanted = torch.autograd.grad(align(x, y, whole, **settings), (x, y))
+    first, _ = side_by_side(
+        5, lambda share: align(x[share.rank :: 2], y[share.rank :: 2], part_of(whole, share), **settings)
+    )
+    assert first.dtype == torch.float32
+    torch.testing.assert_close(torch.autograd.grad(first, (x, y)), wanted)
+
+
 def test_two_rows_of_one_target_have_no_negative_left() -> None:
     x, y = torch.randn(2, 3), torch.randn(2, 3)
     same = same_target_mask(torch.tensor([7, 7]))
@@ -125,11 +159,13 @@ def test_two_rows_of_one_target_have_no_negative_left() -> None:
 def test_mistakes_are_named() -> None:
     x = torch.randn(3, 2)
     with unchecked():
-        with pytest.raises(InputError, match="temperature must be a finite number above 0, got 0"):
+        with pytest.raises(InputError, match="^temperature must be a finite number above 0, got 0"):
             info_nce(x, x, temperature=0)
-        with pytest.raises(InputError, match="'cosine', 'dot', got 'l2'"):
+        with pytest.raises(InputError, match="^similarity must be one of 'cosine', 'dot', got 'l2'"):
             info_nce(x, x, temperature=1.0, similarity="l2")  # type: ignore[arg-type]
         with pytest.raises(InputError, match=r"got \(3, 2\) and \(2, 2\)"):
             info_nce(x, x[:2], temperature=1.0)
+        with pytest.raises(InputError, match=r"B >= 1, got \(0, 2\) and \(0, 2\)"):
+            info_nce(x[:0], x[:0], temperature=1.0)
         with pytest.raises(InputError, match=r"bool mask \(3, 3\), got \(3, 2\)"):
             info_nce(x, x, temperature=1.0, same=torch.zeros(3, 2, dtype=torch.bool))

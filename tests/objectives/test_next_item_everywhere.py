@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latentloop.across_ranks import Share
 from latentloop.backbones.fmlprec import FMLPRec
 from latentloop.backbones.sasrec import SASRec
 from latentloop.data.batch import Batch, batches
@@ -25,6 +27,7 @@ from latentloop.objectives import (
     SampledNextItem,
     StepAlignment,
     TrajectoryAlignment,
+    Views,
     encode_views,
 )
 from latentloop.randomness import fold, generator, row_keys
@@ -32,7 +35,7 @@ from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.training import fit, make_accelerator
 from tests.core.worlds import fewer
-from tests.objectives.worlds import gradients, seeds
+from tests.objectives.worlds import gradients, part_of, seeds, side_by_side
 
 LENGTH = 4  # shorter than many histories, so that users have several windows
 
@@ -110,6 +113,24 @@ def test_rows_of_one_target_are_prefix_training(seed: int) -> None:
 
 
 @fewer
+@given(seed=seeds, world=st.integers(2, 3))
+def test_processes_weighed_by_their_rows_add_up_to_the_mean_over_all_targets(seed: int, world: int) -> None:
+    split = split_of(seed)
+    model, whole = model_of(split, seed), batch_of(split, seed)
+
+    def part(share: Share) -> tuple[Tensor, Tensor]:
+        batch = part_of(whole, share)
+        loss, terms = NextItemEverywhere()(encode_views(model, batch, NextItemEverywhere.views), batch)
+        torch.testing.assert_close(terms, {"next_item": loss.detach()})
+        return loss * share.weight, torch.tensor(share.weight)
+
+    wanted, _ = NextItemEverywhere()(encode_views(model, whole, NextItemEverywhere.views), whole)
+    losses, weights = zip(*side_by_side(len(whole), part, world), strict=True)
+    torch.testing.assert_close(sum(losses), wanted, rtol=1e-8, atol=1e-10)
+    assert sum(weights) == pytest.approx(1)
+
+
+@fewer
 @given(seed=seeds)
 def test_in_a_sum_the_alignments_read_the_newest_position_of_the_same_pass(seed: int) -> None:
     split = split_of(seed)
@@ -130,6 +151,19 @@ def test_in_a_sum_the_alignments_read_the_newest_position_of_the_same_pass(seed:
     assert SPT(next_item=NextItemEverywhere()).views == ("everywhere", "anchor", "same_target")
 
 
+@pytest.mark.parametrize("names", [("everywhere",), ("anchor", "everywhere"), ("self", "everywhere", "anchor")])
+def test_each_view_is_read_from_one_pass_the_anchor_first(names: tuple[str, ...]) -> None:
+    split = split_of(2)
+    model, batch = model_of(split, 2), batch_of(split, 2)
+    views = encode_views(model, batch, names)
+    wanted = ["anchor", *({"self"} & set(names))]
+    assert list(views.thoughts) == wanted
+    assert views.everywhere is not None
+    assert len(views.everywhere.packing.offsets) == len(wanted) * len(batch) + 1
+    for name in wanted:
+        torch.testing.assert_close(views[name].steps, encode_views(model, batch, (name,))[name].steps)
+
+
 def test_sampled_negatives_serve_every_position() -> None:
     split = split_of(1)
     model, batch = model_of(split, 1), batch_of(split, 1)
@@ -148,6 +182,14 @@ def test_what_is_missing_is_named() -> None:
         NextItemEverywhere()(encode_views(model, plain, ("everywhere",)), plain)
     with pytest.raises(InputError, match='name "everywhere"'):
         NextItemEverywhere()(encode_views(model, batch, ("anchor",)), batch)
+    with pytest.raises(InputError, match='name "everywhere"'):
+        NextItemEverywhere()(Views(model, 1, {}), batch)
+
+
+def test_a_causal_encoder_may_start() -> None:
+    model = model_of(split_of(0), 0)
+    NextItemEverywhere().start(model)
+    (0.5 * NextItemEverywhere() + NextItem()).start(model)
 
 
 def small_fit(split: Split, objective: Any, **kwargs: Any) -> tuple[Recommender, Any]:

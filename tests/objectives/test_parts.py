@@ -30,6 +30,7 @@ from latentloop.objectives import (
     symmetric_info_nce,
     views_of,
 )
+from latentloop.objectives.contract import touches_few_items
 from latentloop.objectives.step import draw_step
 from latentloop.randomness import fold, generator, row_keys
 from latentloop.recommender import Recommender
@@ -83,8 +84,10 @@ def test_an_unknown_or_missing_view_is_named() -> None:
         encode_views(model, batch, ("other",))
     with pytest.raises(InputError, match="same_target=True"):
         encode_views(model, Batch(batch.history, batch.target, batch.rows, 1), ("same_target",))
-    with pytest.raises(InputError, match="'self' was not encoded"):
-        encode_views(model, batch, ("anchor",))["self"]
+    with pytest.raises(InputError, match=r"'self' was not encoded \(there is anchor, same_target\): name it"):
+        encode_views(model, batch, ("anchor", "same_target"))["self"]
+    with pytest.raises(InputError, match=r"'self' was not encoded \(there is none\): name it"):
+        encode_views(model, batch, ())["self"]
 
 
 # The parts, each against its equation
@@ -203,7 +206,8 @@ def test_many_samples_approach_the_full_loss() -> None:
     model, batch = recommender(4).eval(), batch_of(4, few_targets=False)
     views = encode_views(model, batch, ("anchor",))
     full, _ = NextItem()(views, batch)
-    sampled, _ = SampledNextItem(200_000)(views, batch)
+    sampled, terms = SampledNextItem(200_000)(views, batch)
+    assert terms == {"next_item": sampled.detach()}
     assert sampled.item() == pytest.approx(full.item(), abs=0.02)  # 1 / sqrt(M) of a spread of a few
     wanted = gradients(full, model)
     found = gradients(SampledNextItem(200_000)(encode_views(model, batch, ("anchor",)), batch)[0], model)
@@ -221,6 +225,27 @@ def test_draws_follow_the_proposal_and_the_key() -> None:
     assert torch.equal(part.draw(9, 1)[0], part.draw(9, 1)[0])
     assert not torch.equal(part.draw(9, 1)[0], part.draw(9, 2)[0])
     assert set(SampledNextItem(500).draw(9, 1)[0].tolist()) == set(range(1, 10))
+
+
+@pytest.mark.parametrize("counts", [None, [9, 1, 0, 30]])
+def test_draws_do_not_depend_on_torchs_default_precision(counts: list[int] | None) -> None:
+    part = SampledNextItem(40, item_counts=None if counts is None else torch.tensor(counts))
+    plain = part.draw(4, 6)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = part.draw(4, 6)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(again[0], plain[0])
+    torch.testing.assert_close(again[1].float(), plain[1])
+
+
+def test_draws_beyond_a_cumulative_sum_that_rounding_left_below_one_are_the_last_item() -> None:
+    part = SampledNextItem(500, item_counts=torch.tensor([1, 1, 1]))
+    assert part._cumulative is not None
+    part._cumulative = part._cumulative * 0.5
+    assert set(part.draw(3, 1)[0].tolist()) == {1, 2, 3}
 
 
 def test_a_catalog_of_one_item_costs_nothing() -> None:
@@ -309,22 +334,84 @@ def test_a_sum_passes_rollouts_on_to_the_part_that_makes_them() -> None:
         RPT() + 2.0 * RPT()
 
 
+def test_a_sum_touches_few_items_where_all_its_parts_do() -> None:
+    def silent(views: Views, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return views["anchor"].final.sum() * 0, {}
+
+    few = [SampledNextItem(3), TrajectoryAlignment(), StepAlignment()]
+    assert [touches_few_items(part) for part in (*few, NextItem(), silent)] == [True, True, True, False, False]
+    assert [Weighted(part, 2.0).touches_few_items for part in (few[0], NextItem())] == [True, False]
+    assert Sum(few).touches_few_items
+    assert not Sum([*few, NextItem()]).touches_few_items and not Sum([silent, *few]).touches_few_items
+
+
+def test_a_weighted_part_that_prepares_nothing_leaves_the_batch_for_one_update() -> None:
+    model, batch = recommender(0), batch_of(0)
+    total = 2.0 * NextItem()
+    total.start(model)
+    assert total.prepare(model, batch) is batch
+    assert total.updates == 1
+    assert (2.0 * RPT(updates=4)).updates == 4
+
+
+def test_sums_within_a_weight_count_as_preparing_where_a_part_of_theirs_does() -> None:
+    rpt = RPT(updates=3)
+    assert Sum([2.0 * Sum([NextItem(), rpt]), NextItem()]).updates == 3
+    assert Sum([2.0 * Sum([NextItem(), StepAlignment()]), rpt]).updates == 3
+    with pytest.raises(InputError, match="only one part of a sum may prepare rollouts, got 2"):
+        Sum([2.0 * Sum([NextItem(), rpt]), RPT()])
+
+
+def test_sums_and_their_own_parts_are_shown_as_they_are_written() -> None:
+    total = NextItem() + 0.25 * TrajectoryAlignment(positives="self", temperature=0.5) + 2.0 * StepAlignment()
+    written = (
+        "1 * NextItem() + 0.25 * TrajectoryAlignment(positives='self', temperature=0.5) + "
+        "2 * StepAlignment(temperature=0.2)"
+    )
+    assert repr(1.0 * NextItem() + total.parts[1] + total.parts[2]) == written
+    assert repr(SampledNextItem(7)) == "SampledNextItem(7)"
+
+
+def test_the_settings_of_spt_and_its_own_parts_are_the_papers() -> None:
+    for part in (TrajectoryAlignment(), StepAlignment()):
+        assert (part.temperature, part.similarity, part.mask_same_target) == (0.2, "cosine", True)
+    assert TrajectoryAlignment().positives == "same_target"
+    first, trajectory, step = SPT().parts
+    assert isinstance(first, NextItem) and isinstance(trajectory, Weighted) and isinstance(step, Weighted)
+    assert (trajectory.weight, step.weight) == (0.1, 0.1)
+    for inner in (trajectory.part, step.part):
+        assert isinstance(inner, TrajectoryAlignment | StepAlignment)
+        assert (inner.temperature, inner.similarity, inner.mask_same_target) == (0.2, "cosine", True)
+    assert isinstance(trajectory.part, TrajectoryAlignment) and trajectory.part.positives == "same_target"
+    sampled = SampledNextItem()
+    assert (sampled.num_negatives, sampled.power) == (1024, 0.75)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda: SPT(alpha=-1), InputError, "alpha must be at least 0, got -1"),
-        (lambda: SPT(gamma=float("nan")), InputError, "gamma must be at least 0, got nan"),
-        (lambda: TrajectoryAlignment(positives="both"), InputError, "positives must be one of"),  # type: ignore[arg-type]
-        (lambda: TrajectoryAlignment(similarity="l2"), InputError, "similarity must be one of"),  # type: ignore[arg-type]
-        (lambda: StepAlignment(temperature=-1.0), InputError, "temperature must be a finite number above 0, got -1"),
-        (lambda: SampledNextItem(0), InputError, "num_negatives must be a whole number of at least 1, got 0"),
-        (lambda: SampledNextItem(item_counts=torch.tensor([1, -1])), InputError, "item_counts must be"),
-        (lambda: SampledNextItem(power=math.inf), InputError, "power must be finite"),
-        (lambda: Sum([]), InputError, "at least one part"),
-        (lambda: NextItem() * math.nan, InputError, "weight must be finite, got nan"),
-        (lambda: NextItem() * "2", InputTypeError, "weight must be a number, got '2'"),  # type: ignore[operator]
-        (lambda: NextItem() + 3, InputTypeError, "part must be callable"),  # type: ignore[operator]
-        (lambda: Weighted(3, 0.5), InputTypeError, r"part must be callable as part\(views, batch\), got 3"),  # type: ignore[arg-type]
+        (lambda: SPT(alpha=-1), InputError, "^alpha must be at least 0, got -1"),
+        (lambda: SPT(gamma=float("nan")), InputError, "^gamma must be at least 0, got nan"),
+        (lambda: TrajectoryAlignment(positives="both"), InputError, "^positives must be one of"),  # type: ignore[arg-type]
+        (lambda: TrajectoryAlignment(similarity="l2"), InputError, "^similarity must be one of"),  # type: ignore[arg-type]
+        (
+            lambda: TrajectoryAlignment(temperature=0.0),
+            InputError,
+            "^temperature must be a finite number above 0, got 0",
+        ),
+        (lambda: StepAlignment(similarity="l2"), InputError, "^similarity must be one of"),  # type: ignore[arg-type]
+        (lambda: StepAlignment(temperature=-1.0), InputError, "^temperature must be a finite number above 0, got -1"),
+        (lambda: SampledNextItem(0), InputError, "^num_negatives must be a whole number of at least 1, got 0"),
+        (lambda: SampledNextItem(item_counts=torch.tensor([1, -1])), InputError, "^item_counts must be"),
+        (lambda: SampledNextItem(item_counts=torch.ones(2, 2).long()), InputError, "^item_counts must be"),
+        (lambda: SampledNextItem(item_counts=torch.ones(0).long()), InputError, "^item_counts must be"),
+        (lambda: SampledNextItem(power=math.inf), InputError, "^power must be finite"),
+        (lambda: Sum([]), InputError, "^a sum needs at least one part"),
+        (lambda: NextItem() * math.nan, InputError, "^weight must be finite, got nan"),
+        (lambda: NextItem() * "2", InputTypeError, "^weight must be a number, got '2'"),  # type: ignore[operator]
+        (lambda: NextItem() * True, InputTypeError, "^weight must be a number, got True"),
+        (lambda: Weighted(3, 0.5), InputTypeError, r"^part must be callable as part\(views, batch\), got 3"),  # type: ignore[arg-type]
+        (lambda: NextItem() + 3, InputTypeError, "^part must be callable"),  # type: ignore[operator]
     ],
 )
 def test_mistakes_are_named(make: Any, error: type[Exception], match: str) -> None:

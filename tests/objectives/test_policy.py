@@ -86,6 +86,24 @@ def test_the_gradient_is_zero_exactly_where_clipped(seed: int, form: Ratio) -> N
         assert stopped[:rows, i].tolist() == by_ratio
 
 
+@pytest.mark.parametrize(("value", "advantage"), [(1.25, 1.0), (0.75, -1.0)])
+def test_the_clip_lets_its_own_bounds_through(value: float, advantage: float) -> None:
+    ratio = torch.tensor([[value]], requires_grad=True)
+    live, gain = torch.ones(1, 1, dtype=torch.bool), torch.tensor([advantage])
+    (grad,) = torch.autograd.grad(surrogate(ratio, gain, live, 0.25).sum(), ratio)
+    assert grad.item() == advantage
+    assert not bool(clipped(ratio, gain, 0.25))
+
+
+def test_ratios_and_penalties_end_at_e_to_the_80() -> None:
+    far, near, live = torch.tensor([[200.0, 79.0]]), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
+    for form in get_args(Ratio):
+        found = ratios(far.double(), near.double(), live, form)[0].tolist()
+        assert found == pytest.approx([math.exp(80), math.exp(79)], rel=1e-12)
+    penalty = target_kl(near.double(), far.double())[0].tolist()
+    assert penalty == pytest.approx([math.exp(80) - 81, math.exp(79) - 80], rel=1e-12)
+
+
 @pytest.mark.parametrize("form", get_args(Ratio))
 def test_a_ratio_beyond_all_numbers_makes_no_nan(form: Ratio) -> None:
     new = torch.tensor([[0.0, 0.0, -900.0, 0.0]], requires_grad=True)

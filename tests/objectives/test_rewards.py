@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -23,8 +24,15 @@ def test_rewards_are_means_over_the_tied_ranks(greater: int, ties: int, k: int) 
     recall = sum(rank <= k for rank in ranks) / len(ranks)
     ndcg = sum(1 / math.log2(rank + 1) for rank in ranks if rank <= k) / len(ranks)
     place = torch.tensor([[greater, 0]]), torch.tensor([[ties, 0]])
-    assert RecallReward(k)(*place).tolist() == [[pytest.approx(recall), 1]]
-    assert NDCGReward(k)(*place).tolist() == [[pytest.approx(ndcg), 1]]
+    assert RecallReward(k)(*place).tolist() == [[pytest.approx(recall, rel=1e-12, abs=1e-15), 1]]
+    assert NDCGReward(k)(*place).tolist() == [[pytest.approx(ndcg, rel=1e-12, abs=1e-15), 1]]
+
+
+def test_ten_places_are_rewarded_unless_told_otherwise() -> None:
+    greater, ties = torch.tensor([9, 10]), torch.tensor([0, 0])
+    assert RecallReward()(greater, ties).tolist() == [1.0, 0.0]
+    assert NDCGReward()(greater, ties).tolist() == [pytest.approx(1 / math.log2(11)), 0.0]
+    assert (repr(RecallReward()), repr(NDCGReward(3))) == ("RecallReward(10)", "NDCGReward(3)")
 
 
 @given(seed=seeds, groups=st.integers(1, 5), size=st.integers(2, 9), scale=st.sampled_from([1e-300, 1.0, 1e300]))
@@ -34,6 +42,17 @@ def test_advantages_are_the_populations_z_scores(seed: int, groups: int, size: i
     expected = (rewards - rewards.mean(1, keepdims=True)) / rewards.std(1, keepdims=True)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found.sum(1).numpy(), 0, atol=1e-12)
+
+
+def test_advantages_survive_any_offset_and_any_mix_of_scales() -> None:
+    rewards = [[1e16, 1e16 + 2, 1e16 + 6], [1e300, -1e300, 5e299], [1e-300, 2e-300, 4e-300], [1.7e308, -1.7e308, 1e308]]
+    found = advantages(torch.tensor([*rewards, [0.1, 0.2, 0.7]], dtype=torch.float64))
+    for row, ours in zip([*rewards, [0.1, 0.2, 0.7]], found.tolist(), strict=True):
+        exact = [Fraction(value) for value in row]
+        away = [value - sum(exact) / 3 for value in exact]
+        scaled = [value / max(map(abs, away)) for value in away]
+        spread = math.sqrt(sum(value**2 for value in scaled) / 3)
+        assert ours == pytest.approx([float(value) / spread for value in scaled], rel=1e-12)
 
 
 @given(value=st.floats(-1e6, 1e6), size=st.integers(1, 9))
@@ -53,12 +72,14 @@ def test_one_hit_among_four() -> None:
 def test_mistakes_are_named() -> None:
     with unchecked():
         for bad in (math.nan, math.inf):
-            with pytest.raises(InputError, match="finite"):
+            with pytest.raises(InputError, match="^rewards must be finite"):
                 advantages(torch.tensor([[1.0, bad]]))
-        with pytest.raises(InputError, match=r"got \(3,\)"):
+        with pytest.raises(InputError, match=r"^rewards must be .* got \(3,\)"):
             advantages(torch.zeros(3))
+        with pytest.raises(InputError, match=r"^rewards must be .* got \(3, 0\)"):
+            advantages(torch.zeros(3, 0))
         for make in (RecallReward, NDCGReward):
-            with pytest.raises(InputError, match="k must be a whole number of at least 1, got 0"):
+            with pytest.raises(InputError, match="^k must be a whole number of at least 1, got 0"):
                 make(0)
 
 

@@ -6,24 +6,27 @@ import copy
 import math
 from dataclasses import dataclass
 from typing import Any, get_args
+from unittest import mock
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from latentloop.across_ranks import Share
 from latentloop.data.batch import Batch
 from latentloop.depth import FixedDepth
 from latentloop.errors import InputError, InputTypeError
-from latentloop.objectives import RPT, NDCGReward, encode_views
+from latentloop.objectives import RPT, NDCGReward, RecallReward, encode_views
+from latentloop.objectives import rpt as rpt_module
 from latentloop.objectives.policy import KL, Policy, Ratio
 from latentloop.objectives.rpt import Prepared
 from latentloop.randomness import fold, generator, row_keys
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from tests.core.worlds import unchecked
-from tests.objectives.worlds import DIM, LENGTH, batch_of, gradients, recommender, seeds
+from tests.objectives.worlds import DIM, LENGTH, batch_of, gradients, part_of, recommender, seeds, side_by_side
 
 EXACT = {"rtol": 1e-8, "atol": 1e-10}  # float64
 
@@ -135,18 +138,28 @@ def run(rpt: RPT, model: Recommender, prepared: Batch) -> tuple[Tensor, dict[str
 
 
 @settings(max_examples=max(12, settings().max_examples // 2))  # a model for every rollout: the slowest test here
-@given(seed=seeds, policy=policies, ratio=forms, kl=divergences, keep_kl=st.booleans(), own_depth=st.booleans())
-def test_a_later_update_is_the_twins(
-    seed: int, policy: Policy, ratio: Ratio, kl: KL, keep_kl: bool, own_depth: bool
+@given(
+    seed=seeds,
+    updates=st.sampled_from([1, 2]),
+    policy=policies,
+    ratio=forms,
+    kl=divergences,
+    keep_kl=st.booleans(),
+    own_depth=st.booleans(),
+)
+@example(seed=6, updates=2, policy="target", ratio="joint", kl="full", keep_kl=True, own_depth=True)
+def test_the_only_update_and_a_later_one_are_the_twins(
+    seed: int, updates: int, policy: Policy, ratio: Ratio, kl: KL, keep_kl: bool, own_depth: bool
 ) -> None:
     reward = inverse_rank if seed % 2 else NDCGReward(2)
     switches: dict[str, Any] = {"policy": policy, "ratio": ratio, "kl": kl, "keep_kl": keep_kl, "own_depth": own_depth}
-    rpt = RPT(rollouts=3, updates=2, kl_weight=0.7, reward=reward, **switches)
+    rpt = RPT(rollouts=3, updates=updates, kl_weight=0.7, reward=reward, **switches)
     reference, batch = recommender(seed), batch_of(seed, 1 + seed % 4)
     rpt.start(reference)
     old = moved(reference, seed)
     prepared = rpt.prepare(old, batch)
-    model = moved(old, seed + 1)
+    assert isinstance(prepared, Prepared) and (prepared.old is None) == (updates == 1)
+    model = moved(old, seed + 1) if updates == 2 else old
     loss, terms = run(rpt, model, prepared)
     expected, wanted = Twin(rpt, model, old, reference, batch).loss()
     torch.testing.assert_close(loss, expected, **EXACT)
@@ -213,6 +226,43 @@ def test_at_the_reference_the_divergence_is_zero_and_flat(kl: KL, seed: int) -> 
     assert all(torch.equal(grad, torch.zeros_like(grad)) for grad in gradients(loss, model).values())
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("ratio", get_args(Ratio))
+def test_processes_tell_what_their_rollouts_came_to_together(ratio: Ratio, rows: int) -> None:
+    seed = 3
+    reference, whole = recommender(seed, dropout=0.0), batch_of(seed, rows)
+    rpt = RPT(rollouts=3, updates=2, ratio=ratio, reward=NDCGReward(3), clip=0.05)
+    rpt.start(reference)
+    told = ("reward_mean", "reward_std", "zero_variance", "clip_share", "ratio_mean")
+
+    def terms(share: Share | None) -> dict[str, float]:
+        old = moved(reference, seed)
+        prepared = rpt.prepare(old, whole if share is None else part_of(whole, share))
+        found = run(rpt, moved(old, seed + 1, 0.1), prepared)[1]
+        return {name: found[name].item() for name in told}
+
+    alone = terms(None)
+    if rows > 1:
+        assert 0 < alone["clip_share"] < 1 and alone["reward_std"] > 0
+    for found in side_by_side(rows, terms):
+        assert found == pytest.approx(alone, rel=1e-6)
+
+
+def test_its_settings_are_kept_and_are_the_papers_otherwise() -> None:
+    rpt = RPT()
+    assert isinstance(rpt.reward, RecallReward) and rpt.reward.k == 10
+    assert (rpt.rollouts, rpt.policy, rpt.ratio, rpt.kl, rpt.kl_weight) == (4, "target", "joint", "full", 1.0)
+    assert (rpt.clip, rpt.updates, rpt.keep_kl, rpt.dropout, rpt.own_depth) == (0.2, 1, True, False, False)
+    assert rpt.reference is None and rpt.views == ()
+    others: dict[str, Any] = {"rollouts": 2, "policy": "top", "ratio": "step", "kl": "target", "kl_weight": 0.5}
+    others |= {"clip": 0.1, "updates": 3, "keep_kl": False, "dropout": True, "own_depth": True}
+    assert {name: getattr(RPT(**others), name) for name in others} == others
+    assert repr(rpt) == "RPT(rollouts=4, reward=RecallReward(10), policy='target')"
+    assert repr(RPT(rollouts=2, reward=NDCGReward(3), policy="top")) == (
+        "RPT(rollouts=2, reward=NDCGReward(3), policy='top')"
+    )
+
+
 @given(seed=seeds)
 def test_rollouts_differ_repeat_and_depend_on_the_sample_not_on_its_companions(seed: int) -> None:
     model, batch = recommender(seed, dropout=0.0), batch_of(seed, 4)
@@ -245,8 +295,8 @@ def test_groups_that_owe_nothing_are_not_thought_through_again() -> None:
     model, batch = recommender(1), batch_of(1, 6)
 
     def reward(greater: Tensor, ties: Tensor) -> Tensor:
-        made = torch.ones(greater.shape, dtype=torch.float64)
-        made[2, 0] = made[4, 1] = 0
+        made = torch.arange(1.0, len(greater) + 1, dtype=torch.float64)[:, None].repeat(1, greater.shape[1])
+        made[2, 0] = made[4, 1] = 0  # all others tie, each row with a reward of its own
         return made
 
     for keep, groups in ((False, [2, 4]), (True, list(range(6)))):
@@ -258,25 +308,48 @@ def test_groups_that_owe_nothing_are_not_thought_through_again() -> None:
         assert terms["zero_variance"].item() == pytest.approx(4 / 6)
         assert terms["kl"].item() > 0
         assert loss.requires_grad
+    free = RPT(kl_weight=0.0, reward=reward)
+    free.start(model)
+    assert free.prepare(model, batch).groups.tolist() == [2, 4]
     rpt = RPT(keep_kl=False, reward=lambda greater, ties: torch.zeros(greater.shape))
     rpt.start(model)
-    loss, terms = run(rpt, moved(model, 3), rpt.prepare(model, batch))
+    prepared = rpt.prepare(model, batch)
+    assert prepared.groups.tolist() == [0]  # a loss needs something to be connected to
+    loss, terms = run(rpt, moved(model, 3), prepared)
     assert loss.item() == terms["kl"].item() == 0
     loss.backward()
 
 
-@given(seed=seeds, policy=policies)
-def test_choices_are_the_policys(seed: int, policy: Policy) -> None:
-    model, batch = recommender(seed), batch_of(seed, 4, few_targets=False)
+@pytest.mark.parametrize("policy", get_args(Policy))
+@settings(max_examples=max(5, settings().max_examples // 3))
+@given(seed=seeds, num_items=st.sampled_from([3, 23]))
+def test_choices_are_the_policys(policy: Policy, seed: int, num_items: int) -> None:
+    model = recommender(seed, num_items=num_items)
+    batch = batch_of(seed, 4, few_targets=False, num_items=num_items)  # of three items, the target is often the top
     rpt = RPT(policy=policy, reward=inverse_rank, rollouts=3)
     rpt.start(model)
     made = rpt.prepare(model, batch)
-    target = batch.target.repeat_interleave(3)
-    if policy == "target":
-        assert bool((made.choice == target).all())
-    if policy == "hybrid":
-        assert torch.equal((made.choice == target).all(0), made.advantage > 0)
-        assert torch.equal((made.choice == target).any(0), made.advantage > 0)
+    for rollout, gain in enumerate(made.advantage.tolist()):
+        row, g = divmod(rollout, 3)
+        target = int(batch.target[row])
+        for step, scores in enumerate(log_policy(model, batch, row, g, made.depth)):
+            ranked = (scores.argsort(descending=True) + 1).tolist()
+            other = next(item for item in ranked if item != target)
+            wanted = {"target": target, "top": ranked[0], "hybrid": target if gain > 0 else other}[policy]
+            assert int(made.choice[step, rollout]) == wanted
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"), [({}, 1), ({"updates": 2}, 0), ({"kl": "target"}, 0), ({"kl_weight": 0.0}, 0)]
+)
+def test_an_only_update_with_a_full_divergence_weighs_it_in_one_pass(settings: dict[str, Any], passes: int) -> None:
+    model, batch = recommender(1), batch_of(1)
+    objective = RPT(reward=inverse_rank, **settings)
+    objective.start(model)
+    prepared = objective.prepare(model, batch)
+    with mock.patch.object(rpt_module, "weighed_log_prob_and_kl", wraps=rpt_module.weighed_log_prob_and_kl) as weighed:
+        run(objective, model, prepared)
+    assert weighed.call_count == passes
 
 
 def test_the_reference_is_frozen_out_of_sight_and_unmoved() -> None:
@@ -327,6 +400,11 @@ def test_with_dropout_every_update_replays_the_same() -> None:
     assert torch.equal(first, second)
     other = rpt.prepare(model, Batch(batch.history, batch.target, batch.rows, batch.key + 1))
     assert prepared.dropout_key != other.dropout_key
+    # processes that share a step have its key and other rows
+    keys = {rpt.prepare(model, part_of(batch, Share.of(len(batch), rank=rank, world=2))).dropout_key for rank in (0, 1)}
+    assert len(keys) == 2
+    alone = rpt.prepare(model, Batch(batch.history[:1], batch.target[:1], batch.rows[:1], batch.key))
+    assert run(rpt, model, alone)[0].isfinite()
 
 
 def test_a_bare_block_needs_dropout_and_learns_with_it() -> None:
@@ -341,6 +419,14 @@ def test_a_bare_block_needs_dropout_and_learns_with_it() -> None:
     loss, terms = run(rpt, model, prepared)
     assert terms["ratio_mean"].item() == pytest.approx(1, abs=1e-6)
     assert any(bool(grad.any()) for grad in gradients(loss, model).values())
+
+
+def test_a_state_of_one_number_makes_rollouts_differ() -> None:
+    model = Recommender(5, RecurrentDepth(nn.Linear(1, 1), nn.Linear(1, 1)), 1, 3)
+    rpt = RPT(kl_weight=0.0)
+    rpt.start(model)
+    keys = rpt.prepare(model, batch_of(1, 2, num_items=5)).state_keys
+    assert len(model.encoder.draw_state(keys, torch.zeros_like(keys)).unique()) == len(keys)
 
 
 @pytest.mark.parametrize("num_items", [1, 2])
@@ -407,14 +493,14 @@ def test_it_raises_the_reward() -> None:
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        ({"rollouts": 0}, "rollouts must be a whole number of at least 1, got 0"),
-        ({"updates": 0}, "updates must be a whole number of at least 1, got 0"),
-        ({"clip": 0.0}, "clip must be a finite number above 0"),
-        ({"kl_weight": -1.0}, "kl_weight must be a finite number of at least 0"),
-        ({"kl_weight": math.nan}, "kl_weight must be a finite number of at least 0"),
-        ({"policy": "best"}, "policy must be one of 'target', 'hybrid', 'top', got 'best'"),
-        ({"ratio": "mean"}, "ratio must be one of 'joint', 'step', got 'mean'"),
-        ({"kl": "k3"}, "kl must be one of 'full', 'target', got 'k3'"),
+        ({"rollouts": 0}, "^rollouts must be a whole number of at least 1, got 0"),
+        ({"updates": 0}, "^updates must be a whole number of at least 1, got 0"),
+        ({"clip": 0.0}, "^clip must be a finite number above 0"),
+        ({"kl_weight": -1.0}, "^kl_weight must be a finite number of at least 0"),
+        ({"kl_weight": math.nan}, "^kl_weight must be a finite number of at least 0"),
+        ({"policy": "best"}, "^policy must be one of 'target', 'hybrid', 'top', got 'best'"),
+        ({"ratio": "mean"}, "^ratio must be one of 'joint', 'step', got 'mean'"),
+        ({"kl": "k3"}, "^kl must be one of 'full', 'target', got 'k3'"),
     ],
 )
 def test_mistakes_are_named(wrong: dict[str, Any], match: str) -> None:
@@ -425,18 +511,18 @@ def test_mistakes_are_named(wrong: dict[str, Any], match: str) -> None:
 def test_mistakes_in_use_are_named() -> None:
     model, batch = recommender(9), batch_of(9)
     with unchecked():
-        with pytest.raises(InputTypeError, match="reward must be a callable"):
+        with pytest.raises(InputTypeError, match="^reward must be a callable"):
             RPT(reward=3)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=r"call start\(model\)"):
             RPT().prepare(model, batch)
         for reward, found in ((lambda greater, ties: greater[:, :1].double(), ", 1"), (lambda greater, ties: 1, "int")):
             rpt = RPT(reward=reward)
             rpt.start(model)
-            with pytest.raises(InputError, match=f"reward must return a tensor .*{found}"):
+            with pytest.raises(InputError, match=f"^reward must return a tensor .*{found}"):
                 rpt.prepare(model, batch)
         rpt = RPT(reward=lambda greater, ties: torch.full(greater.shape, math.nan))
         rpt.start(model)
-        with pytest.raises(InputError, match="rewards must be finite"):
+        with pytest.raises(InputError, match="^rewards must be finite"):
             rpt.prepare(model, batch)
         with pytest.raises(InputTypeError, match="prepare"):
             run(rpt, model, batch)

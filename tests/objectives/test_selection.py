@@ -29,14 +29,14 @@ def samples_of(seed: int) -> Samples:
     return Samples(Sequences(items, torch.from_numpy(offsets), NUM_ITEMS), user, end, LENGTH, rows)
 
 
-def naive(model: Recommender, samples: Samples, cut: int, trials: int, key: int) -> list[int]:
+def naive(model: Recommender, samples: Samples, cut: int, trials: int, key: int, depth: int | None = None) -> list[int]:
     kept = []
     for place, row in enumerate(samples.rows.tolist()):
         index = torch.tensor([place])
         target = int(samples.target(index)) - 1
         for trial in range(trials):
             state = row_keys(fold(key, "trial", trial), torch.tensor([row]))
-            final = model.think(samples.history(index), state_keys=state).final[0]
+            final = model.think(samples.history(index), depth=depth, state_keys=state).final[0]
             scores = (model.item_table.weight[1:] @ final).tolist()
             if sum(score > scores[target] for score in scores) < cut:
                 kept.append(row)
@@ -44,11 +44,28 @@ def naive(model: Recommender, samples: Samples, cut: int, trials: int, key: int)
     return kept
 
 
-@given(seed=seeds, cut=st.integers(1, NUM_ITEMS), trials=st.integers(1, 4), batch_size=st.integers(1, 30))
-def test_it_is_the_naive_loop(seed: int, cut: int, trials: int, batch_size: int) -> None:
+@given(
+    seed=seeds,
+    cut=st.integers(1, NUM_ITEMS),
+    trials=st.integers(1, 4),
+    batch_size=st.integers(1, 30),
+    depth=st.sampled_from([None, 1, 5]),
+)
+def test_it_is_the_naive_loop(seed: int, cut: int, trials: int, batch_size: int, depth: int | None) -> None:
     model, samples = recommender(seed), samples_of(seed)
-    kept = select(model, samples, cut=cut, trials=trials, key=seed, batch_size=batch_size)
-    assert kept.rows.tolist() == naive(model.eval(), samples, cut, trials, seed)
+    kept = select(model, samples, cut=cut, trials=trials, key=seed, batch_size=batch_size, depth=depth)
+    assert kept.rows.tolist() == naive(model.eval(), samples, cut, trials, seed, depth)
+
+
+@pytest.mark.parametrize(("num_items", "reached"), [(199, True), (201, False)])
+def test_three_trials_have_a_hundred_places_each_unless_told_otherwise(num_items: int, reached: bool) -> None:
+    model, samples = recommender(2, num_items=num_items), samples_of(2)
+    with torch.no_grad():
+        model.item_table.weight.zero_()  # all tie, so each rank is the middle one: 100 of 199, 101 of 201
+    thought: list[int] = []
+    model.encoder.core_block.register_forward_pre_hook(lambda _, inputs: thought.append(len(inputs[0])))
+    assert len(select(model, samples, key=0)) == reached * len(samples)
+    assert set(thought) == {3 * len(samples)}
 
 
 def test_modes_and_generators_are_as_before() -> None:
@@ -91,5 +108,5 @@ def test_a_bare_block_and_no_samples() -> None:
 
 @pytest.mark.parametrize("name", ["cut", "trials", "batch_size"])
 def test_mistakes_are_named(name: str) -> None:
-    with unchecked(), pytest.raises(InputError, match=f"{name} must be a whole number of at least 1, got 0"):
+    with unchecked(), pytest.raises(InputError, match=f"^{name} must be a whole number of at least 1, got 0"):
         select(recommender(0), samples_of(0), key=0, **{name: 0})

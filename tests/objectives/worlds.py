@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from latentloop.across_ranks import Share
 from latentloop.data.batch import Batch
 from latentloop.depth import UniformDepth
 from latentloop.recommender import Recommender
@@ -17,6 +22,64 @@ from latentloop.recurrence import RecurrentDepth
 NUM_ITEMS, DIM, LENGTH = 23, 6, 5
 
 seeds = st.integers(0, 2**31 - 1)
+T = TypeVar("T")
+
+
+class Room:
+    """Where threads, as if they were processes, wait for each other and see what the others have."""
+
+    def __init__(self, world: int) -> None:
+        self.barrier, self.values = threading.Barrier(world, timeout=60), [torch.zeros(())] * world
+
+    def exchange(self, rank: int, value: Tensor) -> list[Tensor]:
+        self.values[rank] = value
+        self.barrier.wait()
+        every = list(self.values)
+        self.barrier.wait()
+        return every
+
+
+@dataclass(frozen=True)
+class Beside(Share):
+    """A share of a step whose other rows are in other threads."""
+
+    room: Room = field(default_factory=lambda: Room(1))
+
+    def add_up(self, values: Tensor) -> Tensor:
+        parts = self.room.exchange(self.rank, values.detach() if self.own else torch.zeros_like(values))
+        return torch.stack(parts).sum(0)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        assert rows.dtype not in (torch.bfloat16, torch.float16)  # sums of what comes back want more digits
+        return torch.cat(self.room.exchange(self.rank, rows[: self.own]))
+
+
+def side_by_side(rows: int, work: Callable[[Share], T], world: int = 2) -> list[T]:
+    """What `work` returns for each share of a step of so many rows, all at once."""
+    room = Room(world)
+    counts = Share.of(rows, rank=0, world=world).counts
+
+    def run(rank: int) -> T:
+        try:
+            return work(Beside(rank, counts, room))
+        except BaseException:
+            room.barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(world) as threads:
+        running = [threads.submit(run, rank) for rank in range(world)]
+    failed = [error for each in running if (error := each.exception()) is not None]
+    if failed:  # the first cause, not those who waited for it
+        raise min(failed, key=lambda error: isinstance(error, threading.BrokenBarrierError))
+    return [each.result() for each in running]
+
+
+def part_of(batch: Batch, share: Share) -> Batch:
+    """The rows of a batch that one process has; one that has none holds the first as a stand-in."""
+    mine = torch.arange(len(batch))[share.rank :: len(share.counts)] if share.own else torch.arange(1)
+    same = None if batch.same_target is None else batch.same_target[mine]
+    targets = None if batch.targets is None else batch.targets[mine]
+    return Batch(batch.history[mine], batch.target[mine], batch.rows[mine], batch.key, same, share, targets)
 
 
 class Core(nn.Module):
