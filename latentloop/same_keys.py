@@ -48,6 +48,6 @@ def _repeated(values: Tensor) -> Tensor:
     ordered, order = values.sort(stable=True)
     same = ordered[1:] == ordered[:-1]
     repeated = torch.zeros_like(ordered, dtype=torch.bool)
-    repeated[1:] |= same
+    repeated[1:] = same
     repeated[:-1] |= same
     return order[repeated].sort().values

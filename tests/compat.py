@@ -139,7 +139,7 @@ def wanted() -> list[str]:
     """What an environment needs: requirements of latentloop, of its extras and of its tests."""
     extras = project()["optional-dependencies"]
     unneeded = re.compile(r"latentloop|libcst|mutmut|mypy|ruff")
-    lines = [*project()["dependencies"], *(line for name in (*EXTRAS, "dev") for line in extras[name])]
+    lines = ["pip", *project()["dependencies"], *(line for name in (*EXTRAS, "dev") for line in extras[name])]
     return [line for line in lines if not unneeded.match(line)]
 
 

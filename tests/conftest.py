@@ -30,8 +30,8 @@ settings.register_profile(
 )
 settings.register_profile("dev", settings.get_profile("ci"), derandomize=False)
 settings.register_profile("thorough", settings.get_profile("dev"), max_examples=500)
-settings.register_profile(  # for `make mutants`, where a failure need not be made small
-    "mutants", settings.get_profile("ci"), max_examples=10, phases=(Phase.explicit, Phase.generate), database=None
+settings.register_profile(  # for `make mutants` and `make stable`, where a failure need not be made small
+    "few", settings.get_profile("ci"), max_examples=10, phases=(Phase.explicit, Phase.generate), database=None
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

@@ -39,3 +39,8 @@ def test_chosen_ones_get_their_place_among_the_chosen(given: list[tuple[int, int
     order = sorted(chosen)
     wanted = [(order.index(f), s) for f, s in sorted(given, key=lambda pair: pair[0]) if f in chosen]
     assert listed(made(given).of(torch.tensor(order))) == wanted
+
+
+def test_what_is_not_chosen_above_and_below_is_left_out() -> None:
+    assert listed(made([(1, 7), (3, 8), (5, 9)]).of(torch.tensor([3]))) == [(0, 8)]
+    assert listed(made([(1, 7), (3, 8), (5, 9)]).of(torch.tensor([3, 5]))) == [(0, 8), (1, 9)]
