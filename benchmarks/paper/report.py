@@ -111,7 +111,7 @@ def draw(name: str, data: str, lines: Mapping[str, Line], folder: Path) -> Path 
     from matplotlib import pyplot as plt
 
     rows = [(row, group) for row in EXPERIMENTS[name](data) for group in matching(row, lines)[:1]]
-    if not rows:
+    if len(rows) < 2:  # nothing to compare
         return None
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     if name == "figure4":
