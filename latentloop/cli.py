@@ -115,7 +115,9 @@ def _refuse_names(arguments: Sequence[str]) -> None:
             argument.encode()
         except UnicodeEncodeError:
             shown = argument.encode("ascii", "backslashreplace").decode()
-            raise InputError(f"{shown}: no name in UTF-8; rename the file, or set PYTHONUTF8=1 where it is one") from None
+            raise InputError(
+                f"{shown}: no name in UTF-8; rename the file, or set PYTHONUTF8=1 where it is one"
+            ) from None
 
 
 class _TooLarge(Exception):

@@ -127,6 +127,7 @@ class RunDirectory:
         if there and not run._is_run():
             raise InputError(f"{run.path} is not empty and not a run of latentloop: choose another --out")
         if there and resume:
+            run._check_version()
             run._check_same(config, defaults)
         return there
 
@@ -140,6 +141,7 @@ class RunDirectory:
         run = cls(path)
         if not run._is_run():
             raise InputError(f"{run.path} is not a run of latentloop: it has no config.json that `train` wrote")
+        run._check_version()
         return run
 
     @property
@@ -251,6 +253,11 @@ class RunDirectory:
         self._refuse_links()
         config = read_json(self.config_path)
         return isinstance(config, dict) and _MARK in config
+
+    def _check_version(self) -> None:
+        version = self.config().get(_MARK)
+        if version != _VERSION or not is_whole(version):
+            raise InputError(f"{self.path} is a run of version {version!r}, this release reads version {_VERSION}")
 
     def _sweep(self) -> None:
         """Remove what a killed process left half-written, in our own folders only: another may be a link to anywhere."""

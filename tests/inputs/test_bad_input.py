@@ -229,6 +229,9 @@ TEXTS: list[Row] = [
     ("embeddings of an id of 5000 digits", lambda w: w.train(
         w.file("a.csv", NUMBERED + f"1,{'9' * 5000},99\n"), "--backbone", "tedrec", "--item-embeddings",
         w.embeddings(np.ones((ITEMS, 2)))), r"item '9+' is none of 1\.\.9"),
+    ("a quote left open in a text", lambda w: w.hashed("items.csv", 'id,text\n1,a\n2,"b\n3,c\n'), r"line 3: a quote that is never"),
+    ("ids that are days beyond the calendar", lambda w: w.hashed("items.parquet", Path(w.parquet("b.parquet", text=["x"], id=pa.array(
+        [2**31 - 1], pa.int32()).cast(pa.date32()))).read_bytes()), r"items\.parquet: cannot be read"),
     ("texts without ids", lambda w: w.hashed("items.tsv", "id\ttext\n\tx\n"), r"line 2: the id is ''"),
     ("texts of other items", lambda w: w.hashed("items.tsv", "id\ttext\n900\tx\n"), r"none of the 9 items"),
     ("two texts of one item", lambda w: w.hashed("items.tsv", "id\ttext\n1\tx\n1\ty\n"), r"line 3: a second text of item '1'"),
@@ -307,6 +310,8 @@ RUNS: list[Row] = [
     ("an option out of range", lambda w: w.edited("config.json", "data", "max_length", value=0), r"max_length"),
     ("an option that contradicts", lambda w: w.edited("config.json", "data", "max_length", value=7), r"max_length"),
     ("a group that is a list", lambda w: w.edited("config.json", "data", value=[]), r"data must be an object of options"),
+    ("a run of another version", lambda w: w.edited("config.json", "latentloop_run", value=99), r"is a run of version 99"),
+    ("a run of another version, resumed", lambda w: resumed_with(w, "latentloop_run", value=99), r"is a run of version 99"),
     ("a seed that is text", lambda w: w.edited("config.json", "seed", value="0"), r"seed must be a whole number"),
     ("a model of another format", lambda w: w.edited("rpt/config.json", "format", value=99), r"rpt/config\.json"),
     ("a number of items that is text", lambda w: w.edited("rpt/config.json", "num_items", value="9"), r"rpt/config\.json"),
