@@ -15,7 +15,7 @@ from latentloop.checks import is_whole
 from latentloop.data.card import DataCard, content_hash
 from latentloop.data.interactions import Id, Interactions
 from latentloop.errors import InputError
-from latentloop.files import folder_for, umask
+from latentloop.files import folder_for, umask, writing
 from latentloop.json_text import parse_json
 
 __all__ = ["load_saved_interactions", "save_interactions"]
@@ -47,7 +47,7 @@ def save_interactions(interactions: Interactions, directory: str | Path, *, over
         if not (directory / _CARD).is_file():
             raise InputError(f"{directory}: exists and is not prepared data, so it is not overwritten; remove it first")
     card = DataCard.of(interactions)
-    with folder_for(directory):
+    with folder_for(directory), writing(directory):
         _write(interactions, card, directory)
     return card
 
