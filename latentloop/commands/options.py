@@ -25,6 +25,7 @@ __all__ = [
     "TrainingOptions",
 ]
 
+_LARGEST_CUTOFF = 2**31 - 1
 _MOST_NEGATIVES = 10_000_000
 """A step holds so many rows of the item table at once."""
 
@@ -170,6 +171,8 @@ class RPTOptions:
 
         if self.reward_cutoff < 1:
             raise InputError(f"reward_cutoff must be a whole number of at least 1, got {self.reward_cutoff}")
+        if self.reward_cutoff > _LARGEST_CUTOFF:
+            raise InputError(f"reward_cutoff must be at most {_LARGEST_CUTOFF}, got {self.reward_cutoff}")
         reward = RecallReward(self.reward_cutoff) if self.reward == "recall" else NDCGReward(self.reward_cutoff)
         return RPT(
             rollouts=self.rollouts,

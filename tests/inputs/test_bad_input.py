@@ -201,6 +201,8 @@ SIZES: list[Row] = [
     ("thoughts without end", lambda w: w.train(w.file("a.csv", LOG), "--mean-depth", str(10**30)),
      r"--mean-depth must be at most 3333"),
     ("negatives without end", lambda w: w.train(w.file("a.csv", LOG), "--negatives", str(10**30)), r"--negatives must be"),
+    ("a cutoff without end", lambda w: w.train(w.file("a.csv", LOG), "--reward-cutoff", str(10**30)),
+     r"--reward-cutoff must be at most"),
     ("positions beyond the memory", lambda w: w.train(w.file("a.csv", LOG), "--max-length", str(10**15)), r"memory"),
 ]  # fmt: skip
 
