@@ -104,12 +104,12 @@ def _write(path: Path, users: list[Any], found: Recommendations) -> None:
     table = pa.table(columns, names=names)
     with folder_for(path), write_atomically(path) as temporary:
         if path.suffix == ".csv":
-            csv.write_csv(table, temporary, csv.WriteOptions(quoting_style="needed"))
+            csv.write_csv(table, temporary.absolute(), csv.WriteOptions(quoting_style="needed"))
         elif path.suffix == ".jsonl":
             lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n" for row in rows]
             temporary.write_text("".join(lines), encoding="utf-8")
         else:
-            parquet.write_table(table, temporary)
+            parquet.write_table(table, temporary.absolute())
 
 
 def _lines(path: Path | None) -> list[str] | None:

@@ -142,7 +142,7 @@ def _table(path: Path) -> tuple[list[str], dict[str, list[Any]]]:
     try:
         if text:
             table = arrow_csv.read_csv(
-                path,
+                path.absolute(),  # arrow reads a leading ~ as somebody's home
                 # a row lies within one block, and a history may be long
                 read_options=arrow_csv.ReadOptions(block_size=min(max(path.stat().st_size, 1 << 20), 2**31 - 1)),
                 # an empty line is a row of its own: the answer keeps the rows' order
@@ -153,7 +153,7 @@ def _table(path: Path) -> tuple[list[str], dict[str, list[Any]]]:
             )
             refuse_open_quote(path, ",")
         else:
-            table = parquet.read_table(path)
+            table = parquet.read_table(path.absolute())
         names = [name.strip() for name in table.column_names]  # "user, history" is two columns as well
         found = {name: table.column(names.index(name)) for name in _COLUMNS if names.count(name) == 1}
         return names, {name: column.to_pylist() for name, column in found.items()}

@@ -193,7 +193,7 @@ def _parquet(path: Path, wanted: _Wanted) -> Iterator[_Row]:
     from latentloop.data.formats.bytes import is_gzip, read_bytes
     from latentloop.data.formats.log import counted_rows
 
-    source: Any = pa.BufferReader(read_bytes(path)) if is_gzip(path) else str(path)
+    source: Any = pa.BufferReader(read_bytes(path)) if is_gzip(path) else str(path.absolute())
     try:
         file = pq.ParquetFile(source)
         columns = file.schema_arrow.names

@@ -57,6 +57,7 @@ def _write(interactions: Interactions, card: DataCard, directory: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    directory = directory.absolute()  # arrow reads a leading ~ as somebody's home
     draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         rows = {"user": interactions.user.numpy(), "item": interactions.item.numpy()}
@@ -102,7 +103,7 @@ def load_saved_interactions(directory: str | Path) -> Interactions:
     if version != _VERSION:
         raise InputError(f"{directory}: version {version}, this release reads version {_VERSION}; prepare it again")
     try:
-        table = pq.read_table(directory / "interactions.parquet")
+        table = pq.read_table((directory / "interactions.parquet").absolute())
         _refuse_types(table)
         columns = {name: torch.from_numpy(table.column(name).to_numpy().copy()) for name in table.column_names}
         ids = [_ids(directory / f"{name}.parquet") for name in ("users", "items")]
@@ -146,7 +147,7 @@ def _ids(path: Path) -> list[Id]:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    ids = pq.read_table(path).column("id")
+    ids = pq.read_table(path.absolute()).column("id")
     if ids.type not in (pa.int64(), pa.string(), pa.large_string()) or ids.null_count:
         raise ValueError(f"ids of {ids.type} in {path.name}")
     if pc.count_distinct(ids).as_py() != len(ids):

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -130,6 +131,24 @@ def test_a_list_may_begin_with_a_byte_order_mark(world: World) -> None:
     assert main([*world.ask("asked.csv", "history\ni1 i2\n"), "--allow", listed, "--strict"]) == 0
     with Path("answer.csv").open(encoding="utf-8", newline="") as file:
         assert [row["item"] for row in csv.DictReader(file)] == ["i7"]
+
+
+@pytest.mark.parametrize("form", [".csv", ".jsonl", ".parquet"])
+def test_a_tilde_that_no_shell_has_replaced_is_a_folder_of_that_name(
+    form: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `--out=~/run`: nothing of it is read from, or written to, the home that arrow takes it for."""
+    (world.here / "home").mkdir()
+    monkeypatch.setenv("HOME", str(world.here / "home"))
+    rows = [{"user": f"u{n % 3}", "item": f"i{n % 4}"} for n in range(12)]
+    for name, chosen in (("~/log", rows), ("~/asked", [{"user": "u1"}])):
+        pq.write_table(pa.Table.from_pylist(chosen), world.file(f"{name}.parquet", ""))
+        world.file(f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in chosen))
+        world.file(f"{name}.csv", "\n".join([",".join(chosen[0]), *(",".join(row.values()) for row in chosen)]) + "\n")
+    source, asked, answer = (f"~/{name}{form}" for name in ("log", "asked", "answer"))
+    assert main([*world.train(source, "--rpt-epochs", "0"), "--out", "~/run"]) == 0
+    assert main(["recommend", "~/run", "--input", asked, "--out", answer, "--k", "1"]) == 0
+    assert Path(answer).is_file() and not any((world.here / "home").iterdir())
 
 
 def test_one_user_and_one_item_are_trained_on(world: World) -> None:
