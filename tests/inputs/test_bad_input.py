@@ -294,7 +294,6 @@ OUTPUTS: list[Row] = [
                                              link(w, "l", f"{w.copy().name}/data")], r"l: is a link"),
     ("prepared data of too long a name", lambda w: ["prepare", w.file("a.csv", LOG), "--k-core", "0", "--out",
                                                     "new/" + "x" * 300], r"too long"),
-    ("metrics of too long a name", lambda w: ["evaluate", str(w.plain.path), "--out", "new/er/" + "x" * 300], r"too long"),
     ("answers of too long a name", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", "new/" + "x" * 300 + ".csv"],
      r"too long"),
     ("a name too long", lambda w: [*w.train(w.file("a.csv", LOG)), "--out", "x" * 300], r"too long"),
@@ -411,3 +410,12 @@ def test_a_malformed_input_is_one_line(
     assert len(errors) == 1 and errors[0] == err.splitlines()[-1] and errors[0].startswith("latentloop: error: ")
     assert re.search(said, errors[0]), errors[0]
     assert (tree(world.here.parent), tree(world.plain.path), tree(world.texts.path)) == before
+
+
+def test_metrics_that_cannot_be_written_are_printed_all_the_same(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(world.plain.path), "--device", "cpu", "--out", "new/er/" + "x" * 300]) == 2
+    out, err = capsys.readouterr()
+    assert "Popularity" in out and re.fullmatch(r"latentloop: error: .* too long: .*\n", err)
+    assert not any(world.here.iterdir())
