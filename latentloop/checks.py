@@ -8,7 +8,10 @@ from typing import TypeGuard
 
 from latentloop.errors import InputError
 
-__all__ = ["above_zero", "at_least", "is_whole", "one_of", "zero_or_more"]
+__all__ = ["DEEPEST", "above_zero", "as_deep", "at_least", "is_whole", "one_of", "zero_or_more"]
+
+DEEPEST = 10_000
+"""More thoughts than any loop takes: a configuration from elsewhere may name a number that would never end."""
 
 
 def is_whole(value: object) -> TypeGuard[int]:
@@ -21,6 +24,14 @@ def at_least(name: str, value: object, least: int) -> int:
     if not is_whole(value) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return value
+
+
+def as_deep(name: str, value: object, deepest: int = DEEPEST) -> int:
+    """Return `value` if it is a number of thoughts, 1 to `deepest`, else raise `InputError`."""
+    depth = at_least(name, value, 1)
+    if depth > deepest:
+        raise InputError(f"{name} must be at most {deepest}, got {depth}")
+    return depth
 
 
 def above_zero(name: str, value: object) -> float:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -38,14 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; None takes it from the process.
     """
     _let_threads_wait_briefly()
+    _open_closed_outputs()
+    code = 0
     try:
         try:
-            return _run(sys.argv[1:] if arguments is None else arguments)
+            code = _run(sys.argv[1:] if arguments is None else arguments)
+            return code
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # `latentloop ... | head` has read enough
         _silence_output()
         return READER_GONE
+    except OSError as error:  # no room for what was printed; of its own errors the command has told
+        _silence_output()
+        if not code:
+            _say(f"error: {error}")
+        return code or USER_ERROR
     except KeyboardInterrupt:
         return _interrupted("")
 
@@ -67,6 +76,7 @@ def _run(arguments: Sequence[str]) -> int:
         from latentloop.training import NotFinite
 
     try:
+        _refuse_names(arguments)
         if launch.world() > 1:
             _refuse_several(command)
         command.run()
@@ -90,6 +100,24 @@ def _run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _interrupted(_kept(command))
     return 0
+
+
+def _refuse_names(arguments: Sequence[str]) -> None:
+    """Refuse what a run's files cannot hold, and what readers cannot open, before any work is done.
+
+    Raises:
+        InputError: for an argument of bytes that are not UTF-8, as the names of some files are.
+    """
+    from latentloop.errors import InputError
+
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            shown = argument.encode("ascii", "backslashreplace").decode()
+            raise InputError(
+                f"{shown}: no name in UTF-8; rename the file, or set PYTHONUTF8=1 where it is one"
+            ) from None
 
 
 class _TooLarge(Exception):
@@ -157,8 +185,13 @@ def _complain(error: BaseException, command: Command) -> None:
     if launch.rank():
         time.sleep(_FIRST_SPEAKS)
         who = f" in process {launch.rank()}"
-    sys.stderr.write(f"latentloop: error{who}: {in_options(error, command)}\n")
-    sys.stderr.flush()
+    _say(f"error{who}: {in_options(error, command)}")
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # the exit code says it too, where there is no room for words
+        sys.stderr.write(f"latentloop: {text}\n")
+        sys.stderr.flush()
 
 
 def _interrupted(kept: str) -> int:
@@ -205,6 +238,14 @@ def _silence_output() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def _open_closed_outputs() -> None:
+    """Let what is said go nowhere where the caller closed an output: Python then has none, and a file may take its number."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")
 
 
 def _let_threads_wait_briefly() -> None:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from latentloop.checks import at_least, zero_or_more
+from latentloop.checks import DEEPEST, as_deep, at_least, zero_or_more
 
 __all__ = ["DepthLaw", "FixedDepth", "LogNormalPoisson", "UniformDepth"]
 
@@ -39,7 +39,7 @@ class LogNormalPoisson:
     Its mean before the cap is k-bar + 1, which is also the depth of an answer.
 
     Args:
-        mean_depth: k-bar, a whole number of at least 1.
+        mean_depth: k-bar, 1 to 3,333.
         sigma: spread of the logarithm, at least 0.
 
     Raises:
@@ -50,7 +50,7 @@ class LogNormalPoisson:
     sigma: float = 0.5
 
     def __post_init__(self) -> None:
-        at_least("mean_depth", self.mean_depth, 1)
+        as_deep("mean_depth", self.mean_depth, DEEPEST // 3)
         zero_or_more("sigma", self.sigma)
 
     @property
@@ -75,7 +75,7 @@ class FixedDepth:
     """Always the same depth, in training and for an answer (the paper's "w/o sampling").
 
     Args:
-        depth: a whole number of at least 1.
+        depth: 1 to 10,000.
 
     Raises:
         InputError: for another value.
@@ -84,7 +84,7 @@ class FixedDepth:
     depth: int
 
     def __post_init__(self) -> None:
-        at_least("depth", self.depth, 1)
+        as_deep("depth", self.depth)
 
     @property
     def inference_depth(self) -> int:
@@ -107,7 +107,7 @@ class UniformDepth:
 
     Args:
         low: smallest depth, at least 1.
-        high: largest depth, at least `low`.
+        high: largest depth, `low` to 10,000.
 
     Raises:
         InputError: for values outside these ranges.
@@ -119,6 +119,7 @@ class UniformDepth:
     def __post_init__(self) -> None:
         at_least("low", self.low, 1)
         at_least("high", self.high, self.low)
+        as_deep("high", self.high)
 
     @property
     def inference_depth(self) -> int:

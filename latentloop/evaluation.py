@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latentloop.across_ranks import ALONE, Processes
-from latentloop.checks import at_least
+from latentloop.checks import as_deep, at_least
 from latentloop.data.sequences import Samples
 from latentloop.dropout import evaluating
 from latentloop.encoder import Thoughts
@@ -181,7 +181,7 @@ def ranks(
     Raises:
         InputError: see `evaluate`.
     """
-    deepest = max((at_least("depth", depth, 1) for depth in depths), default=0)
+    deepest = max((as_deep("depth", depth) for depth in depths), default=0)
     if not deepest:
         raise InputError("depths: none given, expected at least one")
     at_least("batch_size", batch_size, 1)

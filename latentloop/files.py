@@ -18,6 +18,7 @@ from latentloop.errors import InputError
 from latentloop.json_text import parse_json
 
 __all__ = [
+    "folder_for",
     "is_leftover",
     "json_text",
     "read_json",
@@ -29,7 +30,7 @@ __all__ = [
     "writing",
 ]
 
-_LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.tmp|\.tmp\w{6}|\.(?P<folder>data)-.+")
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.tmp|\.tmp\w{6}|\.(?P<folder>data)-(old-)?[a-z0-9_]{8}")
 """Our temporary files, those of safetensors, and prepared data that was never renamed."""
 
 
@@ -97,6 +98,21 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno is None:
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+
+
+@contextmanager
+def folder_for(path: Path) -> Iterator[None]:
+    """Make the folder that `path` lies in for the time of writing it; on failure those made for it are removed again."""
+    missing = [place for place in path.parents if not place.exists()]
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first that something lies in stays, and all above it
+            for place in missing:
+                place.rmdir()
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

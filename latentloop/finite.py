@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-__all__ = ["NotFinite", "check_weights"]
+from latentloop.errors import InputError
+
+__all__ = ["NotFinite", "ScoresBroke", "check_weights"]
 
 
 class NotFinite(RuntimeError):
@@ -19,6 +21,10 @@ class NotFinite(RuntimeError):
     def __init__(self, message: str, *, learned: bool = True) -> None:
         super().__init__(message)
         self.learned = learned
+
+
+class ScoresBroke(InputError):
+    """Scores that are to be ranked are no numbers: in training that is `NotFinite`."""
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from latentloop.errors import InputError
+from latentloop.finite import ScoresBroke
 from latentloop.item_scores import ChunkScorer, check_ids, checked, chunks, no_autocast, pick
 from latentloop.pairs import Pairs
 from latentloop.ranks_in_tiles import count_in_tiles
@@ -102,7 +103,7 @@ def _count_in_rows(
         scores = score(part)
         if unsure and bool((bad := scores.isnan().any(1)).any()):
             row = part.start + int(bad.nonzero()[0])
-            raise InputError(f"scores must be numbers, found NaN in row {row}: the model has diverged")
+            raise ScoresBroke(f"scores must be numbers, found NaN in row {row}: the model has diverged")
         if copies.numel():
             scores.index_copy_(1, copies, scores.index_select(1, originals))
         own = pick(scores, target[part] - 1)

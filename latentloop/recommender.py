@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latentloop.adapt import Adapted
-from latentloop.checks import at_least
+from latentloop.checks import as_deep, at_least
 from latentloop.depth import DepthLaw
 from latentloop.encoder import Encoder, Thoughts
 from latentloop.encoder_settings import encoder_settings
@@ -155,7 +155,7 @@ class Recommender(nn.Module, Pretrained):
             InputError: for a depth or copies below 1, an item id outside 0..N, a state or keys of the wrong shape, or
                 both of them.
         """
-        depth = self.inference_depth if depth is None else at_least("depth", depth, 1)
+        depth = self.inference_depth if depth is None else as_deep("depth", depth)
         at_least("copies", copies, 1)
         hidden, start, context = begin(self, checked_history(self, history), state, state_keys, copies)
         return self.encoder.thoughts(hidden, state=start, depth=depth, **context)
@@ -183,7 +183,7 @@ class Recommender(nn.Module, Pretrained):
             InputError: for an encoder that does not declare itself causal and pad-invariant, and as `think`.
         """
         encoder = check_everywhere(self.encoder)
-        depth = self.inference_depth if depth is None else at_least("depth", depth, 1)
+        depth = self.inference_depth if depth is None else as_deep("depth", depth)
         history = checked_history(self, history)
         hidden, start, context = begin(self, history, state, state_keys, 1)
         thoughts, states = encoder.everywhere(hidden, state=start, depth=depth, **context)

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from latentloop.adapt import adapt_both
 from latentloop.aggregate import Aggregate, build_aggregate
-from latentloop.checks import at_least
+from latentloop.checks import as_deep, at_least
 from latentloop.depth import DepthLaw, LogNormalPoisson
 from latentloop.dropout import replayed_modes
 from latentloop.encoder import Encoder, Thoughts, distance_from_newest, newest, read_newest, same_shape
@@ -158,9 +158,9 @@ class RecurrentDepth(nn.Module):
                 `history` (B, L); or, packed, `offsets` (B + 1,).
 
         Raises:
-            InputError: for a depth below 1 or a state shaped unlike `hidden`.
+            InputError: for a depth outside 1..10,000 or a state shaped unlike `hidden`.
         """
-        depth = at_least("depth", self.depth_law.inference_depth if depth is None else depth, 1)
+        depth = as_deep("depth", self.depth_law.inference_depth if depth is None else depth)
         if state.shape != hidden.shape:
             raise InputError(f"state must be shaped like hidden, {tuple(hidden.shape)}, got {tuple(state.shape)}")
         return self._steps(hidden, state, depth, context)
@@ -174,7 +174,7 @@ class RecurrentDepth(nn.Module):
             for unrolled in self.unroll(hidden, state=state, depth=depth - 1, **context):
                 state = unrolled
                 read.append(newest(state, context.get("offsets")))
-        at_least("depth", depth, 1)
+        as_deep("depth", depth)
         read.append(read_newest("core_block", self.core_block, self._mix(state, hidden), **context))
         return Thoughts(torch.stack(read))
 

@@ -14,6 +14,7 @@ Beside them lies a hidden file of no content, the lock of the process that train
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -126,6 +127,7 @@ class RunDirectory:
         if there and not run._is_run():
             raise InputError(f"{run.path} is not empty and not a run of latentloop: choose another --out")
         if there and resume:
+            run._check_version()
             run._check_same(config, defaults)
         return there
 
@@ -139,6 +141,7 @@ class RunDirectory:
         run = cls(path)
         if not run._is_run():
             raise InputError(f"{run.path} is not a run of latentloop: it has no config.json that `train` wrote")
+        run._check_version()
         return run
 
     @property
@@ -207,6 +210,7 @@ class RunDirectory:
                 not isinstance(found, dict)
                 or not isinstance(found.get("stage"), str)
                 or not is_whole(found.get("epoch"))
+                or not all(map(_is_sound, found.values()))
             ):
                 raise self._damaged_metrics(found)
             lines.append(found)
@@ -217,8 +221,8 @@ class RunDirectory:
         best: dict[str, float] = {}
         for line in self.metrics():
             try:
-                best[line["stage"]] = max(best.get(line["stage"], 0.0), float(line["ndcg@10"]))
-            except (KeyError, TypeError, ValueError):
+                best[line["stage"]] = max(best.get(line["stage"], 0.0), line["ndcg@10"])
+            except (KeyError, TypeError):
                 raise self._damaged_metrics(line) from None
         return "rpt" if "rpt" in best and best["rpt"] > best.get("spt", 0.0) else "spt"
 
@@ -250,12 +254,17 @@ class RunDirectory:
         config = read_json(self.config_path)
         return isinstance(config, dict) and _MARK in config
 
+    def _check_version(self) -> None:
+        version = self.config().get(_MARK)
+        if version != _VERSION or not is_whole(version):
+            raise InputError(f"{self.path} is a run of version {version!r}, this release reads version {_VERSION}")
+
     def _sweep(self) -> None:
-        """Remove what a killed process left half-written."""
+        """Remove what a killed process left half-written, in our own folders only: another may be a link to anywhere."""
         remove_leftovers(self.path, _OURS)
         if self._is_run():
-            for folder in self.path.iterdir():
-                remove_leftovers(folder)
+            for name in _OURS:
+                remove_leftovers(self.path / name)
 
     def _refuse_links(self) -> None:
         """Nothing of a run leads out of it: a run may come from anyone, and is written to by its files' names."""
@@ -283,6 +292,13 @@ class RunDirectory:
                 f"--resume: {name} was {old!r} when {self.path} was started and is now {new!r}; repeat the original "
                 f"options{or_more}, or choose --overwrite"
             )
+
+
+def _is_sound(value: Any) -> bool:
+    """Whether a line of ours holds such a value: no NaN or infinity, which JSON has none of but Python reads."""
+    if is_whole(value):
+        return abs(value) < 2**63
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _line(line: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from latentloop.data.positives import SameTarget
 from latentloop.data.windows import Windows
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
-from latentloop.finite import NotFinite, check_weights
+from latentloop.finite import NotFinite, ScoresBroke, check_weights
 from latentloop.metrics import metric_names
 from latentloop.objectives.contract import Objective, free_name, touches_few_items, views_of
 from latentloop.optimizer import build_optimizer
@@ -239,20 +239,28 @@ class _Stage:
         return line
 
     def validate(self) -> dict[str, float]:
-        """Metrics on validation."""
+        """Metrics on validation.
+
+        Raises:
+            NotFinite: for weights or scores that are no numbers.
+        """
         check_weights(self.model, self.progress.step)
         self.processes.share_weights(self.model, buffers_only=True)  # statistics of a batch norm are each process's own
         # a fresh T_0 an answer, where the model asks for one, must repeat itself too, and be the same in every stage
         with dropout_seed(fold(self.seed, "evaluation"), self.accelerator.device):
-            found = evaluate(
-                self.model,
-                self.validation,
-                exclude_history=self.exclude_history,
-                split="validation",
-                stage=self.name,
-                seeds=(self.seed,),
-                processes=self.processes,
-            )
+            try:
+                found = evaluate(
+                    self.model,
+                    self.validation,
+                    exclude_history=self.exclude_history,
+                    split="validation",
+                    stage=self.name,
+                    seeds=(self.seed,),
+                    processes=self.processes,
+                )
+            except ScoresBroke:  # of weights that are still numbers, but too large to compute with
+                step = self.progress.step
+                raise NotFinite(f"scores on validation are no numbers after step {step}", learned=step > 0) from None
         return dict(found.metrics)
 
     def finish(self, line: dict[str, Any]) -> None:

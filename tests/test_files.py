@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from latentloop.errors import InputError
-from latentloop.files import is_leftover, remove_leftovers, write_atomically, write_together, writing
+from latentloop.files import folder_for, is_leftover, remove_leftovers, write_atomically, write_together, writing
 from latentloop.weights import WEIGHTS, checksum, saved_checksum, saved_shape, saved_size, write_weights
 
 
@@ -65,17 +65,38 @@ def test_files_that_are_written_together_change_together(tmp_path: Path) -> None
     assert before == ["old", "old"] and [path.read_text() for path in tmp_path.iterdir()] == ["new", "new"]
 
 
+def test_folders_made_for_a_file_go_where_it_fails(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ZeroDivisionError), folder_for(tmp_path / "there" / "new" / "er" / "file"):
+        assert (tmp_path / "there" / "new" / "er").is_dir()
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+    with pytest.raises(ZeroDivisionError), folder_for(tmp_path / "new" / "er" / "file"):
+        (tmp_path / "new" / "another").write_text("of somebody else")
+        raise ZeroDivisionError
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["another", "new", "there"]
+
+
 def test_what_a_killed_process_left_is_known_and_removed(tmp_path: Path) -> None:
-    left = [".config.json.77.tmp", ".state.77.tmp", ".tmpAb3_9z", ".data-x1"]
-    kept = ["config.json", ".bashrc", ".config.json.tmp", "x.77.tmp", ".tmp", ".metadata-1"]
+    left = [".config.json.77.tmp", ".state.77.tmp", ".tmpAb3_9z", ".data-x1_3abcd", ".data-old-x1_3abcd"]
+    kept = [
+        "config.json",
+        ".bashrc",
+        ".config.json.tmp",
+        "x.77.tmp",
+        ".tmp",
+        ".metadata-1",
+        ".data-2024",
+        ".data-backup-of-mine",
+    ]
     for name in left + kept:
         (tmp_path / name).write_text(name)
-    (tmp_path / ".data-folder").mkdir()
-    (tmp_path / ".data-folder" / "card.json").write_text("{}")
+    (tmp_path / ".data-folder01").mkdir()
+    (tmp_path / ".data-folder01" / "card.json").write_text("{}")
     assert is_leftover(Path(".config.json.77.tmp"), ("config.json",))
     assert not is_leftover(Path(".config.json.77.tmp"), ("data",))
     remove_leftovers(tmp_path, ("config.json",))
-    assert not (tmp_path / ".config.json.77.tmp").exists() and (tmp_path / ".data-folder").is_dir()
+    assert not (tmp_path / ".config.json.77.tmp").exists() and (tmp_path / ".data-folder01").is_dir()
     remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 

@@ -57,7 +57,7 @@ class Evaluate:
         from latentloop.baselines import chance, popularity
         from latentloop.data.card import content_hash
         from latentloop.evaluation import evaluate
-        from latentloop.files import write_json
+        from latentloop.files import folder_for, write_json
         from latentloop.metrics import metric_names
         from latentloop.report import say
         from latentloop.run_directory import RunDirectory
@@ -101,9 +101,9 @@ class Evaluate:
         if self.groups:
             say("\n" + subgroup_table(table))
         if self.out is not None:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
             found = result.to_dict() | {"rivals": {name: rival.to_dict() for name, rival in rivals.items()}}
-            write_json(self.out, found)
+            with folder_for(self.out):
+                write_json(self.out, found)
 
 
 def check_depths(model: Recommender, depths: Sequence[int]) -> None:
@@ -149,7 +149,7 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
         )
     split = options.divide(load_saved_interactions(run.data_path))
     if encoder is None:
-        return Recommender.from_pretrained(path), split, chosen
+        return _of_the_data(Recommender.from_pretrained(path), split, path), split, chosen
     made = saved_options(ModelOptions, run.config(), "model", run.config_path)
     if made.encoder is None:
         raise InputError(f"{run.path} was trained with --backbone {made.backbone}: leave out --encoder")
@@ -157,4 +157,16 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     model = Recommender.from_pretrained(path, encoder=own)
     if made.encoder != encoder:  # it may have moved, and its code was not compared
         logger.warning("%s was trained with --encoder %s, not %s", run.path, made.encoder, encoder)
-    return model, split, chosen
+    return _of_the_data(model, split, path), split, chosen
+
+
+def _of_the_data(model: Recommender, split: Split, path: Path) -> Recommender:
+    """Refuse a model whose items are other ones than the run's: it would be measured, and wrongly.
+
+    Raises:
+        InputError: where an item has another number in the model.
+    """
+    ids = split.interactions.item_ids
+    if model.item_ids is not None and [str(i) for i in model.item_ids.ids] != [str(i) for i in ids]:
+        raise InputError(f"{path / 'items.json'} lists other items than the run's data: the model is of another run")
+    return model

@@ -25,6 +25,10 @@ __all__ = [
     "TrainingOptions",
 ]
 
+_LARGEST_CUTOFF = 2**31 - 1
+_MOST_NEGATIVES = 10_000_000
+"""A step holds so many rows of the item table at once."""
+
 
 @dataclass(frozen=True)
 class CoreOptions:
@@ -111,8 +115,8 @@ class SPTOptions:
         """The objective; negatives are sampled by `item_counts` (N + 1,), how often each item occurs, else uniformly."""
         from latentloop.objectives import SPT, NextItemEverywhere, SampledNextItem
 
-        if self.negatives < 0:
-            raise InputError(f"--negatives must be at least 0, got {self.negatives}")
+        if not 0 <= self.negatives <= _MOST_NEGATIVES:
+            raise InputError(f"--negatives must be at least 0 and at most {_MOST_NEGATIVES}, got {self.negatives}")
         counts = None if item_counts is None else item_counts[1:]
         next_item: Objective | None = SampledNextItem(self.negatives, item_counts=counts) if self.negatives else None
         if self.positions == "all":
@@ -167,6 +171,8 @@ class RPTOptions:
 
         if self.reward_cutoff < 1:
             raise InputError(f"reward_cutoff must be a whole number of at least 1, got {self.reward_cutoff}")
+        if self.reward_cutoff > _LARGEST_CUTOFF:
+            raise InputError(f"reward_cutoff must be at most {_LARGEST_CUTOFF}, got {self.reward_cutoff}")
         reward = RecallReward(self.reward_cutoff) if self.reward == "recall" else NDCGReward(self.reward_cutoff)
         return RPT(
             rollouts=self.rollouts,

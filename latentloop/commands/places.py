@@ -37,6 +37,8 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """
     if path.is_dir():
         raise InputError(f"--out: {path} is a folder; name a file")
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # a rename would put a file in a device's place
+        raise InputError(f"--out: {path} is a link or no plain file; name a file")
     for parent in path.parents:
         if parent.exists() and not parent.is_dir():
             raise InputError(f"--out: {path} cannot be written, {parent} is a file and no folder")

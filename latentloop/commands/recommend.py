@@ -91,7 +91,7 @@ def _write(path: Path, users: list[Any], found: Recommendations) -> None:
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    from latentloop.files import write_atomically
+    from latentloop.files import folder_for, write_atomically
 
     rows = [
         (str(user), rank, str(item), score)
@@ -102,15 +102,14 @@ def _write(path: Path, users: list[Any], found: Recommendations) -> None:
     kinds = [pa.string(), pa.int64(), pa.string(), pa.float64()]
     columns = [pa.array([row[place] for row in rows], kind) for place, kind in enumerate(kinds)]
     table = pa.table(columns, names=names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path) as temporary:
+    with folder_for(path), write_atomically(path) as temporary:
         if path.suffix == ".csv":
-            csv.write_csv(table, temporary, csv.WriteOptions(quoting_style="needed"))
+            csv.write_csv(table, temporary.absolute(), csv.WriteOptions(quoting_style="needed"))
         elif path.suffix == ".jsonl":
             lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n" for row in rows]
             temporary.write_text("".join(lines), encoding="utf-8")
         else:
-            parquet.write_table(table, temporary)
+            parquet.write_table(table, temporary.absolute())
 
 
 def _lines(path: Path | None) -> list[str] | None:
@@ -119,7 +118,7 @@ def _lines(path: Path | None) -> list[str] | None:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text: save it as UTF-8, one item id a line") from None
     return [line.strip() for line in text.splitlines() if line.strip()]

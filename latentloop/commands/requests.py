@@ -142,24 +142,38 @@ def _table(path: Path) -> tuple[list[str], dict[str, list[Any]]]:
     try:
         if text:
             table = arrow_csv.read_csv(
-                path,
+                path.absolute(),  # arrow reads a leading ~ as somebody's home
                 # a row lies within one block, and a history may be long
                 read_options=arrow_csv.ReadOptions(block_size=min(max(path.stat().st_size, 1 << 20), 2**31 - 1)),
                 # an empty line is a row of its own: the answer keeps the rows' order
                 parse_options=arrow_csv.ParseOptions(ignore_empty_lines=False, newlines_in_values=True),
                 convert_options=arrow_csv.ConvertOptions(
-                    column_types=dict.fromkeys(_COLUMNS, pa.string()), strings_can_be_null=False
+                    column_types=dict.fromkeys(_columns(path), pa.string()), strings_can_be_null=False
                 ),
             )
             refuse_open_quote(path, ",")
         else:
-            table = parquet.read_table(path)
-        names = table.column_names
-        return names, {name: table[name].to_pylist() for name in _COLUMNS if names.count(name) == 1}
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            table = parquet.read_table(path.absolute())
+        names = [name.strip() for name in table.column_names]  # "user, history" is two columns as well
+        found = {name: table.column(names.index(name)) for name in _COLUMNS if names.count(name) == 1}
+        return names, {name: column.to_pylist() for name, column in found.items()}
+    except (
+        pa.ArrowException,
+        OSError,
+        UnicodeDecodeError,
+        OverflowError,
+    ) as error:  # a day that Python cannot count to
         if text:
             raise explained(path, ",", True, None, error) from None
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _columns(path: Path) -> list[str]:
+    """The names of the CSV's columns that matter, as they stand there; without a header the reader says so itself."""
+    from latentloop.data.formats.delimited import records
+
+    header = next(records(path, ","), (1, []))[1]
+    return [name for name in header if name.strip() in _COLUMNS]
 
 
 def _place(path: Path, row: int) -> str:

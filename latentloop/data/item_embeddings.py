@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from latentloop.text_features import TextFeatures
 from latentloop.weights import one_line
 
 __all__ = ["align_embeddings", "load_embeddings", "numbered_rows"]
+
+_ROW = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def load_embeddings(path: str | Path) -> np.ndarray:
@@ -48,8 +51,8 @@ def numbered_rows(count: int, item_ids: Sequence[ItemId], *, name: str = "embedd
         InputError: for an item of the catalog that is no row.
     """
     for original in item_ids:
-        number = int(original) if str(original).isdecimal() else 0
-        if not 1 <= number <= count:
+        number = str(original)  # "01" is another id than 1, and would find no row
+        if not _ROW.fullmatch(number) or int(number) > count:
             raise InputError(
                 f"{name}: {count} rows, of which row i is item i + 1, and item {original!r} is none of 1..{count} "
                 f"({len(item_ids)} items in the data); name the rows' items by a file of ids and texts in their order"

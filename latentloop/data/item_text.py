@@ -150,7 +150,7 @@ def _rows(path: Path, format: str, wanted: _Wanted) -> Iterator[_Row]:
 
 
 def _delimited(path: Path, wanted: _Wanted, delimiter: str) -> Iterator[_Row]:
-    from latentloop.data.formats.delimited import records
+    from latentloop.data.formats.delimited import records, refuse_open_quote
 
     # titles hold stray quotes, which in a TSV would swallow lines
     quoted = delimiter == ","
@@ -158,6 +158,8 @@ def _delimited(path: Path, wanted: _Wanted, delimiter: str) -> Iterator[_Row]:
     first = next(lines, None)
     if first is None:
         raise InputError(f"{path}: the file is empty, expected an item id and a text in each line")
+    if quoted:
+        refuse_open_quote(path, delimiter)
     width, places = len(first[1]), wanted.find(first[1])
     item, texts = places or (0, [1])
     for number, fields in lines if places else chain([first], lines):
@@ -191,7 +193,7 @@ def _parquet(path: Path, wanted: _Wanted) -> Iterator[_Row]:
     from latentloop.data.formats.bytes import is_gzip, read_bytes
     from latentloop.data.formats.log import counted_rows
 
-    source: Any = pa.BufferReader(read_bytes(path)) if is_gzip(path) else str(path)
+    source: Any = pa.BufferReader(read_bytes(path)) if is_gzip(path) else str(path.absolute())
     try:
         file = pq.ParquetFile(source)
         columns = file.schema_arrow.names
@@ -199,7 +201,7 @@ def _parquet(path: Path, wanted: _Wanted) -> Iterator[_Row]:
         names = [columns[place] for place in (item, *texts)]
         table = file.read(columns=names)
         read = [table.column(name).to_pylist() for name in names]
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         raise InputError(
             f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); the file is damaged or of another "
             "format: name the format",

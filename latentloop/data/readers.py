@@ -84,6 +84,8 @@ def load_interactions(
         return load_saved_interactions(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; give the path of a file, or `{AMAZON_PREFIX}<Category>` for the hub")
+    if not path.is_file():  # the first of several looks would empty a pipe, and the second wait forever
+        raise InputError(f"{path}: is a pipe or device; save what it gives as a file first")
     format = format or _format_of(path)
     try:
         return _read(path, wanted, format).interactions()

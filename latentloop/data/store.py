@@ -7,13 +7,15 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from latentloop.checks import is_whole
 from latentloop.data.card import DataCard, content_hash
 from latentloop.data.interactions import Id, Interactions
 from latentloop.errors import InputError
-from latentloop.files import umask
+from latentloop.files import folder_for, umask, writing
 from latentloop.json_text import parse_json
 
 __all__ = ["load_saved_interactions", "save_interactions"]
@@ -33,19 +35,29 @@ def save_interactions(interactions: Interactions, directory: str | Path, *, over
         overwrite: replace what is there, if that is prepared data too.
 
     Raises:
-        InputError: the directory exists (without `overwrite`), or holds something else than prepared data.
+        InputError: the directory exists (without `overwrite`), is a link, or holds something else than prepared data.
+        OSError: where it cannot be written; what was there is whole then.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     directory = Path(directory)
+    if directory.is_symlink():
+        raise InputError(f"{directory}: is a link; name the folder that it leads to, or another one")
     if directory.exists():
         if not overwrite:
             raise InputError(f"{directory}: exists already; choose another name or overwrite")
         if not (directory / _CARD).is_file():
             raise InputError(f"{directory}: exists and is not prepared data, so it is not overwritten; remove it first")
     card = DataCard.of(interactions)
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    with folder_for(directory), writing(directory):
+        _write(interactions, card, directory)
+    return card
+
+
+def _write(interactions: Interactions, card: DataCard, directory: Path) -> None:
+    """Write beside `directory` and rename."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    directory = directory.absolute()  # arrow reads a leading ~ as somebody's home
     draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         rows = {"user": interactions.user.numpy(), "item": interactions.item.numpy()}
@@ -60,13 +72,16 @@ def save_interactions(interactions: Interactions, directory: str | Path, *, over
         if directory.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
             directory.replace(old)
-            draft.replace(directory)
+            try:
+                draft.replace(directory)
+            except BaseException:
+                old.replace(directory)
+                raise
             shutil.rmtree(old)
         else:
             draft.replace(directory)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return card
 
 
 def load_saved_interactions(directory: str | Path) -> Interactions:
@@ -88,11 +103,10 @@ def load_saved_interactions(directory: str | Path) -> Interactions:
     if version != _VERSION:
         raise InputError(f"{directory}: version {version}, this release reads version {_VERSION}; prepare it again")
     try:
-        table = pq.read_table(directory / "interactions.parquet")
+        table = pq.read_table((directory / "interactions.parquet").absolute())
+        _refuse_types(table)
         columns = {name: torch.from_numpy(table.column(name).to_numpy().copy()) for name in table.column_names}
-        ids: list[list[Id]] = [
-            pq.read_table(directory / f"{name}.parquet").column("id").to_pylist() for name in ("users", "items")
-        ]
+        ids = [_ids(directory / f"{name}.parquet") for name in ("users", "items")]
         loaded = Interactions(columns["user"], columns["item"], columns.get("timestamp"), ids[0], ids[1])
         found = content_hash(loaded)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -106,10 +120,48 @@ def load_saved_interactions(directory: str | Path) -> Interactions:
     return loaded
 
 
+def _refuse_types(table: Any) -> None:
+    """Whatever another type would be taken for, we never wrote it.
+
+    Raises:
+        ValueError: for a column of another name or type, or a time that is no number.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kinds = {"user": (pa.int64(),), "item": (pa.int64(),), "timestamp": (pa.int64(), pa.float64())}
+    for field in table.schema:
+        if field.type not in kinds.get(field.name, ()) or table.column(field.name).null_count:
+            raise ValueError(f"column {field.name!r} of {field.type} is not what was written")
+    if "timestamp" in table.column_names and not pc.all(pc.is_finite(table.column("timestamp"))).as_py():
+        raise ValueError("a timestamp is not finite")
+
+
+def _ids(path: Path) -> list[Id]:
+    """The ids in a file, all of one type and all different.
+
+    Raises:
+        ValueError: for other ids.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    ids = pq.read_table(path.absolute()).column("id")
+    if ids.type not in (pa.int64(), pa.string(), pa.large_string()) or ids.null_count:
+        raise ValueError(f"ids of {ids.type} in {path.name}")
+    if pc.count_distinct(ids).as_py() != len(ids):
+        raise ValueError(f"one id twice in {path.name}")
+    found: list[Id] = ids.to_pylist()
+    return found
+
+
 def _stamp(path: Path) -> tuple[int, str]:
     """Version and hash that the card states."""
     try:
         card = parse_json(path.read_text(encoding="utf-8"))
-        return int(card["version"]), str(card["hash"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged, it states no version and hash; prepare the data again") from error
+        if is_whole(card["version"]) and isinstance(card["hash"], str):
+            return card["version"], card["hash"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise InputError(f"{path}: damaged, it states no version and hash; prepare the data again")

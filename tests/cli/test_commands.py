@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import re
@@ -509,6 +511,31 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly(run: Path) -> None:
         process.stdout.close()
         complaint = process.stderr.read()
         assert (process.wait(), complaint) == (141, b"")
+
+
+class Full(io.StringIO):
+    """An output without room, as it is found when what was written is brought there."""
+
+    def flush(self) -> None:
+        if self.getvalue():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_outputs_that_take_nothing_change_no_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python has no standard output where the caller closed it, as `>&-` and some services do."""
+    prepare = ["prepare", log(tmp_path), "--k-core", "0", "--out"]
+    for name, output in (("stdout", None), ("stderr", None), ("stderr", Full())):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, name, output)
+            assert main([*prepare, str(tmp_path / f"{name} {output}")]) == 0
+            assert main(["evaluate", str(tmp_path)]) == 2
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Full())
+        assert main([*prepare, str(tmp_path / "full")]) == 2
+    assert capsys.readouterr().err == "latentloop: error: [Errno 28] No space left on device\n"
 
 
 def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_bits(source: Path, tmp_path: Path) -> None:

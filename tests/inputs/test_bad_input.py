@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from safetensors.torch import load, save
 
 from latentloop.cli import main
-from tests.inputs.worlds import ITEMS, LOG, World, cut, edit_json, flipped, tree, unchecked
+from tests.inputs.worlds import ITEMS, LOG, NUMBERED, World, cut, edit_json, flipped, tree, unchecked
 
 Row = tuple[str, Callable[[World], list[str]], str]
 
@@ -62,6 +63,35 @@ def other_texts(content: bytes) -> bytes:
     return save({name: tensor[:4].contiguous() for name, tensor in load(content).items()})
 
 
+def pipe(world: World, name: str) -> str:
+    """What waits for a writer, or a reader."""
+    os.mkfifo(world.here / name)
+    return str(world.here / name)
+
+
+def link(world: World, name: str, to: str) -> str:
+    """A link, to a file or folder that may not be there."""
+    (world.here / name).symlink_to(world.here / to)
+    return str(world.here / name)
+
+
+def logged(world: World, number: str) -> list[str]:
+    """Evaluate a run whose metrics say this of its epochs."""
+    return world.damaged("metrics.jsonl", lambda c: re.sub(rb'"ndcg@10": [^,}]+', b'"ndcg@10": ' + number.encode(), c))
+
+
+def kept(world: World, name: str, change: Callable[[pa.Table], pa.Table]) -> list[str]:
+    """Train on prepared data of which one table is another."""
+    path = world.copy() / "data" / f"{name}.parquet"
+    pq.write_table(change(pq.read_table(path)), path)
+    return world.train(str(path.parent))
+
+
+def with_column(name: str, make: Callable[[Any], Any]) -> Callable[[pa.Table], pa.Table]:
+    """A table in which a column is made of what it was."""
+    return lambda t: t.set_column(t.column_names.index(name), name, pa.array(make(t[name].to_numpy())))
+
+
 def resumed_with(world: World, *keys: str, value: Any) -> list[str]:
     """Resume a run whose configuration says something else."""
     edit_json(world.copy() / "config.json", *keys, value=value)
@@ -99,6 +129,9 @@ FILES: list[Row] = [
     ("JSON nested too deep", lambda w: w.train(w.file("a.jsonl", DEEP)), r"a\.jsonl: line 1: no valid JSON"),
     ("a JSON number of 5000 digits", lambda w: w.train(w.file("a.jsonl", f'{{"user": {"9" * 5000}, "item": 1}}')),
      r"a\.jsonl: line 1: no valid JSON"),
+    ("a pipe", lambda w: w.train(pipe(w, "a.csv")), r"a\.csv: is a pipe or device; save"),
+    ("a name that is not UTF-8", lambda w: w.train(os.fsdecode(w.file("a.csv", LOG)[:-4].encode() + b"\xe9.csv")),
+     r"a\\udce9\.csv: no name in UTF-8"),
     ("a JSON list", lambda w: w.train(w.file("a.jsonl", json.dumps([{"user": 1, "item": 2}]))), r"a JSON list"),
 ]  # fmt: skip
 
@@ -165,6 +198,11 @@ SIZES: list[Row] = [
     ("no times for a split by time", lambda w: w.train(w.file("a.txt", "1 1 2 3\n2 1 2 3\n"), "--split", "global-time"),
      r"no timestamps.*\(--split, --timestamp\)"),
     ("a model larger than the memory", lambda w: w.train(w.file("a.csv", LOG), "--dim", str(10**14)), r"memory"),
+    ("thoughts without end", lambda w: w.train(w.file("a.csv", LOG), "--mean-depth", str(10**30)),
+     r"--mean-depth must be at most 3333"),
+    ("negatives without end", lambda w: w.train(w.file("a.csv", LOG), "--negatives", str(10**30)), r"--negatives must be"),
+    ("a cutoff without end", lambda w: w.train(w.file("a.csv", LOG), "--reward-cutoff", str(10**30)),
+     r"--reward-cutoff must be at most"),
     ("positions beyond the memory", lambda w: w.train(w.file("a.csv", LOG), "--max-length", str(10**15)), r"memory"),
 ]  # fmt: skip
 
@@ -188,6 +226,14 @@ TEXTS: list[Row] = [
         w.embeddings(np.ones((ITEMS, 2)))).read_bytes().replace(b"(9, 2)", b"(9, 9**9)"))), r"b\.npy: cannot be read"),
     ("a broken archive of embeddings", lambda w: w.text("--item-embeddings", w.file("b.npy", b"PK\x03\x04 and no more")),
      r"b\.npy: cannot be read as \.npy"),
+    ("embeddings of ids with a zero in front", lambda w: w.train(w.file("a.csv", NUMBERED + "1,01,99\n"), "--backbone", "tedrec",
+        "--item-embeddings", w.embeddings(np.ones((ITEMS, 2)))), r"item '01' is none of 1\.\.9"),
+    ("embeddings of an id of 5000 digits", lambda w: w.train(
+        w.file("a.csv", NUMBERED + f"1,{'9' * 5000},99\n"), "--backbone", "tedrec", "--item-embeddings",
+        w.embeddings(np.ones((ITEMS, 2)))), r"item '9+' is none of 1\.\.9"),
+    ("a quote left open in a text", lambda w: w.hashed("items.csv", 'id,text\n1,a\n2,"b\n3,c\n'), r"line 3: a quote that is never"),
+    ("ids that are days beyond the calendar", lambda w: w.hashed("items.parquet", Path(w.parquet("b.parquet", text=["x"], id=pa.array(
+        [2**31 - 1], pa.int32()).cast(pa.date32()))).read_bytes()), r"items\.parquet: cannot be read"),
     ("texts without ids", lambda w: w.hashed("items.tsv", "id\ttext\n\tx\n"), r"line 2: the id is ''"),
     ("texts of other items", lambda w: w.hashed("items.tsv", "id\ttext\n900\tx\n"), r"none of the 9 items"),
     ("two texts of one item", lambda w: w.hashed("items.tsv", "id\ttext\n1\tx\n1\ty\n"), r"line 3: a second text of item '1'"),
@@ -218,6 +264,9 @@ REQUESTS: list[Row] = [
     ("no such file of requests", lambda w: ["recommend", str(w.plain.path), "--input", "no.csv", "--out", "o.csv"],
      r"--input: there is no file no\.csv"),
     ("more items than there are", lambda w: w.ask("a.csv", "user\nu1\n", "--k", "10"), r"--k must lie in 1\.\.9"),
+    ("a depth without end", lambda w: w.ask("a.csv", "user\nu1\n", "--depth", str(10**30)), r"--depth must be at most 10000"),
+    ("a day beyond the calendar", lambda w: w.ask("a.parquet", Path(w.parquet("b.parquet", user=pa.array(
+        [2**31 - 1], pa.int32()).cast(pa.date32()))).read_bytes()), r"a\.parquet cannot be read"),
     ("no depth", lambda w: w.ask("a.csv", "user\nu1\n", "--depth", "0"), r"--depth must"),
     ("a list in UTF-16", lambda w: w.ask("a.csv", "user\nu1\n", "--allow", w.file("l", "i1\n".encode("utf-16"))), r"UTF-8"),
 ]  # fmt: skip
@@ -237,6 +286,16 @@ OUTPUTS: list[Row] = [
     ("answers below a file", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", w.file("f", "x") + "/o.csv"], r"f is a file"),
     ("answers over a file", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", w.file("o.csv", "x")], r"--overwrite"),
     ("answers of an unknown kind", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", "o.xlsx"], r"--out must end in"),
+    ("metrics over a pipe", lambda w: ["evaluate", str(w.plain.path), "--out", pipe(w, "p"), "--overwrite"], r"no plain file"),
+    ("metrics over a link", lambda w: ["evaluate", str(w.plain.path), "--out", link(w, "l", "gone")], r"a link or no plain"),
+    ("answers over a pipe", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", pipe(w, "p.csv"), "--overwrite"],
+     r"no plain file"),
+    ("prepared data over a link", lambda w: ["prepare", w.file("a.csv", LOG), "--k-core", "0", "--overwrite", "--out",
+                                             link(w, "l", f"{w.copy().name}/data")], r"l: is a link"),
+    ("prepared data of too long a name", lambda w: ["prepare", w.file("a.csv", LOG), "--k-core", "0", "--out",
+                                                    "new/" + "x" * 300], r"too long"),
+    ("answers of too long a name", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", "new/" + "x" * 300 + ".csv"],
+     r"too long"),
     ("a name too long", lambda w: [*w.train(w.file("a.csv", LOG)), "--out", "x" * 300], r"too long"),
 ]  # fmt: skip
 
@@ -252,6 +311,8 @@ RUNS: list[Row] = [
     ("an option out of range", lambda w: w.edited("config.json", "data", "max_length", value=0), r"max_length"),
     ("an option that contradicts", lambda w: w.edited("config.json", "data", "max_length", value=7), r"max_length"),
     ("a group that is a list", lambda w: w.edited("config.json", "data", value=[]), r"data must be an object of options"),
+    ("a run of another version", lambda w: w.edited("config.json", "latentloop_run", value=99), r"is a run of version 99"),
+    ("a run of another version, resumed", lambda w: resumed_with(w, "latentloop_run", value=99), r"is a run of version 99"),
     ("a seed that is text", lambda w: w.edited("config.json", "seed", value="0"), r"seed must be a whole number"),
     ("a model of another format", lambda w: w.edited("rpt/config.json", "format", value=99), r"rpt/config\.json"),
     ("a number of items that is text", lambda w: w.edited("rpt/config.json", "num_items", value="9"), r"rpt/config\.json"),
@@ -267,6 +328,10 @@ RUNS: list[Row] = [
      r"aggregate must be one of"),
     ("a depth below 1", lambda w: w.edited("rpt/config.json", "backbone", "loop", "depth_law", "mean_depth", value=0),
      r"mean_depth must be"),
+    ("thoughts without end", lambda w: w.edited(
+        "rpt/config.json", "backbone", "loop", "depth_law", "mean_depth", value=10**9), r"mean_depth must be at most 3333"),
+    ("ids in another order", lambda w: w.damaged("rpt/items.json", lambda c: json.dumps(json.loads(c)[::-1]).encode()),
+     r"rpt/items\.json lists other items than the run's data"),
     ("ids of too few items", lambda w: w.damaged("rpt/items.json", lambda _: b'["i1"]'), r"rpt/items\.json is damaged"),
     ("one id twice", lambda w: w.edited("rpt/items.json", 0, value="i1"), r"rpt/items\.json is damaged.*twice"),
     ("ids that are null", lambda w: w.edited("rpt/items.json", 0, value=None), r"rpt/items\.json is damaged"),
@@ -281,9 +346,23 @@ RUNS: list[Row] = [
     ("data cut off", lambda w: w.damaged("data/interactions.parquet", cut(0.5)), r"prepared data is damaged"),
     ("data of other items", lambda w: w.damaged(
         "data/items.parquet", lambda _: (w.texts.path / "data/items.parquet").read_bytes()), r"does not match the hash"),
+    ("users that are fractions", lambda w: kept(w, "interactions", with_column("user", lambda a: a.astype(float))),
+     r"prepared data is damaged \(column 'user' of double"),
+    ("times without end", lambda w: kept(w, "interactions", with_column("timestamp", lambda a: a + np.inf)),
+     r"damaged \(a timestamp is not finite"),
+    ("a column of something else", lambda w: kept(w, "interactions", lambda t: t.append_column("x", t["user"])),
+     r"damaged \(column 'x'"),
+    ("one item twice", lambda w: kept(w, "items", with_column("id", lambda a: [a[0], *a[:-1]])), r"one id twice in items\.p"),
+    ("users that are null", lambda w: kept(w, "users", with_column("id", lambda a: [None, *a[1:]])), r"ids of string in users"),
+    ("items that are lists", lambda w: kept(w, "items", with_column("id", lambda a: [[i] for i in a])), r"ids of list<.*items"),
+    ("a version without end", lambda w: w.edited("data/card.json", "version", value=float("inf")), r"card\.json: damaged"),
     ("a card cut off", lambda w: w.damaged("data/card.json", cut(0.5)), r"card\.json: damaged"),
     ("a card nested too deep", lambda w: w.damaged("data/card.json", lambda _: DEEP.encode()), r"card\.json: damaged"),
     ("metrics of another tool", lambda w: w.damaged("metrics.jsonl", lambda _: b'{"loss": 1}\n'), r"metrics\.jsonl is damag"),
+    ("metrics that are NaN", lambda w: logged(w, "NaN"), r"metrics\.jsonl is damaged"),
+    ("metrics that are infinite", lambda w: logged(w, "1e999"), r"metrics\.jsonl is damaged"),
+    ("metrics of 400 digits", lambda w: logged(w, "9" * 400), r"metrics\.jsonl is damaged"),
+    ("metrics that are text", lambda w: logged(w, '"nan"'), r"metrics\.jsonl is damaged"),
     ("metrics that are lists", lambda w: w.damaged("metrics.jsonl", lambda _: b"[1]\n"), r"metrics\.jsonl is damaged"),
     ("metrics in UTF-16", lambda w: w.damaged("metrics.jsonl", lambda c: c.decode().encode("utf-16")), r"metrics\.jsonl"),
     ("a stage that is not there", lambda w: ["evaluate", str(w.texts.path), "--stage", "base"], r"no base model"),
@@ -331,3 +410,12 @@ def test_a_malformed_input_is_one_line(
     assert len(errors) == 1 and errors[0] == err.splitlines()[-1] and errors[0].startswith("latentloop: error: ")
     assert re.search(said, errors[0]), errors[0]
     assert (tree(world.here.parent), tree(world.plain.path), tree(world.texts.path)) == before
+
+
+def test_metrics_that_cannot_be_written_are_printed_all_the_same(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(world.plain.path), "--device", "cpu", "--out", "new/er/" + "x" * 300]) == 2
+    out, err = capsys.readouterr()
+    assert "Popularity" in out and re.fullmatch(r"latentloop: error: .* too long: .*\n", err)
+    assert not any(world.here.iterdir())

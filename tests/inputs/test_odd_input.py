@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -69,6 +70,8 @@ ROWS: dict[str, tuple[str, int]] = {
     "the same row twice": ("user,item,timestamp\nu,i,1\nu,i,1\nu,j,2\n", 2),
     "blank lines": ("user,item,timestamp\n\nu,i,1\n\n\nu,j,2\n\n", 2),
     "no end of the last line": ("user,item,timestamp\nu,i,1\nu,j,2", 2),
+    "blank lines before the header": ("\n\r\nuser,item\nu,i\nv,j\n", 2),
+    "a mark and a blank line before the header": ("\ufeff\nuser,item\nu,i\nv,j\n", 2),
     "quotes and commas": ('user,item,timestamp\n"a,""b""",i,1\n"a\nb",j,2\n', 2),
     "other columns of anything": ('user,x,item,y\nu,"\n",i,\nu,,j,NaN\n', 2),
     "one user of one item": ("user,item\nu,i\n", 1),
@@ -105,6 +108,47 @@ def test_a_history_of_any_length_is_answered(form: str, length: int, world: Worl
             assert main([*world.ask(*REQUESTS[form](history)), "--overwrite"]) == 0
             answers.append(Path("answer.csv").read_text())
     assert len(answers[0].splitlines()) == 1 + 3 and len(set(answers)) == 1
+
+
+SAME: dict[str, tuple[str, str]] = {
+    "a space before a name": ("asked.csv", "user, history\nu1,i1 i2\n"),
+    "a byte order mark": ("asked.csv", "\ufeffuser,history\nu1,i1 i2\n"),
+    "quoted names": ("asked.csv", '"user","history"\n"u1","i1 i2"\n'),
+}
+
+
+@pytest.mark.parametrize("form", SAME)
+def test_requests_of_any_form_are_the_same(form: str, world: World) -> None:
+    answers = []
+    for name, text in (("asked.csv", "user,history\nu1,i1 i2\n"), SAME[form]):
+        assert main([*world.ask(name, text), "--overwrite"]) == 0
+        answers.append(Path("answer.csv").read_text())
+    assert answers[0] == answers[1]
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(world: World) -> None:
+    listed = world.file("allow.txt", "\ufeffi7\n")
+    assert main([*world.ask("asked.csv", "history\ni1 i2\n"), "--allow", listed, "--strict"]) == 0
+    with Path("answer.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["item"] for row in csv.DictReader(file)] == ["i7"]
+
+
+@pytest.mark.parametrize("form", [".csv", ".jsonl", ".parquet"])
+def test_a_tilde_that_no_shell_has_replaced_is_a_folder_of_that_name(
+    form: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `--out=~/run`: nothing of it is read from, or written to, the home that arrow takes it for."""
+    (world.here / "home").mkdir()
+    monkeypatch.setenv("HOME", str(world.here / "home"))
+    rows = [{"user": f"u{n % 3}", "item": f"i{n % 4}"} for n in range(12)]
+    for name, chosen in (("~/log", rows), ("~/asked", [{"user": "u1"}])):
+        pq.write_table(pa.Table.from_pylist(chosen), world.file(f"{name}.parquet", ""))
+        world.file(f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in chosen))
+        world.file(f"{name}.csv", "\n".join([",".join(chosen[0]), *(",".join(row.values()) for row in chosen)]) + "\n")
+    source, asked, answer = (f"~/{name}{form}" for name in ("log", "asked", "answer"))
+    assert main([*world.train(source, "--rpt-epochs", "0"), "--out", "~/run"]) == 0
+    assert main(["recommend", "~/run", "--input", asked, "--out", answer, "--k", "1"]) == 0
+    assert Path(answer).is_file() and not any((world.here / "home").iterdir())
 
 
 def test_one_user_and_one_item_are_trained_on(world: World) -> None:

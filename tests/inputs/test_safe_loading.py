@@ -253,6 +253,19 @@ def test_nothing_of_a_run_leads_out_of_it(place: str, world: World, capsys: pyte
         assert tree(world.here) == before
 
 
+@pytest.mark.parametrize("option", ["--resume", "--overwrite"])
+def test_nothing_outside_a_run_is_swept_away(option: str, world: World) -> None:
+    """A folder that is not ours, and what a link leads to, may hold files that look as if we had left them."""
+    (world.copy() / "mine").mkdir()
+    for place in ("outside", "copy/mine"):
+        for name in (".tmpabc123", ".data-abcdefgh/kept", ".notes.txt.77.tmp"):
+            world.file(f"{place}/{name}", "kept")
+    (world.copied / "notes").symlink_to(world.here / "outside")
+    before = [tree(world.here / place) for place in ("outside", "copy/mine")]
+    assert main([*world.plain.command, "--out", str(world.copied), option]) == 0
+    assert [tree(world.here / place) for place in ("outside", "copy/mine")] == before
+
+
 def test_overwriting_a_run_of_links_removes_the_links(world: World) -> None:
     kept = world.file("kept/card.json", "mine")
     (world.copy() / "tensorboard").symlink_to(world.here / "kept")

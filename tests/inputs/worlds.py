@@ -168,7 +168,8 @@ def tree(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        found[name] = path.readlink() if path.is_symlink() else "folder" if path.is_dir() else path.read_bytes()
+        kind = "folder" if path.is_dir() else path.read_bytes() if path.is_file() else "a pipe"
+        found[name] = path.readlink() if path.is_symlink() else kind
     return found
 
 

@@ -273,6 +273,16 @@ def test_a_fresh_state_for_each_answer_repeats_itself_too(split: Split) -> None:
     assert found[0] == found[1]
 
 
+def test_weights_too_large_to_score_with_stop_too(split: Split, tmp_path: Path) -> None:
+    """They are numbers still, and only their scores are none: no mistake of the user's input."""
+    model, run = small(split), RunDirectory.create(tmp_path / "run", {})
+    before, settings = weights(model), {"batch_size": len(split.train), "learning_rate": 1e30}
+    said = r"^spt: scores on validation are no numbers after step 1; the model has the weights it came with again; try a lower"
+    with pytest.raises(NotFinite, match=said):
+        train(model, split, NextItem(), epochs=3, run=run, **settings)
+    assert same(weights(model), before) and run.metrics() == []
+
+
 def test_weights_that_break_between_steps_stop_too(split: Split) -> None:
     with pytest.raises(NotFinite, match=r"weights are no numbers after step \d+|is nan at step|is inf at step"):
         train(small(split), split, NextItem(), epochs=3, learning_rate=1e38)

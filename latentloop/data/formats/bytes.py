@@ -30,7 +30,7 @@ def open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
 
 def arrow_stream(path: Path) -> Any:
     """The unpacked content as an arrow stream, unpacked while it is read."""
-    return pa.input_stream(str(path), compression="gzip" if is_gzip(path) else None)
+    return pa.input_stream(str(path.absolute()), compression="gzip" if is_gzip(path) else None)
 
 
 def read_bytes(path: Path) -> bytes:

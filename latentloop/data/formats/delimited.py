@@ -51,7 +51,9 @@ def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool =
             table = pa.csv.read_csv(
                 arrow_stream(path),
                 # positions for names: the file's own may repeat
-                read_options=pa.csv.ReadOptions(block_size=_BLOCK, column_names=labels, skip_rows_after_names=1),
+                read_options=pa.csv.ReadOptions(
+                    block_size=_BLOCK, column_names=labels, skip_rows=header[0] - 1, skip_rows_after_names=1
+                ),
                 parse_options=pa.csv.ParseOptions(
                     delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted
                 ),
@@ -77,7 +79,7 @@ def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool =
     )
 
 
-def records(path: Path, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+def records(path: Path, delimiter: str, quoted: bool = True) -> Iterator[tuple[int, list[str]]]:
     """(first line number, fields) of every record that is not blank, the slow way: for the header and for errors."""
     with damaged_gzip(path), open_bytes(path) as file:
         lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")

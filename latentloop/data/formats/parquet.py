@@ -28,7 +28,7 @@ def read_parquet(path: Path, wanted: Wanted) -> Log:
     """
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty, expected Parquet")
-    source: Any = pa.BufferReader(read_bytes(path)) if is_gzip(path) else str(path)
+    source: Any = pa.BufferReader(read_bytes(path)) if is_gzip(path) else str(path.absolute())
     try:
         schema = pq.read_schema(source)
         places = wanted.find(schema.names, str(path))
