@@ -192,6 +192,7 @@ def mean_reward(model: Recommender, split: Split) -> float:
     return evaluation.metrics["mrr"]
 
 
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="torch.compile of 2.6 to 2.9 stumbles over its own code")
 def test_the_blocks_compile() -> None:
     """In a process of its own: torch.compile does not look through the checks that the tests put on every call."""
     script = Path(__file__).with_name("compile_blocks.py")
