@@ -6,9 +6,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One thread per worker: the workers share the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-# What `make stable` runs, and how often; what `make compat` is given, such as COMPAT="--only oldest", and `make
-# mutants`, such as MUTANTS="metrics objectives.rpt".
-TESTS ?= $(addprefix tests/,adapt backbones core data evaluation objectives test_checks.py test_dropout.py test_files.py test_item_softmax.py)
+# What `make stable` runs (the fast part: neither commands, nor examples, nor processes), and how often; what `make
+# compat` is given, such as COMPAT="--only oldest", and `make mutants`, such as MUTANTS="metrics objectives.rpt".
+TESTS ?= $(addprefix tests/,core data evaluation objectives test_checks.py test_dropout.py test_files.py test_item_softmax.py)
 ORDERS ?= 20
 COMPAT ?=
 MUTANTS ?=
@@ -55,7 +55,7 @@ coverage: dev ## lines and branches that the tests run; fails below 95 %
 	$(BIN)/python -m coverage report
 
 # Every worker must shuffle alike, so the order has a number, which also brings it back.
-stable: dev ## the tests of modules twenty times, each time in another order
+stable: dev ## the fast tests of modules twenty times, each time in another order
 	for order in $$(seq 1 $(ORDERS)); do \
 		echo "order $$order"; HYPOTHESIS_PROFILE=few $(PYTEST) -n 2 -q -x --random-order-seed=$$order $(TESTS) || exit 1; \
 	done
