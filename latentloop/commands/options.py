@@ -115,8 +115,10 @@ class SPTOptions:
         """The objective; negatives are sampled by `item_counts` (N + 1,), how often each item occurs, else uniformly."""
         from latentloop.objectives import SPT, NextItemEverywhere, SampledNextItem
 
-        if not 0 <= self.negatives <= _MOST_NEGATIVES:
-            raise InputError(f"--negatives must be at least 0 and at most {_MOST_NEGATIVES}, got {self.negatives}")
+        if self.negatives < 0:
+            raise InputError(f"--negatives must be at least 0, got {self.negatives}")
+        if self.negatives > _MOST_NEGATIVES:
+            raise InputError(f"--negatives must be at most {_MOST_NEGATIVES}, got {self.negatives}")
         counts = None if item_counts is None else item_counts[1:]
         next_item: Objective | None = SampledNextItem(self.negatives, item_counts=counts) if self.negatives else None
         if self.positions == "all":

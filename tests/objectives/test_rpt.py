@@ -129,7 +129,7 @@ class Twin:
             "reward_std": math.sqrt(sum((r - mean) ** 2 for r in rewards_seen) / count),
             "zero_variance": sum(ties_seen) / len(ties_seen),
             "clip_share": sum(stopped) / max(1, len(moving)),
-            "ratio_mean": float(sum(moving) / len(moving)) if moving else 1.0,
+            "ratio_mean": sum(value.item() for value in moving) / len(moving) if moving else 1.0,
         }
 
 
