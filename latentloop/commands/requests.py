@@ -172,7 +172,10 @@ def _columns(path: Path) -> list[str]:
     """The names of the CSV's columns that matter, as they stand there; without a header the reader says so itself."""
     from latentloop.data.formats.delimited import records
 
-    header = next(records(path, ","), (1, []))[1]
+    try:
+        header = next(records(path, ","), (1, []))[1]
+    except InputError:  # before Python 3.11 of a NUL; what is wrong is told where the file is read
+        return []
     return [name for name in header if name.strip() in _COLUMNS]
 
 

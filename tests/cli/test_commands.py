@@ -510,7 +510,9 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly(run: Path) -> None:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         complaint = process.stderr.read()
-        assert (process.wait(), complaint) == (141, b"")
+        # older releases of tyro end their help as if it had been read
+        assert process.wait() in ((0, 141) if "--help" in command else (141,))
+        assert complaint == b""
 
 
 class Full(io.StringIO):
