@@ -90,7 +90,9 @@ def records(path: Path, delimiter: str, quoted: bool = True) -> Iterator[tuple[i
                 if record:
                     yield before + 1, record
                 before = reader.line_num
-        except csv.Error as reason:
+        except csv.Error as reason:  # before Python 3.11 of a NUL, which files of other encodings are full of
+            if (line := find_undecodable(path)) is not None:
+                raise _not_utf8(path, line) from None
             raise InputError(f"{path}: line {before + 1}: cannot be split into fields ({reason}); mend it") from reason
 
 
