@@ -157,12 +157,7 @@ def _table(path: Path) -> tuple[list[str], dict[str, list[Any]]]:
         names = [name.strip() for name in table.column_names]  # "user, history" is two columns as well
         found = {name: table.column(names.index(name)) for name in _COLUMNS if names.count(name) == 1}
         return names, {name: column.to_pylist() for name, column in found.items()}
-    except (
-        pa.ArrowException,
-        OSError,
-        UnicodeDecodeError,
-        OverflowError,
-    ) as error:  # a day that Python cannot count to
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:  # overflow: a day too far
         if text:
             raise explained(path, ",", True, None, error) from None
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
