@@ -7,6 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from latentloop.checks import MOST_LAYERS, as_deep, at_least
 from latentloop.errors import InputError
 from latentloop.quick_dropout import QuickDropout
 
@@ -50,9 +51,9 @@ def feed_forward(dim: int, inner: int) -> nn.Sequential:
 
 def check_block(*, layers: int, inner: int, dropout: float, norm: str, padding: str, max_length: int) -> None:
     """Raise `InputError` for a setting out of range."""
-    for name, value in (("layers", layers), ("inner", inner), ("max_length", max_length)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+    as_deep("layers", layers, MOST_LAYERS)
+    at_least("inner", inner, 1)
+    at_least("max_length", max_length, 1)
     if not 0 <= dropout < 1:
         raise InputError(f"dropout must lie in [0, 1), got {dropout!r}")
     if norm not in ("pre", "post"):

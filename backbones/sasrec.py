@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from latentloop.backbones.layout import Layout, packed_layout
 from latentloop.backbones.stack import LayerStack
 from latentloop.backbones.tiles import in_tiles
+from latentloop.checks import MOST_LAYERS, as_deep, at_least
 from latentloop.errors import InputError
 from latentloop.quick_dropout import QuickDropout, quick_dropout
 
@@ -182,8 +183,7 @@ class SASRecBlock(LayerStack):
         dropout: float = 0.5,
         norm: Literal["pre", "post"] = "pre",
     ) -> None:
-        if layers < 1:
-            raise InputError(f"layers must be at least 1, got {layers}")
+        as_deep("layers", layers, MOST_LAYERS)
         if heads < 1 or dim % heads:
             raise InputError(f"heads must divide dim, got {heads} heads for dim {dim}")
         if not 0 <= dropout < 1:
@@ -225,10 +225,10 @@ class SASRec:
     norm: Literal["pre", "post"] = "pre"
 
     def __post_init__(self) -> None:
-        for name in ("pre_layers", "core_layers", "heads", "inner"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        for name in ("pre_layers", "core_layers"):
+            as_deep(name, getattr(self, name), MOST_LAYERS)
+        for name in ("heads", "inner"):
+            at_least(name, getattr(self, name), 1)
 
     def blocks(self, dim: int, max_length: int | None = None) -> tuple[SASRecBlock, SASRecBlock]:
         """The pre-block and the core-block for latent size `dim`; they take rows of any length."""

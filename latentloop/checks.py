@@ -8,10 +8,12 @@ from typing import TypeGuard
 
 from latentloop.errors import InputError
 
-__all__ = ["DEEPEST", "above_zero", "as_deep", "at_least", "is_whole", "one_of", "zero_or_more"]
+__all__ = ["DEEPEST", "MOST_LAYERS", "above_zero", "as_deep", "at_least", "is_whole", "one_of", "zero_or_more"]
 
 DEEPEST = 10_000
 """More thoughts than any loop takes: a configuration from elsewhere may name a number that would never end."""
+MOST_LAYERS = 1_000
+"""More layers than any block has: they are built one by one, until memory runs out."""
 
 
 def is_whole(value: object) -> TypeGuard[int]:
@@ -27,7 +29,7 @@ def at_least(name: str, value: object, least: int) -> int:
 
 
 def as_deep(name: str, value: object, deepest: int = DEEPEST) -> int:
-    """Return `value` if it is a number of thoughts, 1 to `deepest`, else raise `InputError`."""
+    """Return `value` if it is a number of thoughts, or of layers, from 1 to `deepest`, else raise `InputError`."""
     depth = at_least(name, value, 1)
     if depth > deepest:
         raise InputError(f"{name} must be at most {deepest}, got {depth}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -183,6 +184,11 @@ class RunDirectory:
     def state_path(self, stage: str) -> Path:
         """What an interrupted stage continues from."""
         return self.path / "state" / f"{stage}.safetensors"
+
+    def owns(self, path: Path) -> bool:
+        """Whether a file is one of this run's own, which replacing or clearing the run removes."""
+        place, root = (Path(os.path.realpath(where)) for where in (path, self.path))
+        return place.is_relative_to(root) and place.relative_to(root).parts[:1] in {(name,) for name in _OURS}
 
     def clear(self) -> None:
         """Remove this run's own files; anything else in the directory stays."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +11,8 @@ from latentloop.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+
+    from latentloop.run_directory import RunDirectory
 
 __all__ = ["Device", "check_output", "choose_device"]
 
@@ -29,12 +33,22 @@ def choose_device(asked: Device | None) -> torch.device:
     return torch.device(asked or ("cuda" if there else "cpu"))
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
+def check_output(path: Path, *, overwrite: bool, run: RunDirectory, read: Sequence[Path | None] = ()) -> None:
     """Refuse a file that must not be written, before any work is done.
 
+    Args:
+        path: the file.
+        overwrite: whether it may replace one.
+        run: the run that the command reads; nothing of it is ever replaced.
+        read: other files that the command reads, None for those it is not given.
+
     Raises:
-        InputError: where something is there and `overwrite` is not given, or it is no file.
+        InputError: where something is there and `overwrite` is not given, it is no file, or it is read.
     """
+    if run.owns(path):
+        raise InputError(f"--out: {path} is a file of the run itself: choose another name")
+    if os.path.realpath(path) in (os.path.realpath(other) for other in read if other is not None):
+        raise InputError(f"--out: {path} is what the command reads: choose another name")
     if path.is_dir():
         raise InputError(f"--out: {path} is a folder; name a file")
     if path.is_symlink() or (path.exists() and not path.is_file()):  # a rename would put a file in a device's place

@@ -83,6 +83,7 @@ class Train:
             return
         options = {"resume": self.resume, "overwrite": self.overwrite}
         RunDirectory.check(self.out, self.config(), defaults=self.defaults(), **options)
+        self._spare_what_is_read(RunDirectory(self.out))
         prepared = RunDirectory(self.out).data_path
         # a run that is resumed needs its source no more
         kept = self.resume and prepared.is_dir()
@@ -151,6 +152,12 @@ class Train:
         text = load_saved_text_features(run.text_path) if self.model.reads_texts else None
         model, base = self._models(interactions.num_items, text)
         return self._train(model, base, self.data.divide(interactions), run)
+
+    def _spare_what_is_read(self, run: RunDirectory) -> None:
+        """Refuse to replace a run by what is read from it: nothing of either would be left where training is killed."""
+        for source in (self.source, self.text.item_text, self.text.item_embeddings):
+            if self.overwrite and source is not None and run.owns(Path(source)):
+                raise InputError(f"--overwrite would remove {source}, which is read: choose another --out")
 
     def _models(self, num_items: int, text: TextFeatures | None) -> tuple[Recommender, Recommender | None]:
         """The model, and the plain one beside it."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,17 @@ def test_whole_times_may_turn_fractional_far_into_the_file(tmp_path: Path) -> No
         assert table.timestamp is not None and table.timestamp.tolist() == [t for *_, t in rows]
 
 
+def test_decimal_times_are_read_as_what_they_say(tmp_path: Path) -> None:
+    large = 1_588_888_888_888_888_888  # float64 would make it ...832, and the next one too
+    for scale, times, read in ((0, [large + 1, large], [large, large + 1]), (2, [2, 1.25], [1.25, 2.0])):
+        column = pa.array([Decimal(time) for time in times], pa.decimal128(38, scale))
+        table = load_interactions(pa.table({"user": [1, 1], "item": [1, 2], "timestamp": column}))
+        assert table.timestamp is not None and table.timestamp.tolist() == read and table.item.tolist() == [2, 1]
+    with pytest.raises(InputError, match="row 2 .*: 'timestamp' is '1588888888888888888.00'"):
+        column = pa.array([Decimal("1.25"), Decimal(large)], pa.decimal128(38, 2))
+        load_interactions(pa.table({"user": [1, 1], "item": [1, 2], "timestamp": column}))
+
+
 def test_ids_that_integers_would_change_stay_text(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("user,item\n1,007\n2,8\n")
     table = load_interactions(tmp_path / "a.csv")
@@ -280,6 +292,11 @@ MISTAKES: list[tuple[str, bytes, str]] = [
     ("a.csv", HEADER + b'u,1,1\n"v\n\nv",2,2\n\nw,3,3,9\n', "line 7: 4 fields, expected 3"),
     ("a.csv", HEADER + b"u,1,1\nv,2,soon\n", "line 3: 'timestamp' is 'soon', expected a number"),
     ("a.csv", HEADER + b"u,1,1\n\nv,2,\n", "line 4: 'timestamp' is '', expected a number"),
+    (
+        "a.csv",
+        HEADER + b"u,1,1.5\nv,2,1588888888888888888\nv,2,1588888888888888889\n",
+        "line 3: 'timestamp' is '1588888888888888888', expected a number that is kept exactly: below 2.53 beside fractions",
+    ),
     ("a.csv", HEADER + b"u,1,1\nv,2,2.5\nv,2,2023-05-01\n", "line 4: 'timestamp' is '2023-05-01', expected a number"),
     (
         "a.csv",

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load, save
 
 from latentloop.cli import main
-from tests.inputs.worlds import ITEMS, LOG, NUMBERED, World, cut, edit_json, flipped, tree, unchecked
+from tests.inputs.worlds import ITEMS, LOG, NUMBERED, TINY, World, cut, edit_json, flipped, tree, unchecked
 
 Row = tuple[str, Callable[[World], list[str]], str]
 
@@ -203,6 +203,10 @@ SIZES: list[Row] = [
     ("negatives without end", lambda w: w.train(w.file("a.csv", LOG), "--negatives", str(10**30)), r"--negatives must be"),
     ("a cutoff without end", lambda w: w.train(w.file("a.csv", LOG), "--reward-cutoff", str(10**30)),
      r"--reward-cutoff must be at most"),
+    ("layers without end", lambda w: w.train(w.file("a.csv", LOG), "--pre-layers", str(10**9)),
+     r"--pre-layers must be at most 1000"),
+    ("layers of filters without end", lambda w: ["train", w.file("a.csv", LOG), "--out", "out", "--k-core", "0",
+        "--backbone", "fmlprec", "--core-layers", str(10**9)], r"layers must be at most 1000"),
     ("positions beyond the memory", lambda w: w.train(w.file("a.csv", LOG), "--max-length", str(10**15)), r"memory"),
 ]  # fmt: skip
 
@@ -299,6 +303,16 @@ OUTPUTS: list[Row] = [
                                                     "new/" + "x" * 300], r"too long"),
     ("answers of too long a name", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", "new/" + "x" * 300 + ".csv"],
      r"too long"),
+    ("metrics over a run's own", lambda w: ["evaluate", str(w.plain.path), "--overwrite", "--out",
+                                            str(w.plain.path / "metrics.jsonl")], r"metrics\.jsonl is a file of the run"),
+    ("answers over a run's weights", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--overwrite", "--out",
+                                                str(w.plain.path / "spt" / "new.csv")], r"new\.csv is a file of the run"),
+    ("answers over their questions", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", "a.csv", "--overwrite"],
+     r"a\.csv is what the command reads"),
+    ("answers over what is allowed", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--allow", w.file("l.csv", "i1\n"), "--out",
+                                                "l.csv", "--overwrite"], r"l\.csv is what the command reads"),
+    ("a run over its own data", lambda w: ["train", str(w.copy() / "data"), "--out", str(w.copied), *TINY, "--overwrite"],
+     r"--overwrite would remove .*data, which is read"),
     ("a name too long", lambda w: [*w.train(w.file("a.csv", LOG)), "--out", "x" * 300], r"too long"),
 ]  # fmt: skip
 

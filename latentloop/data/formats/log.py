@@ -144,7 +144,9 @@ class Log:
             times = seconds(column)
         elif pa.types.is_integer(kind):
             times = self._whole_times(column, name)
-        elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        elif pa.types.is_decimal(kind):
+            times = self._parsed(column.cast(pa.string()), name)
+        elif pa.types.is_floating(kind):
             times = column.cast(pa.float64()).to_numpy()
         else:
             raise InputError(f"{self.name}: column {name!r} holds {kind}, expected timestamps as numbers or dates")
