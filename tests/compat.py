@@ -25,6 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / ".compat"
 PYTHONS = [f"python3.{minor}" for minor in range(10, 15)]
+PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+"""Where pyenv, which many machines have their Pythons from, keeps those that are not on the path."""
 KINDS = ("pinned", "oldest", "newest")
 EXTRAS = ("plots", "tracking")
 """What users install of the extras; `text` has packages of its own size, and is tested with what it calls replaced."""
@@ -53,8 +55,9 @@ class Combination:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the combinations and report; 0 where all that could be installed passed."""
     options = _parser().parse_args(arguments)
-    found = {version: python for python in options.python for version in [version_of(python)] if version}
-    missing = [python for python in options.python if not version_of(python)]
+    chosen = {python: runs(python) for python in options.python}
+    found = {version: python for python in chosen.values() if python and (version := version_of(python))}
+    missing = [name for name, python in chosen.items() if python is None]
     if not found:
         say(f"none of {', '.join(options.python)} runs here")
         return 1
@@ -71,6 +74,14 @@ def combinations(pythons: dict[str, str], only: Sequence[str]) -> Iterator[Combi
     for kind, versions in (("pinned", ordered), ("oldest", ordered[:1]), ("newest", ordered[-1:])):
         for version in versions if kind in only else ():
             yield Combination(kind, pythons[version], version)
+
+
+def runs(name: str, elsewhere: Path = PYENV) -> str | None:
+    """An interpreter of this name or path that runs: on the path, else the newest one that pyenv has; None without."""
+    kept = sorted(
+        elsewhere.glob(f"*/bin/{name}"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.parts[-3])]
+    )
+    return next((python for python in (name, *map(str, reversed(kept))) if version_of(python)), None)
 
 
 def version_of(python: str) -> str | None:
@@ -159,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.compat", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("tests", nargs="*", default=["tests"], help="what to run; all fast tests when not given")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--python", nargs="+", default=PYTHONS, help="names or paths of interpreters")
+    parser.add_argument("--python", nargs="+", default=PYTHONS, help="names (pyenv's too) or paths of interpreters")
     parser.add_argument("--instead", nargs="+", default=[], help="pins in place of a combination's own: torch==2.13.0")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--keep", action="store_true", help="leave the environments where they are")

@@ -45,6 +45,16 @@ def test_an_interpreter_that_does_not_run_is_none(tmp_path: Path) -> None:
     assert compat.version_of(str(shim)) is None
 
 
+def test_pyenv_s_newest_stands_in_for_a_name_that_does_not_run(tmp_path: Path) -> None:
+    for version in ("3.99.2", "3.99.10", "3.98.1"):
+        place = tmp_path / version / "bin" / f"python{version.rpartition('.')[0]}"
+        place.parent.mkdir(parents=True)
+        place.symlink_to(sys.executable)
+    assert compat.runs("python3.99", tmp_path) == str(tmp_path / "3.99.10" / "bin" / "python3.99")
+    assert compat.runs("python3.97", tmp_path) is None
+    assert compat.runs(sys.executable, tmp_path) == sys.executable
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(compat, "PLACE", tmp_path)
