@@ -109,21 +109,9 @@ def _count_in_rows(
         own = pick(scores, target[part] - 1)
         if hidden is not None:
             rows, items = hidden.between(part.start, part.stop)
-            # below any number; NaN, where a score may itself be infinite, is neither above nor equal to anything
-            scores[rows, items - 1] = torch.nan if unsure else -torch.inf
-        greater[part], ties[part] = _count(scores, own, unsure)
+            scores[rows, items - 1] = torch.nan  # neither above nor equal to anything, infinity included
+        greater[part], ties[part] = (scores > own).sum(1), (scores == own).sum(1) - 1
     return greater, ties
-
-
-def _count(scores: Tensor, own: Tensor, unsure: bool) -> tuple[Tensor, Tensor]:
-    """Columns above `own` (rows, 1), and others equal to it; overwrites `scores`."""
-    items = scores.shape[1]
-    if unsure or items > 2**24:
-        return (scores > own).sum(1), (scores == own).sum(1) - 1
-    # the same through signs, whose float32 sums are exact up to 2^24 of them: half the time of counting booleans
-    balance = scores.sub_(own).sign_().sum(1)
-    unequal = scores.abs_().sum(1)
-    return ((unequal + balance) / 2).long(), items - 1 - unequal.long()
 
 
 def may_be_nan(queries: Tensor, keys: Tensor) -> bool:

@@ -78,9 +78,10 @@ def thinking(model: Recommender, samples: Samples, *, seed: int, depth: int = 8,
         draws: start states a history.
 
     Returns:
-        "moves": |t_j - t_{j-1}| / |t_j| for j = 2..depth, means over users; "spread": how far the draws' last thoughts lie
-        from their mean, relative to their length, root mean squares of both (0: T_0 is forgotten; 1 - 1/draws, squared, were they unrelated); "undecided": the share of users whose target is among the ten best from some
-        start states only; "ndcg@10": of the saved start state, of T_0 = 0, and of the mean over draws.
+        "moves": |t_j - t_{j-1}| / |t_j| for j = 2..depth, means over users; "spread": how far the draws' last thoughts
+        lie from their mean, root mean square, relative to their own (0 where T_0 is forgotten, sqrt(1 - 1/draws) where
+        nothing else is left); "undecided": the share of users whose target is among the ten best from some start states
+        only; "ndcg@10": of the saved start state, of T_0 = 0, and of the mean over draws.
     """
     samples = samples.select(torch.arange(min(USERS, len(samples))))
     averaged = Averaged(model, draws, fold(seed, "draws"))
