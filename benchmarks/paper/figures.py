@@ -53,14 +53,13 @@ def _point(axes: Any, place: float, found: Found, others: Sequence[Found], colou
     return mean
 
 
-def _lines_of_baselines(axes: Any, found: Sequence[Found]) -> None:
-    """A dashed line at each row that others are held against."""
-    named = {each.row.baseline for each in found}
+def _across(axes: Any, found: Sequence[Found]) -> None:
+    """A dashed line at each of these rows' means."""
     for each in found:
-        if each.row.label in named:
-            mean = statistics.mean(line["test"]["ndcg@10"] for line in each.lines)
-            axes.axhline(mean, color="0.5", linestyle="--", linewidth=1, zorder=0)
-            axes.annotate(each.row.label, (1, mean), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom", color="0.4")  # fmt: skip
+        mean = statistics.mean(line["test"]["ndcg@10"] for line in each.lines)
+        axes.axhline(mean, color="0.5", linestyle="--", linewidth=1, zorder=0)
+        where = {"xy": (1, mean), "xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        axes.annotate(each.row.label, fontsize=7, color="0.4", **where)
 
 
 def _finish(axes: Any) -> None:
@@ -83,7 +82,8 @@ def _columns(axes: Any, found: Sequence[Found]) -> None:
                 ticks.append((place, each.row.label))
     axes.set_xticks([at for at, _ in ticks], [label for _, label in ticks], rotation=45, ha="right", fontsize=8)
     if len(groups) == 1:
-        _lines_of_baselines(axes, found)
+        named = {each.row.baseline for each in found}
+        _across(axes, [each for each in found if each.row.label in named])
     _finish(axes)
 
 
@@ -93,14 +93,14 @@ def _group(found: Found) -> str:
 
 
 def _curves(axes: Any, found: Sequence[Found]) -> None:
-    """A curve for each name before a number, "alpha 0.3" or "k-bar 2"."""
+    """A curve for each name before a number, "alpha 0.3" or "k-bar 2", and a dashed line for each row without one."""
     curves: dict[str, list[tuple[float, Found]]] = {}
     for each in found:
         name, _, number = each.row.label.rpartition(" ")
-        if name and number.replace(".", "").isdigit():
+        if number.replace(".", "").isdigit():
             curves.setdefault(name, []).append((float(number), each))
     _draw_curves(axes, curves, found)
-    _lines_of_baselines(axes, found)
+    _across(axes, [each for each in found if not each.row.label[-1].isdigit()])
     axes.set_xlabel(" or ".join(curves))
 
 
@@ -129,7 +129,7 @@ def _draw_curves(axes: Any, curves: Mapping[str, Sequence[tuple[float, Found]]],
         colour, aside = _COLOURS[number % len(_COLOURS)], step * number
         means = [_point(axes, place + aside, each, found, colour) for place, each in points]
         axes.plot([place + aside for place, _ in points], means, color=colour, label=name)
-    if curves:
+    if len(curves) > 1:
         axes.legend(fontsize=8)
     _finish(axes)
 

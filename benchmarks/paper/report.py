@@ -24,9 +24,9 @@ _PREAMBLE = (
     "seeds another seed may say otherwise. The paper's numbers are test NDCG@10 and Recall@10, where the data are the same.",
     "Table 4's operations are those of the encoder on a history of 20 items, a multiplication and an addition counted as",
     "two (the paper seems to count one); its times and peaks of memory are for 1,024 histories on a CPU, encoded and",
-    "scored against all items, by `python -m benchmarks.paper.costs`; a ratio is LARES' time by that of the SASRec of as",
-    "many layers, median and extremes of paired turns. Written by `make paper` from `benchmarks/results/cells/`, whose",
-    "lines hold each cell's whole configuration.",
+    "scored against all items, one thread's own time, by `python -m benchmarks.paper.costs`; a ratio is LARES' time by",
+    "that of the SASRec of as many layers, median and extremes of paired turns. Written by `make paper` from",
+    "`benchmarks/results/cells/`, whose lines hold each cell's whole configuration, and `benchmarks/results/costs.jsonl`.",
 )
 
 

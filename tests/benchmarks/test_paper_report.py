@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import math
 import zlib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 from benchmarks.paper import costs, data, runner
 from benchmarks.paper.cell import Cell
+from benchmarks.paper.figures import draw
 from benchmarks.paper.gradients import gradient_norms
 from benchmarks.paper.grids import EXPERIMENTS
 from benchmarks.paper.matching import find
@@ -22,6 +24,7 @@ from benchmarks.paper.report import write_report
 from benchmarks.paper.stored import Line
 from benchmarks.paper.tables import experiment_table, gradient_table, tuning_tables
 from benchmarks.paper.tuning import GRID, choices, models, tuned
+from benchmarks.speed.clock import choose
 from latentloop.data.splits import leave_one_out
 from latentloop.data.synthetic import synthetic_log
 
@@ -86,6 +89,7 @@ def test_measured_costs_stand_in_table_4(tmp_path: Path, monkeypatch: pytest.Mon
             costs.main(costs.Options("tiny", depths=(1,), repeats=3, threads=1))
     finally:
         torch.set_num_threads(threads)
+        choose("wall")
     written = [json.loads(line) for line in costs.COSTS.read_text().splitlines()]
     assert [set(line["rows"]) for line in written] == [{"sasrec, 4 layers", "LARES, depth 1"}] * 2
     assert written[0]["histories"] == 60 and written[0]["turns"] == 3
@@ -184,6 +188,44 @@ def test_a_table_of_gradients_says_shares() -> None:
     (came, best) = [line for line in gradient_table("tiny", lines) if line.startswith("| SPT |")]
     assert came == "| SPT | 0, 1 | as it came | 2.0000 | 25.0% | 25.0% | 4.0000 | 2.5% | 2.5% |"
     assert best.split("|")[4:] == came.split("|")[4:]
+
+
+@pytest.mark.parametrize("name", ["table1", "table4", "figure2", "figure3", "figure4", "figure5", "figure6", "study"])
+def test_figures_are_cut_to_the_data(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every seed is a point; all lie within a thousandth of each other, so an axis from 0 would hide what differs."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    lines: dict[str, Line] = {}
+    rows = [row for row in EXPERIMENTS[name]("tiny") if row.cell.kind not in ("chance", "popularity")]
+    for number, row in enumerate(rows):
+        for seed in (0, 1):
+            value = (1 + math.log(2) / math.log(3)) / 3 + 0.001 * number / len(rows) + 0.0001 * seed
+            lines |= stored(dataclasses.replace(row.cell, seed=seed), ndcg=value)
+    for line in lines.values():
+        line["history"] = [{"epoch": epoch, "ndcg@10": 0.05 + epoch / 1e4, "reward_mean": 0.5} for epoch in range(3)]
+    drawn = []
+    monkeypatch.setattr(plt, "close", drawn.append)
+    path = draw(name, "tiny", lines, tmp_path)
+    assert path is not None and path.read_bytes().startswith(b"\x89PNG")
+    axes = drawn[0].axes[0]
+    if name == "figure4":
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+            "target policy", "hybrid policy", "top policy",
+        ]  # fmt: skip
+        assert len(axes.lines) == 6
+        return
+    low, high = axes.get_ylim()
+    assert 0.54 < low < high < 0.55
+    points = [line for line in axes.lines if line.get_marker() == "."]
+    across = [line for line in axes.lines if line.get_linestyle() == "--"]
+    on_curves = {"figure3": 6, "figure5": 10}.get(name, len(rows))
+    assert sum(len(line.get_ydata()) for line in points) == 2 * on_curves
+    assert len(across) == {"table1": 2, "table4": 0, "figure2": 0, "figure5": 2, "study": 2}.get(name, 1)
+    if name in ("figure3", "figure5"):
+        curves = [line for line in axes.lines if line.get_linestyle() == "-"]
+        wanted = {"figure3": [[1, 2, 3, 4, 6, 8]], "figure5": [[0, 0.1, 0.2, 0.3, 0.5], [0, 0.1, 0.3, 0.5, 0.7]]}
+        assert [list(line.get_xdata()) for line in curves] == [
+            pytest.approx(places, abs=0.02) for places in wanted[name]
+        ]
 
 
 def test_a_row_is_held_against_rows_of_the_same_settings_and_not_against_itself() -> None:
