@@ -10,13 +10,15 @@ from typing import Literal
 
 from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson
 
-__all__ = ["POST_TRAINING", "Cell"]
+__all__ = ["CAUSAL", "POST_TRAINING", "Cell"]
 
 POST_TRAINING = (
     "policy", "reward", "rpt_epochs", "rpt_learning_rate", "kl", "kl_weight", "clip_norm", "rollout_dropout", "ratio",
     "updates",
 )  # fmt: skip
 """Fields that pre-training does not read."""
+CAUSAL = ("sasrec",)
+"""Backbones that can learn from every position of a history."""
 Kind = Literal["chance", "popularity", "plain", "plain-deep", "loop"]
 _LATER = ("schedule", "tied")
 """Fields that cells were stored without: at their defaults they are no part of a key."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.paper.cell import Cell
+from benchmarks.paper.cell import CAUSAL, Cell
 from benchmarks.paper.rows import TRAINING, Row
 from benchmarks.paper.stored import Line, gains
 from latentloop.significance import paired_t
@@ -94,7 +94,8 @@ def find(rows: Sequence[Row], lines: Mapping[str, Line]) -> list[Found]:
 
 def _of_row(row: Row, cells: Sequence[tuple[Cell, Line]]) -> list[Found]:
     unread = {"seed"} if row.cell.rpt else {"seed", "rpt_epochs"}
-    free = [name for name in TRAINING if name not in (*row.own, *unread)]
+    fixed = (*row.own, *unread) if row.cell.backbone in CAUSAL else (*row.own, *unread, "positions")
+    free = [name for name in TRAINING if name not in fixed]
     wanted = {name: value for name, value in vars(row.cell).items() if name not in (*free, *unread)}
     if row.cell.kind in ("chance", "popularity"):
         free = []

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.paper.cell import Cell
-from latentloop.backbones.sasrec import SASRec
 from latentloop.data.splits import Split
 from latentloop.data.text_encoders import load_text_features
 from latentloop.objectives import SPT, NextItem, NextItemEverywhere
@@ -19,7 +18,17 @@ from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from latentloop.text_features import TextFeatures
 
-__all__ = ["build", "pre_training", "texts"]
+__all__ = ["build", "pre_training", "text_path", "texts"]
+
+
+class _NoBlock(nn.Module):
+    """In place of a pre-block: H is what the history was embedded to, and nothing is mixed."""
+
+    causal = pad_invariant = packed = True
+
+    def forward(self, x: Tensor, **context: Any) -> Tensor:
+        """`x` as it is, (B, L, d) or packed (tokens, d)."""
+        return x
 
 
 def build(cell: Cell, num_items: int, text: TextFeatures | None = None) -> Recommender:
@@ -41,8 +50,8 @@ def build(cell: Cell, num_items: int, text: TextFeatures | None = None) -> Recom
     common["inference_state"] = cell.inference_state
     with dropout_seed(fold(cell.seed, "weights"), torch.device("cpu")):
         if cell.kind == "loop" and (cell.pre_layers == 0 or cell.tied):
-            core = SASRec(core_layers=cell.core_layers, dropout=cell.dropout, norm=cell.norm).blocks(cell.dim)[1]
-            pre = core if cell.tied else nn.Identity()
+            core = backbone.blocks(cell.dim, cell.max_length)[1]
+            pre = core if cell.tied else _NoBlock()
             encoder = RecurrentDepth(pre, core, cell.aggregate, depth_law=cell.law, state_std=cell.state_std)
             return Recommender(num_items, encoder, seed=cell.seed, **common)
         loop = cell.kind == "loop"
@@ -56,7 +65,12 @@ def texts(cell: Cell, split: Split, folder: Path) -> TextFeatures | None:
     """What is known of the items' texts, where the backbone reads them."""
     if cell.backbone != "tedrec":
         return None
-    return load_text_features(split.item_ids, item_embeddings=folder / f"{cell.data}.text.npy")
+    return load_text_features(split.item_ids, item_embeddings=text_path(cell, folder))
+
+
+def text_path(cell: Cell, folder: Path) -> Path:
+    """Where the items' texts lie, embedded."""
+    return folder / f"{cell.data.replace(':', '-')}.text.npy"
 
 
 def pre_training(cell: Cell) -> SPT:

@@ -26,8 +26,9 @@ from typing import Any, Literal
 
 import tyro
 
-from benchmarks.paper.cell import Cell
+from benchmarks.paper.cell import CAUSAL, Cell
 from benchmarks.paper.grids import EXPERIMENTS
+from benchmarks.paper.models import text_path
 from benchmarks.paper.rows import TRAINING, Row
 from benchmarks.paper.stored import CELLS, finished
 from benchmarks.paper.train import run_cell
@@ -65,21 +66,24 @@ class Options:
     batch_size: int | None = None
     """Rows of a pre-training step, instead of the cell's."""
     positions: Literal["newest", "all"] | None = None
-    """What pre-training of causal backbones learns from, instead of the cell's."""
+    """What pre-training of causal backbones learns from, instead of the cell's; the others keep to "newest"."""
     only: tuple[str, ...] = ()
     """Rows of these labels only."""
 
     def cells(self) -> list[Cell]:
-        """All cells, each once, all of a seed before the next seed's."""
+        """All cells, each once, all of a seed before the next seed's; TedRec's only where the data have texts."""
         rows = [row for data in self.data for row in self._rows(data) if not self.only or row.label in self.only]
+        rows = [row for row in rows if row.cell.backbone != "tedrec" or text_path(row.cell, self.folder).is_file()]
         seeds = (SEED,) if self.experiment == "tuning" else self.seeds
-        changes = self._changes(TRAINING)
-        cells = [
-            replace(row.cell, seed=seed, **{name: value for name, value in changes.items() if name not in row.own})
-            for seed in seeds
-            for row in rows
-        ]
+        cells = [replace(row.cell, seed=seed, **self._changes_of(row)) for seed in seeds for row in rows]
         return list(dict.fromkeys(cells))
+
+    def _changes_of(self, row: Row) -> dict[str, Any]:
+        """What the command line decides of a row; models that see later items keep to prefix samples."""
+        changes = self._changes([name for name in TRAINING if name not in row.own])
+        if row.cell.backbone not in CAUSAL:
+            changes.pop("positions", None)
+        return changes
 
     def _rows(self, data: str) -> Sequence[Row]:
         if self.experiment != "tuned":

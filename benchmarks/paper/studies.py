@@ -63,6 +63,7 @@ def study_rpt(data: str) -> list[Row]:
         "target policy": {},
         "hybrid policy": {"policy": "hybrid"},
         "top policy": {"policy": "top"},
+        "hybrid, lr 3e-4": {"policy": "hybrid", "rpt_learning_rate": 3e-4},
         "hybrid, lr 1e-5": {"policy": "hybrid", "rpt_learning_rate": 1e-5},
         "hybrid, clipped at 1": {"policy": "hybrid", "clip_norm": 1.0},
         "hybrid, dropout": {"policy": "hybrid", "rollout_dropout": True},

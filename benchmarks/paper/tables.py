@@ -18,6 +18,18 @@ __all__ = ["experiment_table", "gradient_table", "tuning_tables"]
 
 _HEAD = ("row", "training", "seeds", "validation NDCG@10", "test NDCG@10", "test Recall@10", "against", "p", "paper")
 _COST_HEAD = ("parameters", "MFLOPs", "ms", "time, ratio", "MiB", "paper: parameters, FLOPs, memory, time")
+_WORDS = (
+    "row",
+    "training",
+    "seeds",
+    "against",
+    "settings",
+    "model",
+    "chosen",
+    "weights",
+    "points finished",
+    _COST_HEAD[-1],
+)
 
 Costs = Mapping[tuple[str, str], Mapping[str, float]]
 
@@ -162,7 +174,7 @@ def _training(cell: Mapping[str, Any]) -> str:
 
 
 def _head(names: Sequence[str]) -> list[str]:
-    return [_line(names), "|" + "---|" * len(names)]
+    return [_line(names), "|" + "|".join("---" if name in _WORDS else "---:" for name in names) + "|"]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -16,11 +16,13 @@ from benchmarks.paper import data, runner, train
 from benchmarks.paper.cell import Cell
 from benchmarks.paper.grids import EXPERIMENTS
 from benchmarks.paper.matching import find
+from benchmarks.paper.models import build
 from benchmarks.paper.report import write_report
 from benchmarks.paper.rows import Row
 from benchmarks.paper.stored import CELLS, finished, unpack_ranks
 from benchmarks.paper.tables import experiment_table
 from benchmarks.paper.train import run_cell
+from latentloop.data.amazon import PUBLISHED_COUNTS
 from latentloop.data.interactions import Interactions
 from latentloop.data.synthetic import synthetic_log
 from latentloop.run_directory import RunDirectory
@@ -79,12 +81,47 @@ def test_a_row_keeps_the_fields_that_it_is_about() -> None:
     assert cells["learning rate 3e-3"] == cells["batch 256"] == cells["SPT"]
 
 
+def test_models_that_see_later_items_keep_to_prefix_samples() -> None:
+    cells = runner.Options("table1", data=("tiny",), seeds=(0,), positions="all").cells()
+    assert {cell.backbone: cell.positions for cell in cells} == {
+        "sasrec": "all",
+        "fmlprec": "newest",
+        "bsarec": "newest",
+    }
+
+
+def test_tedrec_needs_texts(tmp_path: Path) -> None:
+    options = runner.Options("figure2", data=("tiny",), folder=tmp_path, seeds=(0,))
+    assert {cell.backbone for cell in options.cells()} == {"sasrec", "fmlprec", "bsarec"}
+    (tmp_path / "tiny.text.npy").touch()
+    assert {cell.backbone for cell in options.cells()} == {"sasrec", "fmlprec", "bsarec", "tedrec"}
+
+
+def test_a_tied_block_is_the_backbones_own_and_is_used_twice() -> None:
+    for name in ("sasrec", "bsarec"):
+        separate, tied = (
+            build(Cell("tiny", backbone=name, tied=tied, **TINY), 40).encoder  # type: ignore[arg-type]
+            for tied in (False, True)
+        )
+        assert tied.pre_block.module is tied.core_block.module
+        assert type(tied.core_block.module) is type(separate.core_block.module)
+
+
 def _with_repeats(options: runner.Options) -> list[Cell]:
     """The cell of every row, where `cells` lists each once."""
     return [
         dataclasses.replace(options, only=(row.label,)).cells()[0]
         for row in EXPERIMENTS[options.experiment](options.data[0])
     ]
+
+
+def test_the_counts_of_the_papers_table_3() -> None:
+    assert PUBLISHED_COUNTS == {
+        "Musical_Instruments": (57_439, 24_587, 511_836),
+        "Industrial_and_Scientific": (50_985, 25_848, 412_947),
+        "Video_Games": (94_762, 25_612, 814_586),
+        "Baby_Products": (150_777, 36_013, 1_241_083),
+    }
 
 
 @pytest.mark.parametrize("found", [(57_439, 24_587, 511_836), (57_438, 24_587, 511_830)])
@@ -119,8 +156,18 @@ def test_amazon_2023_has_the_papers_counts_or_is_refused(
         Cell("tiny", rpt=True, reward="ndcg@5", depth="fixed", backbone="bsarec", **TINY),  # type: ignore[arg-type]
         Cell("tiny", positions="all", norm="post", similarity="dot", temperature=1.0, **TINY),  # type: ignore[arg-type]
         Cell("tiny", tied=True, schedule="cosine", **TINY),  # type: ignore[arg-type]
+        Cell("tiny", positions="all", mean_depth=0, depth="fixed", **(TINY | {"pre_layers": 0})),  # type: ignore[arg-type]
     ],
-    ids=["chance", "plain aligned", "plain deep", "no pre-block", "post-trained", "all positions", "tied"],
+    ids=[
+        "chance",
+        "plain aligned",
+        "plain deep",
+        "no pre-block",
+        "post-trained",
+        "all positions",
+        "tied",
+        "all positions, no pre-block, one thought",
+    ],
 )
 def test_a_cell_is_run_and_tested(cell: Cell, folder: Path, tmp_path: Path) -> None:
     line = run_cell(cell, folder, tmp_path, "cpu")

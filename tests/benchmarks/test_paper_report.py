@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.paper import costs, data, runner
+from benchmarks.paper import costs, runner
 from benchmarks.paper.cell import Cell
 from benchmarks.paper.figures import draw
 from benchmarks.paper.gradients import gradient_norms
 from benchmarks.paper.grids import EXPERIMENTS
-from benchmarks.paper.matching import find
+from benchmarks.paper.matching import find, most_common
 from benchmarks.paper.models import build, pre_training
 from benchmarks.paper.published import PUBLISHED, PUBLISHED_COSTS
 from benchmarks.paper.report import write_report
@@ -25,6 +25,7 @@ from benchmarks.paper.stored import Line
 from benchmarks.paper.tables import experiment_table, gradient_table, tuning_tables
 from benchmarks.paper.tuning import GRID, choices, models, tuned
 from benchmarks.speed.clock import choose
+from latentloop.data.amazon import PUBLISHED_COUNTS
 from latentloop.data.splits import leave_one_out
 from latentloop.data.synthetic import synthetic_log
 
@@ -46,7 +47,7 @@ def stored(*cells: Cell, ndcg: float = 0.05, validation: float | None = None) ->
 
 def test_the_papers_numbers_belong_to_rows_of_ours() -> None:
     for name, experiments in PUBLISHED.items():
-        assert name in data.COUNTS
+        assert name.removeprefix("amazon-2023:") in PUBLISHED_COUNTS
         for experiment, numbers in experiments.items():
             assert set(numbers) <= {row.label for row in EXPERIMENTS[experiment](name)}, experiment
             assert all(0.01 < ndcg < recall < 0.1 for ndcg, recall in numbers.values())
@@ -188,6 +189,31 @@ def test_a_table_of_gradients_says_shares() -> None:
     (came, best) = [line for line in gradient_table("tiny", lines) if line.startswith("| SPT |")]
     assert came == "| SPT | 0, 1 | as it came | 2.0000 | 25.0% | 25.0% | 4.0000 | 2.5% | 2.5% |"
     assert best.split("|")[4:] == came.split("|")[4:]
+
+
+def test_a_difference_by_hand() -> None:
+    """Gains 1, .63, 0 against .63, .63, 0: one user of three differs, so t is 1 and p = 1 - 1 / sqrt(3)."""
+    rows = [row for row in EXPERIMENTS["study"]("tiny") if row.label in ("Base", "SPT")]
+    lines = stored(*(row.cell for row in rows))
+    lines[rows[0].cell.key]["ranks"] = base64.b85encode(zlib.compress(bytes([1, 1, 200]))).decode()
+    (found,) = [each for each in find(rows, lines) if each.row.label == "SPT"]
+    difference = found.against(find(rows, lines))
+    assert difference is not None
+    second = math.log(2) / math.log(3)
+    assert difference.mean == pytest.approx(2 * second / 3)
+    assert difference.relative == pytest.approx((1 + second) / (2 * second) - 1)
+    assert difference.p == pytest.approx(1 - 1 / math.sqrt(3))
+    low, high = difference.interval
+    assert (low + high) / 2 == pytest.approx((1 + second) / 3)  # around the row's own mean
+
+
+def test_rows_that_cannot_learn_from_every_position_are_drawn_beside_those_that_do(tmp_path: Path) -> None:
+    cells = [
+        dataclasses.replace(row.cell, positions="all" if row.cell.backbone == "sasrec" else "newest")
+        for row in EXPERIMENTS["figure2"]("tiny")
+    ]
+    found = find(EXPERIMENTS["figure2"]("tiny"), stored(*cells))
+    assert len(most_common(found)) == len(found) == len(cells)
 
 
 @pytest.mark.parametrize("name", ["table1", "table4", "figure2", "figure3", "figure4", "figure5", "figure6", "study"])
