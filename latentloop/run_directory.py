@@ -72,7 +72,8 @@ class RunDirectory:
         Args:
             path: where.
             config: what was asked for; a resumed run must have been asked for the same, or for more `epochs`,
-                `rpt_epochs` or `patience`, which then stand in its config.json.
+                `rpt_epochs` (both only where its learning rate is constant) or `patience`, which then stand in its
+                config.json.
             resume: continue what is there; an empty or missing directory starts over.
             overwrite: remove the run that is there first.
             defaults: a configuration like `config`, of which a resumed run is taken to have been asked for what its own
@@ -289,11 +290,14 @@ class RunDirectory:
 
     def _check_same(self, config: dict[str, Any], defaults: Mapping[str, Any] | None) -> None:
         before, after = self._asked(defaults), _flat(json.loads(json.dumps(config)))
+        # a schedule is laid over all epochs: with more of them the steps so far would have been others
+        constant = after.get("schedule", "constant") == "constant"
+        budget = _BUDGET if constant else ("patience",)
         for name in sorted(before.keys() | after.keys()):
             old, new = before.get(name), after.get(name)
-            if old == new or (name in _BUDGET and isinstance(old, int) and isinstance(new, int) and new > old):
+            if old == new or (name in budget and isinstance(old, int) and isinstance(new, int) and new > old):
                 continue
-            or_more = " or more" if name in _BUDGET else ""
+            or_more = " or more" if name in budget else ""
             raise InputError(
                 f"--resume: {name} was {old!r} when {self.path} was started and is now {new!r}; repeat the original "
                 f"options{or_more}, or choose --overwrite"

@@ -39,6 +39,7 @@ class Progress:
         best: that value, None before the first validation.
         began: checksum of the weights that the stage began with; None in runs of releases that kept none.
         history: one line an epoch, as in metrics.jsonl.
+        total_steps: what the learning rate's schedule was laid over; None where it does not depend on that.
     """
 
     epoch: int = 0
@@ -47,6 +48,7 @@ class Progress:
     best: float | None = None
     began: str | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    total_steps: int | None = None
 
 
 def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:

@@ -31,6 +31,7 @@ from latentloop.randomness import dropout_seed, fold
 from latentloop.row_gradients import row_gradients
 from latentloop.run_directory import RunDirectory
 from latentloop.run_lock import alone
+from latentloop.schedule import Schedule, ScheduledRate, ScheduleName, build_schedule
 from latentloop.step_terms import StepTerms, steps_together
 from latentloop.train_state import Progress, save_state
 from latentloop.training_settings import check_settings
@@ -84,6 +85,7 @@ def fit(
     epochs: int = 200,
     batch_size: int = 1024,
     learning_rate: float = 1e-3,
+    schedule: ScheduleName | Schedule = "constant",
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     patience: int = 10,
@@ -108,6 +110,8 @@ def fit(
         epochs: at most so many; 0 measures and keeps the model as it came.
         batch_size: rows of a step, on all processes together.
         learning_rate: AdamW's, see `RowWiseAdamW` for an item table of which few rows are touched.
+        schedule: the learning rate's factor at each step of the `epochs` there may be: "constant", "cosine" (with a
+            warm-up, see `Cosine`), or any function of (step, total_steps).
         weight_decay: AdamW's, on matrices of the encoder only: not on tables, norms and biases.
         clip_norm: largest gradient norm; None does not clip.
         patience: stop after so many epochs without a better `metric`.
@@ -135,6 +139,7 @@ def fit(
         clip_norm=clip_norm,
         patience=patience,
     )
+    factor = build_schedule(schedule)
     if metric not in metric_names():
         raise InputError(f"metric must be one of {', '.join(metric_names())}, got {metric!r}")
     accelerator = accelerator or make_accelerator()
@@ -170,6 +175,7 @@ def fit(
     going = _Stage(
         stage, model, train, validation, objective, step_module, optimizer, accelerator, progress, best, run,
         metric=metric, exclude_history=exclude_history, batch_size=batch_size, clip_norm=clip_norm, seed=seed, progress_bar=progress_bar,
+        learning_rate=learning_rate, schedule=factor, epochs=epochs,
     )  # fmt: skip
     try:
         if validate_first and not progress.history:
@@ -206,12 +212,18 @@ class _Stage:
     clip_norm: float | None
     seed: int
     progress_bar: bool | None
+    learning_rate: float
+    schedule: Schedule
+    epochs: int
 
     def __post_init__(self) -> None:
         # the samples are sorted once for all epochs
         self.rows = Windows.of(self.train) if "everywhere" in views_of(self.objective) else self.train
         self.positives = SameTarget(self.train) if "same_target" in views_of(self.objective) else False
         self.processes = processes_of(self.accelerator)
+        steps = self.epochs * num_batches(len(self.rows), self.batch_size) * getattr(self.objective, "updates", 1)
+        self.rate = ScheduledRate(self.learning_rate, self.schedule, steps)
+        self.rate.take_up(self.name, self.progress)
 
     def train_epoch(self, epoch: int) -> dict[str, Any]:
         """Every sample once, then validation; the epoch's line."""
@@ -221,8 +233,10 @@ class _Stage:
         try:
             with self._batches(epoch) as bar:
                 for batch in bar:
+                    self.rate.set(self.optimizer, progress.step)
                     for step in self._updates(batch):
                         progress.step += 1
+                        self.rate.set(self.optimizer, progress.step)
                         terms.add(progress.step, step, batch.total, batch.share)
                     bar.set_postfix({name: f"{value:.4f}" for name, value in terms.latest.items()}, refresh=False)
         except InputError:

@@ -21,6 +21,7 @@ from latentloop.randomness import dropout_seed, fold
 from latentloop.results import Evaluation
 from latentloop.run_directory import RunDirectory
 from latentloop.run_lock import alone
+from latentloop.schedule import Schedule, ScheduleName
 from latentloop.training import Fitted, fit
 from latentloop.training_settings import check_settings
 
@@ -144,6 +145,7 @@ def two_stage(
     rpt_batch_size: int = 256,
     learning_rate: float = 1e-3,
     rpt_learning_rate: float = 3e-4,
+    schedule: ScheduleName | Schedule = "constant",
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     patience: int = 10,
@@ -172,6 +174,7 @@ def two_stage(
         rpt_batch_size: rows of a post-training step, each with its rollouts.
         learning_rate: of pre-training.
         rpt_learning_rate: of post-training.
+        schedule: of the learning rate, in each stage over all of its epochs that there may be, see `fit`.
         weight_decay: of both, see `fit`.
         clip_norm: largest gradient norm of both; None does not clip.
         patience: epochs without a better validation NDCG@10 before a stage stops.
@@ -203,6 +206,7 @@ def two_stage(
         rpt_batch_size=rpt_batch_size,
         learning_rate=learning_rate,
         rpt_learning_rate=rpt_learning_rate,
+        schedule=schedule,
         weight_decay=weight_decay,
         clip_norm=clip_norm,
         patience=patience,
@@ -214,6 +218,7 @@ def two_stage(
     settings = {
         "patience": patience,
         "exclude_history": exclude_history,
+        "schedule": schedule,
         "weight_decay": weight_decay,
         "clip_norm": clip_norm,
         "accelerator": accelerator,

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from benchmarks.paper.cell import Cell
+from benchmarks.paper.rows import Row
+from benchmarks.paper.studies import study, study_rpt
+from benchmarks.paper.tuning import tuning
 
-__all__ = ["EXPERIMENTS", "TRAINING", "Row"]
-
-TRAINING = ("epochs", "rpt_epochs", "learning_rate", "batch_size", "positions")
-"""Fields of a cell that an experiment leaves to the command line."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A cell and where its numbers stand.
-
-    Args:
-        label: the row of a table, or the point on a curve.
-        cell: what is trained; its seed is replaced by each seed in turn.
-        baseline: the label that the row is tested against, None where it is one.
-    """
-
-    label: str
-    cell: Cell
-    baseline: str | None = None
+__all__ = ["EXPERIMENTS"]
 
 
 def table1(data: str) -> list[Row]:
@@ -46,113 +30,84 @@ def table1(data: str) -> list[Row]:
 
 
 def table2(data: str) -> list[Row]:
-    """LARES without one part at a time."""
+    """LARES without one part at a time; as in the paper, all but the first row are without post-training."""
     full = Cell(data, rpt=True)
+    pre = full.pretrained
     return [
-        Row("LARES", full),
-        Row("without RPT", full.pretrained, "LARES"),
-        Row("without pre-block", replace(full, pre_layers=0), "LARES"),
-        Row("without depth sampling", replace(full, depth="fixed"), "LARES"),
-        Row("without SLA", replace(full, gamma=0.0), "LARES"),
-        Row("without TLA", replace(full, alpha=0.0), "LARES"),
+        Row("LARES", full, "without RPT"),
+        Row("without RPT", pre),
+        Row("without RPT, pre-block", replace(pre, pre_layers=0), "without RPT"),
+        Row("without RPT, depth sampling", replace(pre, depth="fixed"), "without RPT"),
+        Row("without RPT, SLA", replace(pre, gamma=0.0), "without RPT"),
+        Row("without RPT, SLA, TLA", replace(pre, gamma=0.0, alpha=0.0), "without RPT"),
     ]
 
 
 def table4(data: str) -> list[Row]:
-    """Quality and cost where plain SASRec passes as many layers as the loop at depths 1 to 4."""
+    """Quality and cost at matched FLOPs: SASRec of 4 to 10 layers, and the loop of 2 + 2 that thinks 1 to 4 times."""
     rows = []
     for depth in (1, 2, 3, 4):
-        deep = Cell(data, kind="plain-deep", alpha=0.0, mean_depth=depth)
-        rows.append(Row(f"sasrec, {2 + 2 * (depth + 1)} layers", deep))
-        rows.append(Row(f"LR+SPT, k-bar {depth}", Cell(data, mean_depth=depth), rows[-1].label))
+        # a loop that thinks once has no depth to draw
+        loop = Cell(data, mean_depth=3 if depth == 4 else depth - 1, depth="fixed" if depth == 1 else "sampled")
+        deep = Cell(data, kind="plain", alpha=0.0)
+        if depth > 1:
+            deep = replace(deep, kind="plain-deep", mean_depth=depth - 1)
+        label = f"sasrec, {deep.layers} layers"
+        rows.append(Row(label, deep))
+        rows.append(Row(f"{label}, aligned", replace(deep, alpha=0.1), label))
+        rows.append(Row(f"LR+SPT, depth {depth}", loop, label))
+        rows.append(Row(f"LARES, depth {depth}", replace(loop, rpt=True), label))
     return rows
 
 
 def figure2(data: str) -> list[Row]:
-    """Base, LR+SPT and LARES of each backbone; TedRec where the data have texts."""
+    """Base, its rivals of equal FLOPs and of equal losses, LR+SPT and LARES of each backbone; TedRec reads texts."""
     rows = []
     for name in ("sasrec", "fmlprec", "bsarec", "tedrec"):
-        rows.append(Row(f"{name}: Base", Cell(data, kind="plain", alpha=0.0, backbone=name)))
-        rows.append(Row(f"{name}: LR+SPT", Cell(data, backbone=name), f"{name}: Base"))
-        rows.append(Row(f"{name}: LARES", Cell(data, backbone=name, rpt=True), f"{name}: Base"))
+        base = Cell(data, kind="plain", alpha=0.0, backbone=name)
+        loop = Cell(data, backbone=name)
+        rows.append(Row(f"{name}: Base", base))
+        rows += [
+            Row(f"{name}: {label}", cell, f"{name}: Base")
+            for label, cell in (
+                ("equal FLOPs", replace(base, kind="plain-deep")),
+                ("aligned", replace(base, alpha=0.1)),
+                ("LR+SPT", loop),
+                ("LARES", replace(loop, rpt=True)),
+            )
+        ]
     return rows
 
 
 def figure3(data: str) -> list[Row]:
     """The mean depth of training."""
-    return [Row(f"k-bar {depth}", Cell(data, mean_depth=depth)) for depth in (1, 2, 3, 4, 6, 8)]
+    base = Row("Base", Cell(data, kind="plain", alpha=0.0))
+    return [base, *(Row(f"k-bar {depth}", Cell(data, mean_depth=depth), "Base") for depth in (1, 2, 3, 4, 6, 8))]
 
 
 def figure4(data: str) -> list[Row]:
     """Three policies: reward and validation by epoch."""
-    return [Row(f"{policy} policy", Cell(data, rpt=True, policy=policy)) for policy in ("target", "hybrid", "top")]
+    policies = ("target", "hybrid", "top")
+    rows = [Row(f"{policy} policy", Cell(data, rpt=True, policy=policy), "LR+SPT") for policy in policies]
+    return [Row("LR+SPT", Cell(data)), *rows]
 
 
 def figure5(data: str) -> list[Row]:
-    """The weights of both alignments."""
-    rows = [Row(f"alpha {weight}", Cell(data, alpha=weight)) for weight in (0.0, 0.1, 0.2, 0.3, 0.5)]
-    return rows + [Row(f"gamma {weight}", Cell(data, gamma=weight)) for weight in (0.0, 0.1, 0.3, 0.5, 0.7)]
+    """The weights of both alignments, each beside the model without a loop; alpha's rival has the same alignment."""
+    base = Row("Base", Cell(data, kind="plain", alpha=0.0))
+    rows = [base, Row("Base, aligned", Cell(data, kind="plain"), "Base")]
+    rows += [Row(f"alpha {weight}", Cell(data, alpha=weight), "Base") for weight in (0.0, 0.1, 0.2, 0.3, 0.5)]
+    return rows + [Row(f"gamma {weight}", Cell(data, gamma=weight), "Base") for weight in (0.0, 0.1, 0.3, 0.5, 0.7)]
 
 
 def figure6(data: str) -> list[Row]:
     """What post-training rewards."""
     rewards = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20")
-    return [Row(reward, Cell(data, rpt=True, reward=reward)) for reward in rewards]
-
-
-def study(data: str) -> list[Row]:
-    """Pre-training's recipe, one change at a time; choose on validation."""
-    center = Cell(data)
-    changes: dict[str, dict[str, Any]] = {
-        "post norm": {"norm": "post"},
-        "mean depth 1": {"mean_depth": 1},
-        "fixed depth": {"depth": "fixed"},
-        "no alignment": {"alpha": 0.0, "gamma": 0.0},
-        "alpha .3": {"alpha": 0.3},
-        "gamma 0": {"gamma": 0.0},
-        "tau .1": {"temperature": 0.1},
-        "tau 1": {"temperature": 1.0},
-        "dot, tau 1": {"similarity": "dot", "temperature": 1.0},
-        "positives self": {"positives": "self"},
-        "false negatives kept": {"keep_false_negatives": True},
-        "aggregate mean": {"aggregate": "mean"},
-        "aggregate concat": {"aggregate": "concat"},
-        "aggregate gate": {"aggregate": "gate"},
-        "state std .1": {"state_std": 0.1},
-        "zero state": {"inference_state": "zero"},
-        "fresh state": {"inference_state": "fresh"},
-        "dropout .3": {"dropout": 0.3},
-        "weight decay .1": {"weight_decay": 0.1},
-        "1 + 1 layers": {"pre_layers": 1, "core_layers": 1},
-    }
-    rows = [
-        Row("Base", replace(center, kind="plain", alpha=0.0)),
-        Row("Base, aligned", replace(center, kind="plain"), "Base"),
-        Row("SPT", center, "Base"),
-    ]
-    return rows + [Row(label, replace(center, **change), "SPT") for label, change in changes.items()]
-
-
-def study_rpt(data: str) -> list[Row]:
-    """Post-training's recipe, from the same pre-trained model."""
-    center = Cell(data, rpt=True, rpt_epochs=5, rpt_learning_rate=1e-4)
-    changes: dict[str, dict[str, Any]] = {
-        "target policy": {},
-        "hybrid policy": {"policy": "hybrid"},
-        "top policy": {"policy": "top"},
-        "hybrid, lr 1e-5": {"policy": "hybrid", "rpt_learning_rate": 1e-5},
-        "hybrid, clipped at 1": {"policy": "hybrid", "clip_norm": 1.0},
-        "hybrid, dropout": {"policy": "hybrid", "rollout_dropout": True},
-        "hybrid, NDCG@10": {"policy": "hybrid", "reward": "ndcg@10"},
-        "hybrid, KL on the target": {"policy": "hybrid", "kl": "target"},
-        "hybrid, beta .1": {"policy": "hybrid", "kl_weight": 0.1},
-        "hybrid, ratio by step": {"policy": "hybrid", "ratio": "step"},
-    }
-    rows = [Row("LR+SPT", center.pretrained)]
-    return rows + [Row(label, replace(center, **change), "LR+SPT") for label, change in changes.items()]
+    rows = [Row(reward, Cell(data, rpt=True, reward=reward), "LR+SPT") for reward in rewards]
+    return [Row("LR+SPT", Cell(data)), *rows]
 
 
 EXPERIMENTS: dict[str, Callable[[str], Sequence[Row]]] = {
     function.__name__: function
-    for function in (table1, table2, table4, figure2, figure3, figure4, figure5, figure6, study, study_rpt)
+    for function in (table1, table2, table4, figure2, figure3, figure4, figure5, figure6, study, study_rpt, tuning)
 }

@@ -1,7 +1,9 @@
 """Run the cells of an experiment that are not done yet, within a budget of time.
 
     python -m benchmarks.paper figure3 --data amazon2018-scientific --folder DATA --budget 9m --workers 2
-    python -m benchmarks.paper figure3 --data beauty sports --epochs 20      # any field of a cell can be set
+    python -m benchmarks.paper figure3 --data beauty sports --epochs 20      # what training costs can be set
+
+`tuning` runs a grid of settings for every model on one seed, `tuned` what won of it, with the same options, on all.
 
 A finished cell is one JSON line in `benchmarks/results/cells/`; a cell that the budget cuts off continues from its last
 epoch the next time, on any machine that has its `--work` folder. Without a budget everything is run.
@@ -16,6 +18,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,26 +26,29 @@ from typing import Any, Literal
 
 import tyro
 
-from benchmarks.paper.cell import Cell, run_cell
-from benchmarks.paper.grids import EXPERIMENTS, TRAINING
+from benchmarks.paper.cell import CAUSAL, Cell
+from benchmarks.paper.grids import EXPERIMENTS
+from benchmarks.paper.models import text_path
+from benchmarks.paper.rows import TRAINING, Row
+from benchmarks.paper.stored import CELLS, finished
+from benchmarks.paper.train import run_cell
+from benchmarks.paper.tuning import BUDGET, GRID, SEED, choices, tuned
 
-__all__ = ["CELLS", "Options", "finished", "main", "seconds"]
-
-CELLS = Path("benchmarks/results/cells")
+__all__ = ["Options", "main", "seconds"]
 
 
 @dataclass(frozen=True)
 class Options:
     """Which cells, and how long."""
 
-    experiment: tyro.conf.Positional[Literal["table1", "table2", "table4", "figure2", "figure3", "figure4", "figure5", "figure6", "study", "study_rpt"]]  # fmt: skip
-    """A table or a figure of the paper."""
+    experiment: tyro.conf.Positional[Literal["table1", "table2", "table4", "figure2", "figure3", "figure4", "figure5", "figure6", "study", "study_rpt", "tuning", "tuned"]]  # fmt: skip
+    """A table or a figure of the paper, a study of the recipe, or the tuning of every model."""
     data: tuple[str, ...] = ("amazon2018-scientific",)
     """Names of data sets."""
     folder: Path = Path("../shared/data")
     """Where their files lie."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """A cell for each."""
+    """A cell for each; `tuning` is run on seed 0 only."""
     workers: int = 1
     """Processes; each computes with one thread on a CPU."""
     budget: str | None = None
@@ -60,31 +66,38 @@ class Options:
     batch_size: int | None = None
     """Rows of a pre-training step, instead of the cell's."""
     positions: Literal["newest", "all"] | None = None
-    """What pre-training of causal backbones learns from, instead of the cell's."""
+    """What pre-training of causal backbones learns from, instead of the cell's; the others keep to "newest"."""
     only: tuple[str, ...] = ()
     """Rows of these labels only."""
 
     def cells(self) -> list[Cell]:
-        """All cells, each once, all of a seed before the next seed's."""
-        changes = {name: getattr(self, name) for name in TRAINING if getattr(self, name) is not None}
-        rows = [
-            row
-            for data in self.data
-            for row in EXPERIMENTS[self.experiment](data)
-            if not self.only or row.label in self.only
-        ]
-        cells = [replace(row.cell, seed=seed, **changes) for seed in self.seeds for row in rows]
+        """All cells, each once, all of a seed before the next seed's; TedRec's only where the data have texts."""
+        rows = [row for data in self.data for row in self._rows(data) if not self.only or row.label in self.only]
+        rows = [row for row in rows if row.cell.backbone != "tedrec" or text_path(row.cell, self.folder).is_file()]
+        seeds = (SEED,) if self.experiment == "tuning" else self.seeds
+        cells = [replace(row.cell, seed=seed, **self._changes_of(row)) for seed in seeds for row in rows]
         return list(dict.fromkeys(cells))
 
+    def _changes_of(self, row: Row) -> dict[str, Any]:
+        """What the command line decides of a row; models that see later items keep to prefix samples."""
+        changes = self._changes([name for name in TRAINING if name not in row.own])
+        if row.cell.backbone not in CAUSAL:
+            changes.pop("positions", None)
+        return changes
 
-def finished(folder: Path = CELLS) -> dict[str, dict[str, Any]]:
-    """Lines of the finished cells by key."""
-    lines: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            lines[entry["key"]] = entry
-    return lines
+    def _rows(self, data: str) -> Sequence[Row]:
+        if self.experiment != "tuned":
+            return EXPERIMENTS[self.experiment](data)
+        if self.learning_rate is not None:
+            raise SystemExit("--learning-rate: `tuned` takes what won in `tuning`; leave it out")
+        lines, budget = finished(), self._changes(BUDGET)
+        for choice in choices(data, lines, budget):
+            if not choice.complete:
+                logging.info("%s: only %d of %d points of the grid are finished", choice.model, len(choice.values), len(GRID))  # fmt: skip
+        return tuned(data, lines, budget)
+
+    def _changes(self, names: Sequence[str]) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 def seconds(budget: str | None) -> float:

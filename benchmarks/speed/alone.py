@@ -30,13 +30,13 @@ class Alone:
     above: float
 
 
-def run_alone(*arguments: str) -> Alone:
-    """What `python -m benchmarks.speed arguments` prints as its last line.
+def run_alone(*arguments: str, module: str = "benchmarks.speed") -> Alone:
+    """What `python -m module arguments` prints as its last line.
 
     Raises:
         RuntimeError: where that process failed.
     """
-    command = [sys.executable, "-m", "benchmarks.speed", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     found = subprocess.run(command, check=False, capture_output=True, text=True)
     if found.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{found.stderr}")

@@ -209,6 +209,8 @@ class TrainingOptions:
     """Of pre-training."""
     rpt_learning_rate: float = 3e-4
     """Of post-training."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of both learning rates: as they are, or a short rise, then down to 0 at the last of a stage's --epochs."""
     weight_decay: float = 0.0
     """AdamW's, on the encoder's matrices."""
     clip_norm: float | None = None

@@ -54,7 +54,7 @@ class Train:
     """Continue a run from the last epoch that it finished; one that finished none, or does not exist, starts over.
     Give the same options again. Only --epochs, --rpt-epochs and --patience may grow: a stage that stopped at the old
     limit goes on, as if it had been started with the new one, and post-training starts over where pre-training came to
-    better weights by that."""
+    better weights by that. With --schedule cosine only --patience may."""
     overwrite: bool = False
     """Replace a run that is there."""
     device: Device | None = None

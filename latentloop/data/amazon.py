@@ -9,7 +9,7 @@ from pathlib import Path
 from latentloop.data.interactions import Interactions
 from latentloop.errors import InputError
 
-__all__ = ["AMAZON_PREFIX", "check_counts", "download"]
+__all__ = ["AMAZON_PREFIX", "PUBLISHED_COUNTS", "check_counts", "download"]
 
 AMAZON_PREFIX = "amazon-2023:"
 _REPOSITORY = "McAuley-Lab/Amazon-Reviews-2023"
@@ -22,12 +22,13 @@ _CATEGORIES = (
     *("Office_Products", "Patio_Lawn_and_Garden", "Pet_Supplies", "Software", "Sports_and_Outdoors"),
     *("Subscription_Boxes", "Tools_and_Home_Improvement", "Toys_and_Games", "Video_Games", "Unknown"),
 )
-_EXPECTED = {
+PUBLISHED_COUNTS = {
     "Musical_Instruments": (57_439, 24_587, 511_836),
     "Industrial_and_Scientific": (50_985, 25_848, 412_947),
     "Video_Games": (94_762, 25_612, 814_586),
     "Baby_Products": (150_777, 36_013, 1_241_083),
 }
+"""Users, items and actions of the categories that published results use."""
 _TIMEOUT = 5.0  # seconds
 _log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def check_counts(category: str, interactions: Interactions) -> None:
         category: its name on the hub.
         interactions: what was read.
     """
-    expected = _EXPECTED.get(category)
+    expected = PUBLISHED_COUNTS.get(category)
     found = (interactions.num_users, interactions.num_items, len(interactions))
     if expected is not None and found != expected:
         _log.warning(

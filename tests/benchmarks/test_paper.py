@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import os
 import subprocess
@@ -11,11 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.paper import runner
-from benchmarks.paper.cell import Cell, run_cell, unpack_ranks
-from benchmarks.paper.grids import EXPERIMENTS, Row
-from benchmarks.paper.report import experiment_table, matching, write_report
+from benchmarks.paper import data, runner, train
+from benchmarks.paper.cell import Cell
+from benchmarks.paper.grids import EXPERIMENTS
+from benchmarks.paper.matching import find
+from benchmarks.paper.models import build
+from benchmarks.paper.report import write_report
+from benchmarks.paper.rows import Row
+from benchmarks.paper.stored import CELLS, finished, unpack_ranks
+from benchmarks.paper.tables import experiment_table
+from benchmarks.paper.train import run_cell
+from latentloop.data.amazon import PUBLISHED_COUNTS
+from latentloop.data.interactions import Interactions
 from latentloop.data.synthetic import synthetic_log
+from latentloop.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 TINY = {"epochs": 1, "rpt_epochs": 1, "dim": 8, "pre_layers": 1, "core_layers": 1, "batch_size": 256}
@@ -43,7 +53,97 @@ def test_every_experiment_has_rows_of_their_own() -> None:
 def test_a_key_is_the_configuration() -> None:
     cell = Cell("tiny")
     assert cell.key == Cell("tiny").key != Cell("tiny", seed=1).key
+    assert len({cell.key, Cell("tiny", tied=True).key, Cell("tiny", schedule="cosine").key}) == 3
     assert Cell("tiny", rpt=True, policy="hybrid", reward="ndcg@5").pretrained == cell
+
+
+def test_cells_that_were_stored_before_a_field_was_there_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their keys are those of the releases that stored them, and the command finds nothing left of two of them."""
+    lines = finished(ROOT / CELLS)
+    older = [line for line in lines.values() if "tied" not in line["cell"]]
+    assert len(older) >= 23
+    assert all(Cell(**line["cell"]).key == line["key"] for line in older)
+    monkeypatch.chdir(ROOT)
+    options = runner.Options(
+        "study", data=("amazon2018-scientific",), seeds=(0,), positions="all", batch_size=256, learning_rate=3e-3,
+        epochs=60, only=("Base", "SPT"),
+    )  # fmt: skip
+    assert [cell.key in lines for cell in options.cells()] == [True, True]
+
+
+def test_a_row_keeps_the_fields_that_it_is_about() -> None:
+    options = runner.Options("study", data=("tiny",), seeds=(0,), learning_rate=3e-3, batch_size=256)
+    cells = {row.label: cell for row, cell in zip(EXPERIMENTS["study"]("tiny"), _with_repeats(options), strict=True)}
+    assert (cells["SPT"].learning_rate, cells["SPT"].batch_size) == (3e-3, 256)
+    slow, small = cells["learning rate 3e-4"], cells["batch 64"]
+    assert (slow.learning_rate, slow.batch_size) == (3e-4, 256)
+    assert (small.learning_rate, small.batch_size) == (3e-3, 64)
+    assert cells["learning rate 3e-3"] == cells["batch 256"] == cells["SPT"]
+
+
+def test_models_that_see_later_items_keep_to_prefix_samples() -> None:
+    cells = runner.Options("table1", data=("tiny",), seeds=(0,), positions="all").cells()
+    assert {cell.backbone: cell.positions for cell in cells} == {
+        "sasrec": "all",
+        "fmlprec": "newest",
+        "bsarec": "newest",
+    }
+
+
+def test_tedrec_needs_texts(tmp_path: Path) -> None:
+    options = runner.Options("figure2", data=("tiny",), folder=tmp_path, seeds=(0,))
+    assert {cell.backbone for cell in options.cells()} == {"sasrec", "fmlprec", "bsarec"}
+    (tmp_path / "tiny.text.npy").touch()
+    assert {cell.backbone for cell in options.cells()} == {"sasrec", "fmlprec", "bsarec", "tedrec"}
+
+
+def test_a_tied_block_is_the_backbones_own_and_is_used_twice() -> None:
+    for name in ("sasrec", "bsarec"):
+        separate, tied = (
+            build(Cell("tiny", backbone=name, tied=tied, **TINY), 40).encoder  # type: ignore[arg-type]
+            for tied in (False, True)
+        )
+        assert tied.pre_block.module is tied.core_block.module
+        assert type(tied.core_block.module) is type(separate.core_block.module)
+
+
+def _with_repeats(options: runner.Options) -> list[Cell]:
+    """The cell of every row, where `cells` lists each once."""
+    return [
+        dataclasses.replace(options, only=(row.label,)).cells()[0]
+        for row in EXPERIMENTS[options.experiment](options.data[0])
+    ]
+
+
+def test_the_counts_of_the_papers_table_3() -> None:
+    assert PUBLISHED_COUNTS == {
+        "Musical_Instruments": (57_439, 24_587, 511_836),
+        "Industrial_and_Scientific": (50_985, 25_848, 412_947),
+        "Video_Games": (94_762, 25_612, 814_586),
+        "Baby_Products": (150_777, 36_013, 1_241_083),
+    }
+
+
+@pytest.mark.parametrize("found", [(57_439, 24_587, 511_836), (57_438, 24_587, 511_830)])
+def test_amazon_2023_has_the_papers_counts_or_is_refused(
+    monkeypatch: pytest.MonkeyPatch, found: tuple[int, int, int]
+) -> None:
+    users, items, actions = found
+    user = np.arange(actions) % users
+    item = np.arange(actions) % items + 1
+    log = Interactions.from_numbers(user, item, None, list(range(users)), list(range(items)))
+    monkeypatch.setattr(data, "load_interactions", lambda name: log)
+    name = "amazon-2023:Musical_Instruments"
+    if users == 57_439:
+        assert data.load_split(name, Path("nowhere"), 20).num_items == 24_587
+        return
+    with pytest.raises(SystemExit) as caught:
+        data.load_split(name, Path("nowhere"), 20)
+    assert str(caught.value) == (
+        f"{name} has 57,438 users, 24,587 items and 511,830 actions, where the paper's has 57,439 users, 24,587 items "
+        "and 511,836 actions"
+    )
+    assert len(data.load_split("amazon-2023:Software", Path("nowhere"), 20).test) == users  # of which nothing is known
 
 
 @pytest.mark.parametrize(
@@ -55,8 +155,19 @@ def test_a_key_is_the_configuration() -> None:
         Cell("tiny", **(TINY | {"pre_layers": 0})),  # type: ignore[arg-type]
         Cell("tiny", rpt=True, reward="ndcg@5", depth="fixed", backbone="bsarec", **TINY),  # type: ignore[arg-type]
         Cell("tiny", positions="all", norm="post", similarity="dot", temperature=1.0, **TINY),  # type: ignore[arg-type]
+        Cell("tiny", tied=True, schedule="cosine", **TINY),  # type: ignore[arg-type]
+        Cell("tiny", positions="all", mean_depth=0, depth="fixed", **(TINY | {"pre_layers": 0})),  # type: ignore[arg-type]
     ],
-    ids=["chance", "plain aligned", "plain deep", "no pre-block", "post-trained", "all positions"],
+    ids=[
+        "chance",
+        "plain aligned",
+        "plain deep",
+        "no pre-block",
+        "post-trained",
+        "all positions",
+        "tied",
+        "all positions, no pre-block, one thought",
+    ],
 )
 def test_a_cell_is_run_and_tested(cell: Cell, folder: Path, tmp_path: Path) -> None:
     line = run_cell(cell, folder, tmp_path, "cpu")
@@ -64,7 +175,28 @@ def test_a_cell_is_run_and_tested(cell: Cell, folder: Path, tmp_path: Path) -> N
     ranks = unpack_ranks(line["ranks"])
     assert len(ranks) == 60
     if cell.kind != "chance":
+        terms = {"next item", *["trajectory"] * (cell.alpha > 0), *["step"] * (cell.kind == "loop")}
+        assert {moment: set(norms) for moment, norms in line["gradient_norms"].items()} == {
+            "as it came": terms, "best": terms,
+        }  # fmt: skip
         assert np.where(ranks < 10, 1 / np.log2(ranks + 2.0), 0).mean() == pytest.approx(line["test"]["ndcg@10"])
+
+
+def test_measuring_gradients_changes_no_bit(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell("tiny", **TINY)  # type: ignore[arg-type]
+    measured = run_cell(cell, folder, tmp_path / "one", "cpu")
+    monkeypatch.setattr(train, "gradient_norms", lambda *given: {})
+    plain = run_cell(cell, folder, tmp_path / "other", "cpu")
+    for name in ("validation", "test", "by_depth", "ranks", "history"):
+        assert measured[name] == plain[name], name
+
+
+def test_a_cell_that_an_older_harness_began_goes_on(folder: Path, tmp_path: Path) -> None:
+    """Its run directory says nothing of fields that were made later."""
+    cell = Cell("tiny", **TINY)  # type: ignore[arg-type]
+    older = {name: value for name, value in dataclasses.asdict(cell).items() if name not in ("tied", "schedule")}
+    RunDirectory.create(tmp_path / cell.key, older)
+    assert run_cell(cell, folder, tmp_path, "cpu")["key"] == cell.key
 
 
 def test_what_is_done_is_not_run_again_and_is_reported(
@@ -76,12 +208,12 @@ def test_what_is_done_is_not_run_again_and_is_reported(
     monkeypatch.chdir(tmp_path)
     options = runner.Options("figure3", data=("tiny",), folder=folder, seeds=(0, 1), device="cpu")
     lines = {cell.key: run_cell(cell, folder, tmp_path / "runs", "cpu") for cell in options.cells()}
-    runner.CELLS.mkdir(parents=True)
+    CELLS.mkdir(parents=True)
     for line in lines.values():
         runner._keep("figure3", line)
-    assert runner.finished() == lines
+    assert finished() == lines
     assert runner.main(options) == 0  # no process starts: there is nothing to do
-    (group,) = matching(rows[0], lines)
+    (group,) = [found.lines for found in find(rows, lines) if found.row is rows[0]]
     assert [line["cell"]["seed"] for line in group] == [0, 1]
     table = experiment_table("figure3", "tiny", lines)
     assert len(table) == 7 and "Base: " in table[5]
@@ -97,7 +229,7 @@ def test_the_command_runs_cells_in_processes_of_their_own(folder: Path, tmp_path
         [sys.executable, "-m", "benchmarks.paper", *arguments, "--folder", str(folder)],
         cwd=tmp_path, env=environment, check=True, timeout=300,
     )  # fmt: skip
-    lines = runner.finished(tmp_path / runner.CELLS)
+    lines = finished(tmp_path / CELLS)
     assert sorted(line["cell"]["kind"] for line in lines.values()) == ["chance", "popularity"]
 
 

@@ -70,7 +70,7 @@ def test_published_counts_are_checked(category: str, counts: str, caplog: pytest
 
 @pytest.mark.usefixtures("asked")
 def test_matching_counts_are_silent(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(amazon, "_EXPECTED", {"Video_Games": (2, 2, 3)})
+    monkeypatch.setattr(amazon, "PUBLISHED_COUNTS", {"Video_Games": (2, 2, 3)})
     load_interactions("amazon-2023:Video_Games")
     assert not caplog.records
 

@@ -1,0 +1,82 @@
+"""A cell's model and what it is pre-trained with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.paper.cell import Cell
+from latentloop.data.splits import Split
+from latentloop.data.text_encoders import load_text_features
+from latentloop.objectives import SPT, NextItem, NextItemEverywhere
+from latentloop.randomness import dropout_seed, fold
+from latentloop.recipes import BACKBONES, build_recommender
+from latentloop.recommender import Recommender
+from latentloop.recurrence import RecurrentDepth
+from latentloop.text_features import TextFeatures
+
+__all__ = ["build", "pre_training", "text_path", "texts"]
+
+
+class _NoBlock(nn.Module):
+    """In place of a pre-block: H is what the history was embedded to, and nothing is mixed."""
+
+    causal = pad_invariant = packed = True
+
+    def forward(self, x: Tensor, **context: Any) -> Tensor:
+        """`x` as it is, (B, L, d) or packed (tokens, d)."""
+        return x
+
+
+def build(cell: Cell, num_items: int, text: TextFeatures | None = None) -> Recommender:
+    """The cell's model with its own seed's weights.
+
+    Args:
+        cell: which.
+        num_items: N.
+        text: what TedRec reads, see `texts`.
+    """
+    settings: dict[str, Any] = {"dropout": cell.dropout, "core_layers": cell.core_layers, "norm": cell.norm}
+    settings["pre_layers"] = max(1, cell.pre_layers)
+    if cell.kind == "plain-deep":
+        settings["core_layers"] = cell.core_layers * cell.passes
+    if text is not None:
+        settings["text"] = text
+    backbone = BACKBONES[cell.backbone](**settings)
+    common: dict[str, Any] = {"dim": cell.dim, "max_length": cell.max_length, "dropout": cell.dropout}
+    common["inference_state"] = cell.inference_state
+    with dropout_seed(fold(cell.seed, "weights"), torch.device("cpu")):
+        if cell.kind == "loop" and (cell.pre_layers == 0 or cell.tied):
+            core = backbone.blocks(cell.dim, cell.max_length)[1]
+            pre = core if cell.tied else _NoBlock()
+            encoder = RecurrentDepth(pre, core, cell.aggregate, depth_law=cell.law, state_std=cell.state_std)
+            return Recommender(num_items, encoder, seed=cell.seed, **common)
+        loop = cell.kind == "loop"
+        return build_recommender(
+            backbone, num_items, loop=loop, depth_law=cell.law if loop else None, seed=cell.seed,
+            aggregate=cell.aggregate, state_std=cell.state_std, **common,
+        )  # fmt: skip
+
+
+def texts(cell: Cell, split: Split, folder: Path) -> TextFeatures | None:
+    """What is known of the items' texts, where the backbone reads them."""
+    if cell.backbone != "tedrec":
+        return None
+    return load_text_features(split.item_ids, item_embeddings=text_path(cell, folder))
+
+
+def text_path(cell: Cell, folder: Path) -> Path:
+    """Where the items' texts lie, embedded."""
+    return folder / f"{cell.data.replace(':', '-')}.text.npy"
+
+
+def pre_training(cell: Cell) -> SPT:
+    """The next-item loss and the alignments of weights above 0; plain models have no steps to align."""
+    return SPT(
+        alpha=cell.alpha, gamma=cell.gamma if cell.kind == "loop" else 0.0, temperature=cell.temperature,
+        similarity=cell.similarity, positives=cell.positives, mask_same_target=not cell.keep_false_negatives,
+        next_item=NextItemEverywhere() if cell.positions == "all" else NextItem(),
+    )  # fmt: skip

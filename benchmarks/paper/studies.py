@@ -1,0 +1,78 @@
+"""Studies of the recipe, one change at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.paper.cell import Cell
+from benchmarks.paper.rows import Row
+
+__all__ = ["study", "study_rpt"]
+
+
+def study(data: str) -> list[Row]:
+    """Pre-training's recipe, one change at a time; choose on validation."""
+    center = Cell(data)
+    changes: dict[str, dict[str, Any]] = {
+        "post norm": {"norm": "post"},
+        "mean depth 1": {"mean_depth": 1},
+        "fixed depth": {"depth": "fixed"},
+        "no alignment": {"alpha": 0.0, "gamma": 0.0},
+        "alpha .3": {"alpha": 0.3},
+        "gamma 0": {"gamma": 0.0},
+        "tau .1": {"temperature": 0.1},
+        "tau 1": {"temperature": 1.0},
+        "dot, tau 1": {"similarity": "dot", "temperature": 1.0},
+        "positives self": {"positives": "self"},
+        "false negatives kept": {"keep_false_negatives": True},
+        "aggregate mean": {"aggregate": "mean"},
+        "aggregate concat": {"aggregate": "concat"},
+        "aggregate gate": {"aggregate": "gate"},
+        "state std .1": {"state_std": 0.1},
+        "zero state": {"inference_state": "zero"},
+        "fresh state": {"inference_state": "fresh"},
+        "dropout .3": {"dropout": 0.3},
+        "weight decay .1": {"weight_decay": 0.1},
+        "1 + 1 layers": {"pre_layers": 1, "core_layers": 1},
+        "tied layers": {"tied": True},
+        "cosine schedule": {"schedule": "cosine"},
+    }
+    # these fields are the command line's elsewhere
+    own: dict[str, dict[str, Any]] = {
+        "learning rate 3e-4": {"learning_rate": 3e-4},
+        "learning rate 1e-3": {"learning_rate": 1e-3},
+        "learning rate 3e-3": {"learning_rate": 3e-3},
+        "batch 64": {"batch_size": 64},
+        "batch 256": {"batch_size": 256},
+        "batch 1024": {"batch_size": 1024},
+    }
+    rows = [
+        Row("Base", replace(center, kind="plain", alpha=0.0)),
+        Row("Base, aligned", replace(center, kind="plain"), "Base"),
+        Row("SPT", center, "Base"),
+    ]
+    rows += [Row(label, replace(center, **change), "SPT") for label, change in changes.items()]
+    return rows + [Row(label, replace(center, **change), "SPT", tuple(change)) for label, change in own.items()]
+
+
+def study_rpt(data: str) -> list[Row]:
+    """Post-training's recipe, from the same pre-trained model."""
+    center = Cell(data, rpt=True, rpt_epochs=5, rpt_learning_rate=1e-4)
+    changes: dict[str, dict[str, Any]] = {
+        "target policy": {},
+        "hybrid policy": {"policy": "hybrid"},
+        "top policy": {"policy": "top"},
+        "hybrid, lr 3e-4": {"policy": "hybrid", "rpt_learning_rate": 3e-4},
+        "hybrid, lr 1e-5": {"policy": "hybrid", "rpt_learning_rate": 1e-5},
+        "hybrid, clipped at 1": {"policy": "hybrid", "clip_norm": 1.0},
+        "hybrid, dropout": {"policy": "hybrid", "rollout_dropout": True},
+        "hybrid, Recall@5": {"policy": "hybrid", "reward": "recall@5"},
+        "hybrid, Recall@20": {"policy": "hybrid", "reward": "recall@20"},
+        "hybrid, NDCG@10": {"policy": "hybrid", "reward": "ndcg@10"},
+        "hybrid, KL on the target": {"policy": "hybrid", "kl": "target"},
+        "hybrid, beta .1": {"policy": "hybrid", "kl_weight": 0.1},
+        "hybrid, ratio by step": {"policy": "hybrid", "ratio": "step"},
+    }
+    rows = [Row("LR+SPT", center.pretrained)]
+    return rows + [Row(label, replace(center, **change), "LR+SPT") for label, change in changes.items()]

@@ -1,0 +1,181 @@
+"""Markdown tables of what is finished: experiments, what tuning chose, and how hard each term of a loss pulls."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.paper.costs import counted_flops, counted_parameters
+from benchmarks.paper.grids import EXPERIMENTS
+from benchmarks.paper.matching import Found, find, seeds_of
+from benchmarks.paper.published import PUBLISHED, PUBLISHED_COSTS
+from benchmarks.paper.rows import Row
+from benchmarks.paper.stored import Line
+from benchmarks.paper.tuning import GRID, SEED, budgets, choices, settings_text, tuned
+
+__all__ = ["experiment_table", "gradient_table", "tuning_tables"]
+
+_HEAD = ("row", "training", "seeds", "validation NDCG@10", "test NDCG@10", "test Recall@10", "against", "p", "paper")
+_COST_HEAD = ("parameters", "MFLOPs", "ms", "time, ratio", "MiB", "paper: parameters, FLOPs, memory, time")
+_WORDS = (
+    "row",
+    "training",
+    "seeds",
+    "against",
+    "settings",
+    "model",
+    "chosen",
+    "weights",
+    "points finished",
+    _COST_HEAD[-1],
+)
+
+Costs = Mapping[tuple[str, str], Mapping[str, float]]
+
+
+def experiment_table(name: str, data: str, lines: Mapping[str, Line], costs: Costs | None = None) -> list[str]:
+    """An experiment on one data set; empty where no cell of it is finished and no cost of it measured.
+
+    Args:
+        name: of the experiment.
+        data: of the data set.
+        lines: finished cells by key.
+        costs: measured costs of Table 4's rows, see `costs.stored_costs`.
+    """
+    rows = EXPERIMENTS[name](data)
+    found = find(rows, lines)
+    costly = name == "table4"
+    measured = costly and any((data, row.label) in (costs or {}) for row in rows)
+    if not found and not measured:
+        return []
+    text = [f"### {name}, {data}", "", *_head([*_HEAD, *(_COST_HEAD if costly else ())])]
+    for row in rows:
+        own = [each for each in found if each.row is row]
+        paper = PUBLISHED.get(data, {}).get(name, {}).get(row.label)
+        extra = _cost_cells(row, data, costs or {}) if costly else []
+        if not own and (measured or paper):
+            blank = [row.label, "", "", "", "", "", "", "", _pair(paper)]
+            text.append(_line([*blank, *extra]))
+        for each in own:
+            text.append(_line([*_cells(each, found), _pair(paper), *extra]))
+    return [*text, ""]
+
+
+def tuning_tables(data: str, lines: Mapping[str, Line]) -> list[str]:
+    """For each budget of training: validation at every point of the grid, then what was chosen and how it tested."""
+    text: list[str] = []
+    for budget in budgets(data, lines):
+        found = choices(data, lines, budget)
+        told = ", ".join(f"{name} {value}" for name, value in budget.items())
+        text += [f"### tuning, {data} ({told})", "", f"Validation NDCG@10 of seed {SEED}.", ""]
+        text += _head(["settings", *(choice.model for choice in found)])
+        for number, point in enumerate(GRID):
+            values = [choice.values.get(number) for choice in found]
+            text.append(_line([settings_text(point), *("" if v is None else f"{v:.4f}" for v in values)]))
+        text += ["", f"### tuned, {data}: chosen on validation", ""]
+        text += _head(["model", "points finished", "chosen", *_HEAD[2:-1]])
+        rows = find(tuned(data, lines, budget), lines)
+        for choice in found:
+            own = [each for each in rows if each.row.label == choice.model]
+            finished = f"{len(choice.values)} of {len(GRID)}" + ("" if choice.complete else ", incomplete")
+            chosen = "" if choice.cell is None else settings_text(vars(choice.cell))
+            for each in own:
+                text.append(_line([choice.model, finished, chosen, *_cells(each, rows)[2:]]))
+            if not own:
+                text.append(_line([choice.model, finished, *[""] * 7]))
+        if not all(choice.complete for choice in found):
+            text += [
+                "",
+                "Where the grid is incomplete a model was tried less often than its rivals: no fair choice yet.",
+            ]
+        text.append("")
+    return text
+
+
+def gradient_table(data: str, lines: Mapping[str, Line]) -> list[str]:
+    """Norms of the gradients of the study's rows; empty where no line holds any."""
+    found = find(EXPERIMENTS["study"](data), lines)
+    text: list[str] = []
+    for each in found:
+        held = [line for line in each.lines if "gradient_norms" in line]
+        for moment in ("as it came", "best") if held else ():
+            of_encoder = [_norms([line["gradient_norms"][moment] for line in held], "encoder")]
+            of_items = [_norms([line["gradient_norms"][moment] for line in held], "items")]
+            seeds = ", ".join(str(line["cell"]["seed"]) for line in held)
+            text.append(_line([each.row.label, seeds, moment, *of_encoder[0], *of_items[0]]))
+    if not text:
+        return []
+    head = ["row", "seeds", "weights"]
+    for place in ("encoder", "item table"):
+        head += [f"{place}: next item", "trajectory by it", "step by it"]
+    told = (
+        "Norms of each weighted term's gradient, means over a few training batches and the seeds; of the alignments as",
+        "shares of the next-item loss's.",
+    )
+    return [f"### Gradients of the terms, {data}", "", *told, "", *_head(head), *text, ""]
+
+
+def _norms(held: Sequence[Mapping[str, Mapping[str, float]]], place: str) -> list[str]:
+    means = {
+        term: statistics.mean(norms[term][place] for norms in held) for term in held[0] if all(term in n for n in held)
+    }
+    first = means["next item"]
+    shares = [f"{means[term] / first:.1%}" if term in means and first else "" for term in ("trajectory", "step")]
+    return [f"{first:.4f}", *shares]
+
+
+def _cells(found: Found, others: Sequence[Found]) -> list[str]:
+    """A row's columns up to the paper's."""
+    difference = found.against(others)
+    against, p = "", ""
+    if difference is not None:
+        low, high = (end / difference.mean - 1 for end in difference.interval)
+        against = f"{difference.baseline}: {difference.relative:+.1%} [{low:+.1%}, {high:+.1%}]"
+        p = f"{difference.p:.2g}"
+    seeds = ", ".join(map(str, sorted(seeds_of(found.lines))))
+    columns = (("validation", "ndcg@10"), ("test", "ndcg@10"), ("test", "recall@10"))
+    numbers = [_mean([line[part][metric] for line in found.lines]) for part, metric in columns]
+    return [found.row.label, _training(found.lines[0]["cell"]), seeds, *numbers, against, p]
+
+
+def _cost_cells(row: Row, data: str, costs: Costs) -> list[str]:
+    label = row.label.removesuffix(", aligned").replace("LR+SPT", "LARES")  # neither losses nor weights cost anything
+    found = costs.get((data, label), {})
+    ratio = ""
+    if "ratio" in found:
+        ratio = f"{found['ratio']:.2f} ({found['ratio_low']:.2f}-{found['ratio_high']:.2f})"
+    paper = PUBLISHED_COSTS.get(row.label)
+    told = "" if paper is None else "{:g}M, {:g}M, {:g} GB, {:g} s".format(*paper)
+    return [
+        f"{counted_parameters(row.cell):,}",
+        f"{counted_flops(row.cell) / 1e6:.1f}",
+        f"{found['ms']:.0f}" if found else "",
+        ratio,
+        f"{found['mib']:.0f}" if found else "",
+        told,
+    ]
+
+
+def _mean(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{spread}"
+
+
+def _pair(paper: tuple[float, float] | None) -> str:
+    return "" if paper is None else f"{paper[0]:.4f}, {paper[1]:.4f}"
+
+
+def _training(cell: Mapping[str, Any]) -> str:
+    if cell["kind"] in ("chance", "popularity"):
+        return ""
+    epochs = f"up to {cell['epochs']}{' + ' + str(cell['rpt_epochs']) if cell['rpt'] else ''} epochs"
+    return f"{epochs}, {cell['positions']} positions, batch {cell['batch_size']}, lr {cell['learning_rate']:g}"
+
+
+def _head(names: Sequence[str]) -> list[str]:
+    return [_line(names), "|" + "|".join("---" if name in _WORDS else "---:" for name in names) + "|"]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

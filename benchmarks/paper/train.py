@@ -1,0 +1,110 @@
+"""A cell is trained where it stands, tested once, and becomes a line."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.paper.cell import Cell
+from benchmarks.paper.data import load_split
+from benchmarks.paper.gradients import gradient_norms
+from benchmarks.paper.models import build, pre_training, texts
+from latentloop.accelerator import make_accelerator
+from latentloop.baselines import chance, popularity
+from latentloop.data.card import content_hash
+from latentloop.data.splits import Split
+from latentloop.evaluation import evaluate
+from latentloop.objectives import RPT, NDCGReward, RecallReward, select
+from latentloop.randomness import fold
+from latentloop.recommender import Recommender
+from latentloop.results import Evaluation
+from latentloop.run_directory import RunDirectory
+from latentloop.training import Fitted, fit
+
+__all__ = ["run_cell"]
+
+_LARGEST = 254  # a rank beyond it adds nothing to any metric that is reported
+
+
+def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) -> dict[str, Any]:
+    """Train a cell where it stands in `work`, test once, and return its line."""
+    split = load_split(cell.data, folder, cell.max_length)
+    began = time.perf_counter()
+    if cell.kind in ("chance", "popularity"):
+        make = chance if cell.kind == "chance" else popularity
+        found = {name: make(split, part, name=name) for name, part in _parts(split)}
+        return _line(cell, split, found, seconds=0.0)
+    model = build(cell, split.num_items, texts(cell, split, folder))
+    accelerator = make_accelerator(device=device)
+    pre = cell.pretrained
+    settings: dict[str, Any] = {"patience": cell.patience, "seed": cell.seed, "accelerator": accelerator}
+    run = RunDirectory.create(
+        work / pre.key, dataclasses.asdict(pre), resume=(work / pre.key / "config.json").is_file(),
+        defaults=dataclasses.asdict(Cell(cell.data)),
+    )  # fmt: skip
+    objective = pre_training(cell)
+    train = split.train.to(accelerator.device)
+    norms = {"as it came": gradient_norms(model.to(accelerator.device), objective, train, cell.batch_size, cell.seed)}
+    fitted = fit(
+        model, train, split.validation, objective, run=run, epochs=cell.epochs, batch_size=cell.batch_size,
+        learning_rate=cell.learning_rate, weight_decay=cell.weight_decay, schedule=cell.schedule, **settings,
+    )  # fmt: skip
+    norms["best"] = gradient_norms(model, objective, train, cell.batch_size, cell.seed)
+    if cell.rpt:
+        fitted = _post_train(cell, model, split, run, settings)
+    depths = [1, 2, 3, 4, 6, 8] if cell.kind == "loop" else None
+    evaluations = {
+        name: evaluate(model, part, split=name, stage=cell.kind, depths=depths, seeds=(cell.seed,))
+        for name, part in _parts(split)
+    }
+    line = _line(cell, split, evaluations, seconds=time.perf_counter() - began)
+    kept = ("epoch", "loss", "ndcg@10", "reward_mean", "zero_variance", "kl")
+    return line | {
+        "parameters": sum(p.numel() for p in model.encoder.parameters()),
+        "best_epoch": fitted.best_epoch,
+        "epochs": fitted.epochs,
+        "history": [{name: entry[name] for name in kept if name in entry} for entry in fitted.history],
+        "gradient_norms": norms,
+    }
+
+
+def _post_train(cell: Cell, model: Recommender, split: Split, run: RunDirectory, settings: dict[str, Any]) -> Fitted:
+    number = int(cell.reward.partition("@")[2])
+    reward = RecallReward(number) if cell.reward.startswith("recall") else NDCGReward(number)
+    samples = select(model, split.train, key=fold(cell.seed, "selection"))
+    policy = RPT(
+        policy=cell.policy, reward=reward, kl=cell.kl, kl_weight=cell.kl_weight, dropout=cell.rollout_dropout,
+        ratio=cell.ratio, updates=cell.updates,
+    )  # fmt: skip
+    return fit(
+        model, samples, split.validation, policy, stage=f"rpt-{cell.key}", run=run, epochs=cell.rpt_epochs,
+        batch_size=256, learning_rate=cell.rpt_learning_rate, clip_norm=cell.clip_norm, validate_first=True,
+        **settings,
+    )  # fmt: skip
+
+
+def _parts(split: Split) -> list[tuple[str, Any]]:
+    return [("validation", split.validation), ("test", split.test)]
+
+
+def _line(cell: Cell, split: Split, evaluations: dict[str, Evaluation], *, seconds: float) -> dict[str, Any]:
+    """What every cell's line holds, as plain values."""
+    test = evaluations["test"]
+    ranks = test.ranks.greater.clamp(max=_LARGEST + 1).to(torch.uint8).numpy()
+    return {
+        "key": cell.key,
+        "cell": dataclasses.asdict(cell),
+        "data_hash": content_hash(split.interactions),
+        "protocol": str(test.protocol),
+        "validation": dict(evaluations["validation"].metrics),
+        "test": dict(test.metrics),
+        "by_depth": {str(depth): metrics["ndcg@10"] for depth, metrics in test.per_depth.items()},
+        "seconds": round(seconds, 1),
+        "ranks": base64.b85encode(zlib.compress(ranks.tobytes(), 9)).decode(),
+    }
