@@ -11,7 +11,7 @@ from benchmarks.paper.costs import COSTS, stored_costs
 from benchmarks.paper.figures import draw
 from benchmarks.paper.grids import EXPERIMENTS
 from benchmarks.paper.stored import CELLS, finished
-from benchmarks.paper.tables import experiment_table, gradient_table, tuning_tables
+from benchmarks.paper.tables import experiment_table, gradient_table, thinking_table, tuning_tables
 
 __all__ = ["write_report"]
 
@@ -45,7 +45,7 @@ def write_report(cells: Path = CELLS, out: Path = OUT, costs: Path = COSTS) -> s
             path = draw(name, data, lines, out) if table else None
             text += table + ([f"![{name} on {data}]({path.name})", ""] if path else [])
             if name == "study":
-                text += gradient_table(data, lines)
+                text += gradient_table(data, lines) + thinking_table(data, lines)
     written = "\n".join(text)
     (out / "paper.md").write_text(written)
     return written

@@ -14,7 +14,7 @@ from benchmarks.paper.rows import Row
 from benchmarks.paper.stored import Line
 from benchmarks.paper.tuning import GRID, SEED, budgets, choices, settings_text, tuned
 
-__all__ = ["experiment_table", "gradient_table", "tuning_tables"]
+__all__ = ["experiment_table", "gradient_table", "thinking_table", "tuning_tables"]
 
 _HEAD = ("row", "training", "seeds", "validation NDCG@10", "test NDCG@10", "test Recall@10", "against", "p", "paper")
 _COST_HEAD = ("parameters", "MFLOPs", "ms", "time, ratio", "MiB", "paper: parameters, FLOPs, memory, time")
@@ -31,6 +31,7 @@ _WORDS = (
     _COST_HEAD[-1],
 )
 
+_FOLLOWED = (2, 3, 4, 8)
 Costs = Mapping[tuple[str, str], Mapping[str, float]]
 
 
@@ -114,6 +115,32 @@ def gradient_table(data: str, lines: Mapping[str, Line]) -> list[str]:
         "shares of the next-item loss's.",
     )
     return [f"### Gradients of the terms, {data}", "", *told, "", *_head(head), *text, ""]
+
+
+def thinking_table(data: str, lines: Mapping[str, Line]) -> list[str]:
+    """What the loops of the study do, see `thinking`; empty where no line tells."""
+    text: list[str] = []
+    for each in find(EXPERIMENTS["study"](data), lines):
+        held = [line for line in each.lines if "thinking" in line]
+        if not held:
+            continue
+        told = [line["thinking"] for line in held]
+        moves = [f"{statistics.mean(one['moves'][depth - 2] for one in told):.1%}" for depth in _FOLLOWED]
+        shares = [f"{statistics.mean(one[name] for one in told):.1%}" for name in ("spread", "undecided")]
+        answers = [f"{statistics.mean(one['ndcg@10'][name] for one in told):.4f}" for name in told[0]["ndcg@10"]]
+        seeds = ", ".join(str(line["cell"]["seed"]) for line in held)
+        text.append(_line([each.row.label, seeds, *moves, *shares, *answers]))
+        names = list(told[0]["ndcg@10"])
+    if not text:
+        return []
+    head = ["row", "seeds", *(f"thought {depth} moves" for depth in _FOLLOWED), "T_0 left", "undecided users"]
+    about = (
+        "How far a thought lies from the one before, relative to its length; how far the last thoughts of eight random",
+        "start states lie from their mean, relative to their length; the share of users whose target is among the ten best",
+        "from some of these start states only; validation NDCG@10 from the saved start state, from the mean of the eight",
+        "last thoughts and from zeros. The first 2,048 users.",
+    )
+    return [f"### Thoughts, {data}", "", *about, "", *_head([*head, *names]), *text, ""]
 
 
 def _norms(held: Sequence[Mapping[str, Mapping[str, float]]], place: str) -> list[str]:

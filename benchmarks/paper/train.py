@@ -15,6 +15,7 @@ from benchmarks.paper.cell import Cell
 from benchmarks.paper.data import load_split
 from benchmarks.paper.gradients import gradient_norms
 from benchmarks.paper.models import build, pre_training, texts
+from benchmarks.paper.thinking import thinking
 from latentloop.accelerator import make_accelerator
 from latentloop.baselines import chance, popularity
 from latentloop.data.card import content_hash
@@ -64,6 +65,8 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
         for name, part in _parts(split)
     }
     line = _line(cell, split, evaluations, seconds=time.perf_counter() - began)
+    if cell.kind == "loop":
+        line["thinking"] = thinking(model, split.validation.to(accelerator.device), seed=cell.seed)
     kept = ("epoch", "loss", "ndcg@10", "reward_mean", "zero_variance", "kl")
     return line | {
         "parameters": sum(p.numel() for p in model.encoder.parameters()),

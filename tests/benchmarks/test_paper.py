@@ -241,3 +241,15 @@ def test_budgets(budget: str | None, expected: float) -> None:
 def test_a_budget_in_other_words_is_refused() -> None:
     with pytest.raises(SystemExit, match="9m, got 'soon'"):
         runner.seconds("soon")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_worker_ends_with_its_parent() -> None:
+    code = (
+        "import os\nfrom benchmarks.paper.runner import end_with\n"
+        "parent = os.getpid()\n"
+        "if os.fork() == 0:\n    end_with(parent)"
+    )
+    # the child has the other end of the pipe too, which closes once both are gone
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, timeout=60, check=False)
+    assert done.returncode == 0

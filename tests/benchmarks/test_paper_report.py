@@ -22,7 +22,7 @@ from benchmarks.paper.models import build, pre_training
 from benchmarks.paper.published import PUBLISHED, PUBLISHED_COSTS
 from benchmarks.paper.report import write_report
 from benchmarks.paper.stored import Line
-from benchmarks.paper.tables import experiment_table, gradient_table, tuning_tables
+from benchmarks.paper.tables import experiment_table, gradient_table, thinking_table, tuning_tables
 from benchmarks.paper.tuning import GRID, choices, models, tuned
 from benchmarks.speed.clock import choose
 from latentloop.data.amazon import PUBLISHED_COUNTS
@@ -268,3 +268,16 @@ def test_a_row_is_held_against_rows_of_the_same_settings_and_not_against_itself(
     assert told["tau 1", 256] is not None
     assert told["learning rate 3e-4", 512] is None  # SPT was never trained so
     assert told["learning rate 1e-3", 256] is None  # which is SPT's own
+
+
+def test_thoughts_are_told_as_means_over_the_seeds_that_tell() -> None:
+    cells = [Cell("tiny", seed=seed) for seed in (0, 1, 2)]
+    lines = stored(*cells)
+    assert thinking_table("tiny", lines) == []
+    for seed, moved in ((0, 0.1), (2, 0.3)):
+        lines[cells[seed].key]["thinking"] = {
+            "moves": [moved, 0.05, 0.01, 0, 0, 0, 0.002], "spread": 0.5, "undecided": moved,
+            "ndcg@10": {"saved state": 0.05, "mean of 8 draws": 0.06, "zero state": 0.07},
+        }  # fmt: skip
+    row = "| SPT | 0, 2 | 20.0% | 5.0% | 1.0% | 0.2% | 50.0% | 20.0% | 0.0500 | 0.0600 | 0.0700 |"
+    assert row in thinking_table("tiny", lines)
