@@ -62,7 +62,7 @@ def evaluate(
     exclude_history: bool = False,
     cutoffs: Sequence[int] = CUTOFFS,
     batch_size: int = 1024,
-    split: str = "test",
+    split: str | None = None,
     stage: str | None = None,
     seeds: Sequence[int] | None = None,
     subgroups: bool = False,
@@ -82,7 +82,7 @@ def evaluate(
         exclude_history: whether items of the user's whole past are no candidates; the target always is one.
         cutoffs: the K of Recall@K and NDCG@K.
         batch_size: samples at a time.
-        split: the samples' name, for the protocol.
+        split: the samples' name, for the protocol; None is what they say themselves.
         stage: what trained the model, for the protocol.
         seeds: seeds of the training, for the protocol.
         subgroups: whether to add metrics by quartile of history length and of the target's popularity.
@@ -133,7 +133,7 @@ def describe_protocol(
     *,
     exclude_history: bool,
     depth: int | None = None,
-    split: str = "test",
+    split: str | None = None,
     stage: str | None = None,
     seeds: Sequence[int] | None = None,
     rule: str | None = None,
@@ -141,7 +141,7 @@ def describe_protocol(
 ) -> Protocol:
     """The protocol of a full ranking of `samples`; the arguments are those of `evaluate`."""
     return Protocol(
-        split=split,
+        split=split or samples.part or "unnamed",
         candidates=f"all {samples.num_items:,} items",
         history="excluded" if exclude_history else "kept",
         depth=depth,

@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from latentloop.baselines import chance, popularity
+from latentloop.data.sequences import Samples
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate, ranks
 from latentloop.metrics import metric_table
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth, Thoughts
+from latentloop.significance import compare
 from tests.evaluation.worlds import WholeNumbers, naive_counts, pasts, random_split
 
 
@@ -112,6 +115,21 @@ def test_the_protocol_stands_beside_the_numbers() -> None:
     assert loaded["metrics"] == dict(result.metrics)
     assert loaded["protocol"]["seeds"] == [1, 2] and loaded["protocol"]["depth"] == 3
     assert loaded["per_depth"] == {"3": dict(result.metrics)}
+
+
+def test_samples_say_themselves_which_part_of_a_split_they_are() -> None:
+    """No one has to say it, and validation is never taken for the test."""
+    split = random_split(1)
+    model, some = WholeNumbers(split.num_items), torch.tensor([2, 0])
+    for name, samples in (("training", split.train), ("validation", split.validation), ("test", split.test)):
+        for part in (samples, samples.select(some).to("cpu")):
+            assert evaluate(model, part).protocol.split == name
+        assert chance(split, samples).protocol.split == popularity(split, samples).protocol.split == name
+        assert evaluate(model, samples, split="held out").protocol.split == "held out"
+    mine = Samples(split.test.sequences, split.test.user, split.test.end, 5)
+    assert "unnamed split" in str(evaluate(model, mine))
+    with pytest.raises(InputError, match="differ in split: 'test' and 'validation'"):
+        compare(evaluate(model, split.test), evaluate(model, split.validation))
 
 
 def test_dropout_is_off_inside_and_every_mode_comes_back() -> None:
