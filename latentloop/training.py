@@ -17,7 +17,7 @@ from tqdm import tqdm
 from latentloop.accelerator import allow_unused, make_accelerator
 from latentloop.across_ranks import processes_of
 from latentloop.best_weights import BestWeights
-from latentloop.continuation import take_up
+from latentloop.continuation import data_hash, take_up
 from latentloop.data.batch import Batch, batches, num_batches
 from latentloop.data.positives import SameTarget
 from latentloop.data.windows import Windows
@@ -118,11 +118,13 @@ def fit(
             are initialised, as `stage`/name at step epoch); None makes one for the best device.
         validate_first: validate before the first step, so that the model as it came may win.
         run: where to keep metrics, the best model and the state to continue from; None keeps them in memory. What is
-            there is continued, unless the stage began with other weights than `model` has: then it starts over.
+            there is continued, unless the stage measured the weights that it began with and `model` has others: then it
+            starts over.
         progress_bar: None shows one on a terminal only.
 
     Raises:
-        InputError: for a setting out of range, or a `run` that holds another model's state or is being trained.
+        InputError: for a setting out of range, or a `run` that holds the state of another model or of other data, or is
+            being trained.
         OSError: where `run` cannot be written; its last checkpoint is whole.
         NotFinite: where a term or the weights are no numbers; the model has the best weights so far then, or those
             it came with, and the message says which.
@@ -150,7 +152,11 @@ def fit(
     validate_first = validate_first or epochs == 0
     main = accelerator.is_main_process
     progress = (
-        Progress() if run is None else take_up(run, stage, model, optimizer, from_zero=validate_first, write=main)
+        Progress()
+        if run is None
+        else take_up(
+            run, stage, model, optimizer, data=data_hash(train, validation), from_zero=validate_first, write=main
+        )
     )
     found = processes.each(progress.step)
     if len(set(found)) > 1:
