@@ -13,6 +13,7 @@ Beside them lies a hidden file of no content, the lock of the process that train
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -189,6 +190,18 @@ class RunDirectory:
         """Whether a file is one of this run's own, which replacing or clearing the run removes."""
         place, root = (Path(os.path.realpath(where)) for where in (path, self.path))
         return place.is_relative_to(root) and place.relative_to(root).parts[:1] in {(name,) for name in _OURS}
+
+    @classmethod
+    def owning(cls, path: Path) -> RunDirectory | None:
+        """The run of whose own files a path is one, or would be; None where it is of none."""
+        for folder in Path(os.path.realpath(path)).parents:
+            run = cls(folder)
+            if run.owns(path) and run.config_path.is_file():
+                with contextlib.suppress(InputError, OSError):  # another tool's file of that name
+                    config = read_json(run.config_path)
+                    if isinstance(config, dict) and _MARK in config:
+                        return run
+        return None
 
     def clear(self) -> None:
         """Remove this run's own files; anything else in the directory stays."""

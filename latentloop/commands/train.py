@@ -13,7 +13,7 @@ import tyro
 
 from latentloop.commands.model_options import ModelOptions
 from latentloop.commands.options import DataOptions, RPTOptions, SPTOptions, TrainingOptions
-from latentloop.commands.places import Device, choose_device
+from latentloop.commands.places import Device, choose_device, spare_runs
 from latentloop.commands.text_options import TextOptions
 from latentloop.errors import InputError
 
@@ -81,6 +81,7 @@ class Train:
         if launch.rank() > 0:
             self.follow()
             return
+        spare_runs(self.out)
         options = {"resume": self.resume, "overwrite": self.overwrite}
         RunDirectory.check(self.out, self.config(), defaults=self.defaults(), **options)
         self._spare_what_is_read(RunDirectory(self.out))

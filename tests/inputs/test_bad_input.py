@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,7 +299,7 @@ OUTPUTS: list[Row] = [
     ("answers over a pipe", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", pipe(w, "p.csv"), "--overwrite"],
      r"no plain file"),
     ("prepared data over a link", lambda w: ["prepare", w.file("a.csv", LOG), "--k-core", "0", "--overwrite", "--out",
-                                             link(w, "l", f"{w.copy().name}/data")], r"l: is a link"),
+                                             link(w, "l", shutil.copytree(w.plain.path / "data", "mine"))], r"l: is a link"),
     ("prepared data of too long a name", lambda w: ["prepare", w.file("a.csv", LOG), "--k-core", "0", "--out",
                                                     "new/" + "x" * 300], r"too long"),
     ("answers of too long a name", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", "new/" + "x" * 300 + ".csv"],
@@ -307,6 +308,14 @@ OUTPUTS: list[Row] = [
                                             str(w.plain.path / "metrics.jsonl")], r"metrics\.jsonl is a file of the run"),
     ("answers over a run's weights", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--overwrite", "--out",
                                                 str(w.plain.path / "spt" / "new.csv")], r"new\.csv is a file of the run"),
+    ("metrics over another run's own", lambda w: ["evaluate", str(w.plain.path), "--overwrite", "--out",
+                                                  str(w.texts.path / "metrics.jsonl")], r"metrics\.jsonl is of the run"),
+    ("prepared data over a run's", lambda w: ["prepare", w.file("a.csv", LOG), "--k-core", "0", "--overwrite", "--out",
+                                              str(w.plain.path / "data")], r"data is of the run .*choose another name"),
+    ("prepared data through a link to a run", lambda w: ["prepare", w.file("a.csv", LOG), "--k-core", "0", "--out",
+        link(w, "l", str(w.copy())) + "/base/new"], r"l/base/new is of the run"),
+    ("a run within a run's models", lambda w: [*w.train(w.file("a.csv", LOG)), "--out", str(w.copy() / "tensorboard")],
+     r"tensorboard is of the run"),
     ("answers over their questions", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", "a.csv", "--overwrite"],
      r"a\.csv is what the command reads"),
     ("answers over what is allowed", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--allow", w.file("l.csv", "i1\n"), "--out",
