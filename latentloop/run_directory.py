@@ -246,8 +246,12 @@ class RunDirectory:
         return "rpt" if "rpt" in best and best["rpt"] > best.get("spt", 0.0) else "spt"
 
     def log(self, line: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
-        path = self.path / "metrics.jsonl"
+        """Write a line to metrics.jsonl, behind its stage's others, or else behind all."""
+        path, before = self.path / "metrics.jsonl", self.metrics()
+        stages = [each["stage"] for each in before]
+        if line["stage"] in stages and stages[-1] != line["stage"]:  # of a run that is continued with more epochs
+            self.restore_lines(line["stage"], [*(each for each in before if each["stage"] == line["stage"]), line])
+            return
         with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(_line(line))
 

@@ -187,6 +187,19 @@ def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path: Path) -> None:
     assert [line["epoch"] for line in run.metrics()] == [1]
 
 
+def test_stages_that_go_on_in_turns_keep_their_lines_together(split: Split, tmp_path: Path) -> None:
+    """As if more epochs had been asked for from the start: post-training need not start over, and base goes on first."""
+    logged = []
+    for name, budgets in (("whole", [(3, 2)]), ("more", [(1, 1), (3, 2)])):
+        for epochs, rpt_epochs in budgets:
+            run = RunDirectory.create(tmp_path / name, {"epochs": epochs}, resume=True)
+            base = build_recommender(SASRec(inner=32), split.num_items, dim=16, max_length=8, loop=False)
+            settings: dict[str, Any] = {"base": base, "epochs": epochs, "rpt_epochs": rpt_epochs, "learning_rate": 1e-9}
+            two_stage(fresh(split), split, rpt=RPT(rollouts=2), device="cpu", cut=40, run=run, **settings)
+        logged.append([(line["stage"], line["epoch"]) for line in run.metrics()])
+    assert logged[0] == logged[1]
+
+
 def test_a_state_of_an_earlier_release_is_taken_up(split: Split, whole: tuple[TwoStage, RunDirectory]) -> None:
     expected, run = whole
     for stage in ("spt", "rpt"):
