@@ -17,6 +17,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -180,11 +181,11 @@ class RunDirectory:
 
     def model_path(self, stage: str) -> Path:
         """The model directory of a stage."""
-        return self.path / stage
+        return self.path / _plain(stage)
 
     def state_path(self, stage: str) -> Path:
         """What an interrupted stage continues from."""
-        return self.path / "state" / f"{stage}.safetensors"
+        return self.path / "state" / f"{_plain(stage)}.safetensors"
 
     def owns(self, path: Path) -> bool:
         """Whether a file is one of this run's own, which replacing or clearing the run removes."""
@@ -315,6 +316,18 @@ class RunDirectory:
                 f"--resume: {name} was {old!r} when {self.path} was started and is now {new!r}; repeat the original "
                 f"options{or_more}, or choose --overwrite"
             )
+
+
+def _plain(stage: str) -> str:
+    """A stage's name, which is that of its folder in the run.
+
+    Raises:
+        InputError: for one that leads out of the run, or to its other files.
+    """
+    taken = set(_OURS) - {"spt", "rpt", "base"}
+    if not isinstance(stage, str) or not re.fullmatch(r"\w[\w .-]*", stage) or stage in taken:
+        raise InputError(f"stage must be a plain name, and not that of a run's other files, got {stage!r}")
+    return stage
 
 
 def _is_sound(value: Any) -> bool:
