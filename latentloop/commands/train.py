@@ -96,7 +96,9 @@ class Train:
 
         Of several processes the first does all this; the others `follow` once the run directory is there.
         """
+        from latentloop import launch
         from latentloop.accelerator import check_tracker, make_accelerator
+        from latentloop.checks import at_least
         from latentloop.data.card import DataCard
         from latentloop.data.store import save_interactions
         from latentloop.data.text_store import save_text_features
@@ -126,6 +128,8 @@ class Train:
         accelerator = make_accelerator(device=self.device, precision=self.precision)
         check_tracker(self.tracker, self.out)
         check_settings(**dataclasses.asdict(self.training), cut=self.rpt.cut, trials=self.rpt.trials)
+        for name in ("batch_size", "rpt_batch_size"):  # before pre-training, whose run could not be given another
+            at_least(name, getattr(self.training, name), launch.world())
         options = {"resume": self.resume, "overwrite": self.overwrite}
         run = RunDirectory.create(self.out, self.config(), defaults=self.defaults(), **options)
         if not run.data_path.is_dir():

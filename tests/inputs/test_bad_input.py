@@ -199,6 +199,8 @@ SIZES: list[Row] = [
     ("no times for a split by time", lambda w: w.train(w.file("a.txt", "1 1 2 3\n2 1 2 3\n"), "--split", "global-time"),
      r"no timestamps.*\(--split, --timestamp\)"),
     ("a model larger than the memory", lambda w: w.train(w.file("a.csv", LOG), "--dim", str(10**14)), r"memory"),
+    *((f"{option} beyond int64", lambda w, option=option: w.train(w.file("a.csv", LOG), option, str(10**30)), r"not enough memory")
+      for option in ("--dim", "--inner", "--max-length")),
     ("thoughts without end", lambda w: w.train(w.file("a.csv", LOG), "--mean-depth", str(10**30)),
      r"--mean-depth must be at most 3333"),
     ("negatives without end", lambda w: w.train(w.file("a.csv", LOG), "--negatives", str(10**30)), r"--negatives must be"),

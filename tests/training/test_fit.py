@@ -288,6 +288,15 @@ def test_weights_that_break_between_steps_stop_too(split: Split) -> None:
         train(small(split), split, NextItem(), epochs=3, learning_rate=1e38)
 
 
+def test_a_launchers_settings_change_no_gradient(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch --gradient_accumulation_steps` would divide each, and add up none."""
+    plain, launched = small(split), small(split)
+    train(plain, split, clip_norm=0.1)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    train(launched, split, clip_norm=0.1)
+    assert same(weights(plain), weights(launched))
+
+
 def test_bf16_learns_too(split: Split) -> None:
     accelerator = make_accelerator(device="cpu", precision="bf16")
     fitted = train(small(split), split, epochs=3, learning_rate=5e-3, accelerator=accelerator)
@@ -340,9 +349,7 @@ def test_samples_are_looked_at_before_any_work(split: Split) -> None:
     assert fit(model, nothing, split.validation, SPT(), epochs=0).epochs == 0
 
 
-@pytest.mark.parametrize(
-    "stage", ["../spt", "a/b", "..", "", ".hidden", "data", "state", "report.md", None]
-)
+@pytest.mark.parametrize("stage", ["../spt", "a/b", "..", "", ".hidden", "data", "state", "report.md", None])
 def test_no_stage_leads_out_of_its_run_or_over_its_other_files(split: Split, tmp_path: Path, stage: Any) -> None:
     run = RunDirectory.create(tmp_path / "deep" / "run", {})
     before = sorted(tmp_path.rglob("*"))
