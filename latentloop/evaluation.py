@@ -19,6 +19,7 @@ from latentloop.encoder import Thoughts
 from latentloop.errors import InputError
 from latentloop.item_ranks import count_ranks
 from latentloop.metrics import CUTOFFS, Ranks, metric_names
+from latentloop.randomness import dropout_seed, fold
 from latentloop.results import Evaluation, Protocol, Subgroup
 
 __all__ = ["Evaluation", "Protocol", "Subgroup", "Thinker", "describe_protocol", "evaluate", "ranks"]
@@ -198,10 +199,13 @@ def ranks(
         # rows of like length together: what pads to a batch's longest row then pads least
         order = torch.argsort(samples.lengths(every), stable=True)
         found = {depth: torch.zeros(2, len(samples), dtype=torch.int64) for depth in depths}
-        own = processes.mine(torch.split(order, batch_size))
-        for index in tqdm(own, desc="evaluate", unit="batch", disable=not progress, leave=False):
+        own = processes.mine(list(enumerate(torch.split(order, batch_size))))
+        # a fresh T_0 is the batch's own, whoever ranks the others
+        fresh = int(torch.randint(1 << 62, ())) if getattr(model, "inference_state", "") == "fresh" else None
+        for number, index in tqdm(own, desc="evaluate", unit="batch", disable=not progress, leave=False):
             target, exclude = samples.target(index), samples.past(index) if exclude_history else None
-            steps = model.think(samples.history(index), depth=deepest).steps
+            with nullcontext() if fresh is None else dropout_seed(fold(fresh, number), keys.device):
+                steps = model.think(samples.history(index), depth=deepest).steps
             for depth, place in found.items():
                 place[:, index.cpu()] = _count(model, steps[depth - 1], keys, target, exclude)
     return {depth: Ranks(*processes.add_up(place)) for depth, place in sorted(found.items())}

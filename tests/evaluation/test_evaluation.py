@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from latentloop.across_ranks import Processes
 from latentloop.baselines import chance, popularity
 from latentloop.data.sequences import Samples
 from latentloop.errors import InputError
@@ -130,6 +131,28 @@ def test_samples_say_themselves_which_part_of_a_split_they_are() -> None:
     assert "unnamed split" in str(evaluate(model, mine))
     with pytest.raises(InputError, match="differ in split: 'test' and 'validation'"):
         compare(evaluate(model, split.test), evaluate(model, split.validation))
+
+
+class Half(Processes):
+    """One of two processes, whose own share of a sum is all it gets."""
+
+    def add_up(self, values: Tensor) -> Tensor:
+        return values
+
+
+def test_a_fresh_state_is_the_batchs_own_whoever_ranks_the_others() -> None:
+    split = random_split(4)
+    core = nn.GRU(4, 4, batch_first=True)
+    model = Recommender(split.num_items, RecurrentDepth(core, core), 4, 5, inference_state="fresh", init_std=1.0)
+
+    def found(processes: Processes, key: int = 1) -> Tensor:
+        torch.manual_seed(key)
+        ranked = ranks(model, split.test, depths=[2], batch_size=3, processes=processes)[2]
+        return torch.stack([ranked.greater, ranked.ties])
+
+    whole = found(Processes())
+    assert torch.equal(found(Half(0, 2)) + found(Half(1, 2)), whole)
+    assert not torch.equal(found(Processes(), key=2), whole)
 
 
 def test_dropout_is_off_inside_and_every_mode_comes_back() -> None:
