@@ -13,11 +13,13 @@ from latentloop.train_state import Progress, check_state, load_progress, load_st
 from latentloop.weights import checksum, digest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from latentloop.data.sequences import Samples
     from latentloop.recommender import Recommender
     from latentloop.run_directory import RunDirectory
 
-__all__ = ["data_hash", "take_up"]
+__all__ = ["check_data", "data_hash", "take_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ def take_up(
     if progress is not None:
         if progress.data not in (None, data):
             check_state(path, model)  # damage is told as damage
-            raise InputError(f"{path} is of other data: train on what the run began with, or choose another run")
+            _check_data(path, progress, data)
         changed = from_zero and progress.began not in (None, began)
         if changed:
             logger.info("%s starts over: the model that it begins with has changed", stage)
@@ -68,6 +70,22 @@ def take_up(
     if write:
         run.restore_lines(stage, progress.history)
     return progress
+
+
+def check_data(run: RunDirectory, train: Samples, validation: Samples) -> None:
+    """Refuse other data than a run was trained on, before it is kept in that data's place.
+
+    Raises:
+        InputError: naming the state that is of other data, or damaged.
+    """
+    data = data_hash(train, validation)
+    for path in sorted(run.state_path("spt").parent.glob("*.safetensors")):
+        _check_data(path, load_progress(path), data)
+
+
+def _check_data(path: Path, progress: Progress | None, data: str) -> None:
+    if progress is not None and progress.data not in (None, data):
+        raise InputError(f"{path} is of other data: train on what the run began with, or choose another run")
 
 
 def data_hash(train: Samples, validation: Samples) -> str:

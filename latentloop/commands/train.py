@@ -99,6 +99,7 @@ class Train:
         from latentloop import launch
         from latentloop.accelerator import check_tracker, make_accelerator
         from latentloop.checks import at_least
+        from latentloop.continuation import check_data
         from latentloop.data.card import DataCard
         from latentloop.data.store import save_interactions
         from latentloop.data.text_store import save_text_features
@@ -133,6 +134,7 @@ class Train:
         options = {"resume": self.resume, "overwrite": self.overwrite}
         run = RunDirectory.create(self.out, self.config(), defaults=self.defaults(), **options)
         if not run.data_path.is_dir():
+            check_data(run, split.train, split.validation)
             save_interactions(interactions, run.data_path)
         if text is not None and not run.text_path.is_file():
             save_text_features(text, run.text_path)

@@ -99,6 +99,14 @@ def resumed_with(world: World, *keys: str, value: Any) -> list[str]:
     return world.resume()
 
 
+def other_data(world: World) -> list[str]:
+    """Resume a run that lost its data, when its source has changed: what it was trained on can still be put back."""
+    changed, (verb, _, *options) = world.file("log.csv", LOG.replace("u1,i5", "u1,i2")), world.resume()
+    shutil.rmtree(world.copy() / "data")
+    edit_json(world.copied / "config.json", "source", value=changed)
+    return [verb, changed, *options]
+
+
 def other_options(world: World, *options: str) -> list[str]:
     """Resume a sound run with something else."""
     world.copy()
@@ -408,6 +416,8 @@ RUNS: list[Row] = [
         "state/rpt.safetensors", lambda _: (w.plain.path / "state/base.safetensors").read_bytes()), r"state/rpt\.safeten"),
     ("no line of ours, resumed", lambda w: w.resumed("metrics.jsonl", lambda _: b'{"loss": 1}\n'), r"metrics\.jsonl is dam"),
     ("texts cut off, resumed", lambda w: w.resumed("item_text.safetensors", cut(0.5), w.texts), r"item_text\.safetensors"),
+    ("texts with a flipped bit", lambda w: w.resumed("item_text.safetensors", flipped(0.95), w.texts), r"item_text\.saf"),
+    ("other data, resumed", other_data, r"state/base\.safetensors is of other data"),
     ("texts of another run", lambda w: w.resumed("item_text.safetensors", other_texts, w.texts), r"item_text\.safetensors"),
     ("other options, resumed", lambda w: other_options(w, "--seed", "9"), r"--resume: seed was 0"),
     ("a configuration of another run", lambda w: resumed_with(w, "model", "dim", value="8"), r"--resume: dim was '8'"),
