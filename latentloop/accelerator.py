@@ -88,6 +88,7 @@ def make_accelerator(
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import GradientAccumulationPlugin
 
     if precision not in ("fp32", "bf16"):
         raise InputError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
@@ -103,6 +104,8 @@ def make_accelerator(
         # Accelerate leaves processes without a GPU alone unless it is told that they compute on the CPU
         cpu=device == "cpu" or (launch.world() > 1 and not torch.cuda.is_available()),
         mixed_precision="bf16" if precision == "bf16" else "no",
+        # or the launcher's number would divide every gradient, and nothing be added up
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=tracker,
         project_dir=None if directory is None else str(directory),
     )

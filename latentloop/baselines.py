@@ -27,7 +27,7 @@ def chance(
     split: Split,
     samples: Samples,
     *,
-    name: str = "test",
+    name: str | None = None,
     exclude_history: bool = False,
     cutoffs: Sequence[int] = CUTOFFS,
     subgroups: bool = False,
@@ -38,7 +38,7 @@ def chance(
     Args:
         split: where the samples come from.
         samples: what to ask for, such as `split.test`.
-        name: the samples' name, for the protocol.
+        name: the samples' name, for the protocol; None is what they say themselves.
         exclude_history: whether items of the user's past are no candidates.
         cutoffs: the K of Recall@K and NDCG@K.
         subgroups: whether to add metrics by quartile of history length and of the target's popularity.
@@ -59,7 +59,7 @@ def popularity(
     split: Split,
     samples: Samples,
     *,
-    name: str = "test",
+    name: str | None = None,
     exclude_history: bool = False,
     cutoffs: Sequence[int] = CUTOFFS,
     subgroups: bool = False,

@@ -89,7 +89,7 @@ def _run(arguments: Sequence[str]) -> int:
     except NotFinite as error:
         _complain(error, command)
         return STOPPED
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, TypeError) as error:
         if _lost_another(error):
             _complain(_Lost(), command)
             return STOPPED
@@ -128,8 +128,8 @@ class _TooLarge(Exception):
 
 
 def _lacks_memory(error: BaseException) -> bool:
-    """Whether memory ran out, or was asked for beyond what can be counted: torch says both by a plain RuntimeError."""
-    signs = ("allocate memory", "out of memory", "Storage size calculation overflowed")
+    """Whether memory ran out, or was asked for beyond what can be counted: torch says it by plain errors."""
+    signs = ("allocate memory", "out of memory", "Storage size calculation overflowed", "Overflow when unpacking")
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import TYPE_CHECKING
 
 import torch
 
+from latentloop.errors import InputError
 from latentloop.train_state import Progress, check_state, load_progress, load_state
-from latentloop.weights import checksum
+from latentloop.weights import checksum, digest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from latentloop.data.sequences import Samples
     from latentloop.recommender import Recommender
     from latentloop.run_directory import RunDirectory
 
-__all__ = ["take_up"]
+__all__ = ["check_data", "data_hash", "take_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +30,7 @@ def take_up(
     model: Recommender,
     optimizer: torch.optim.Optimizer,
     *,
+    data: str,
     from_zero: bool,
     write: bool = True,
 ) -> Progress:
@@ -38,16 +44,20 @@ def take_up(
         stage: its name.
         model: as it is before the stage.
         optimizer: as it is before the stage.
+        data: `data_hash` of what it trains and validates on.
         from_zero: whether the stage measures the weights that it begins with.
         write: whether this process is the one that writes.
 
     Raises:
-        InputError: for a state that is damaged or of another model.
+        InputError: for a state that is damaged, of another model or of other data.
         OSError: where `run` cannot be written.
     """
     path, began = run.state_path(stage), checksum(model)
     progress = load_progress(path)
     if progress is not None:
+        if progress.data not in (None, data):
+            check_state(path, model)  # damage is told as damage
+            _check_data(path, progress, data)
         changed = from_zero and progress.began not in (None, began)
         if changed:
             logger.info("%s starts over: the model that it begins with has changed", stage)
@@ -56,7 +66,31 @@ def take_up(
             progress = None
         else:
             load_state(path, model, optimizer)
-    progress = progress or Progress(began=began)
+    progress = progress or Progress(began=began, data=data)
     if write:
         run.restore_lines(stage, progress.history)
     return progress
+
+
+def check_data(run: RunDirectory, train: Samples, validation: Samples) -> None:
+    """Refuse other data than a run was trained on, before it is kept in that data's place.
+
+    Raises:
+        InputError: naming the state that is of other data, or damaged.
+    """
+    data = data_hash(train, validation)
+    for path in sorted(run.state_path("spt").parent.glob("*.safetensors")):
+        _check_data(path, load_progress(path), data)
+
+
+def _check_data(path: Path, progress: Progress | None, data: str) -> None:
+    if progress is not None and progress.data not in (None, data):
+        raise InputError(f"{path} is of other data: train on what the run began with, or choose another run")
+
+
+def data_hash(train: Samples, validation: Samples) -> str:
+    """A hash of all histories and of what is validated on; not of which samples are learned from, which a selection
+    by scores need not repeat to the last one elsewhere."""
+    parts = [train.sequences.items, train.sequences.offsets, validation.sequences.items, validation.sequences.offsets]
+    each = b"".join(map(digest, [*parts, validation.user, validation.end]))
+    return hashlib.blake2b(each, digest_size=16).hexdigest()

@@ -19,6 +19,7 @@ from latentloop.encoder import Thoughts
 from latentloop.errors import InputError
 from latentloop.item_ranks import count_ranks
 from latentloop.metrics import CUTOFFS, Ranks, metric_names
+from latentloop.randomness import dropout_seed, fold
 from latentloop.results import Evaluation, Protocol, Subgroup
 
 __all__ = ["Evaluation", "Protocol", "Subgroup", "Thinker", "describe_protocol", "evaluate", "ranks"]
@@ -62,7 +63,7 @@ def evaluate(
     exclude_history: bool = False,
     cutoffs: Sequence[int] = CUTOFFS,
     batch_size: int = 1024,
-    split: str = "test",
+    split: str | None = None,
     stage: str | None = None,
     seeds: Sequence[int] | None = None,
     subgroups: bool = False,
@@ -82,7 +83,7 @@ def evaluate(
         exclude_history: whether items of the user's whole past are no candidates; the target always is one.
         cutoffs: the K of Recall@K and NDCG@K.
         batch_size: samples at a time.
-        split: the samples' name, for the protocol.
+        split: the samples' name, for the protocol; None is what they say themselves.
         stage: what trained the model, for the protocol.
         seeds: seeds of the training, for the protocol.
         subgroups: whether to add metrics by quartile of history length and of the target's popularity.
@@ -133,7 +134,7 @@ def describe_protocol(
     *,
     exclude_history: bool,
     depth: int | None = None,
-    split: str = "test",
+    split: str | None = None,
     stage: str | None = None,
     seeds: Sequence[int] | None = None,
     rule: str | None = None,
@@ -141,7 +142,7 @@ def describe_protocol(
 ) -> Protocol:
     """The protocol of a full ranking of `samples`; the arguments are those of `evaluate`."""
     return Protocol(
-        split=split,
+        split=split or samples.part or "unnamed",
         candidates=f"all {samples.num_items:,} items",
         history="excluded" if exclude_history else "kept",
         depth=depth,
@@ -198,10 +199,13 @@ def ranks(
         # rows of like length together: what pads to a batch's longest row then pads least
         order = torch.argsort(samples.lengths(every), stable=True)
         found = {depth: torch.zeros(2, len(samples), dtype=torch.int64) for depth in depths}
-        own = processes.mine(torch.split(order, batch_size))
-        for index in tqdm(own, desc="evaluate", unit="batch", disable=not progress, leave=False):
+        own = processes.mine(list(enumerate(torch.split(order, batch_size))))
+        # a fresh T_0 is the batch's own, whoever ranks the others
+        fresh = int(torch.randint(1 << 62, ())) if getattr(model, "inference_state", "") == "fresh" else None
+        for number, index in tqdm(own, desc="evaluate", unit="batch", disable=not progress, leave=False):
             target, exclude = samples.target(index), samples.past(index) if exclude_history else None
-            steps = model.think(samples.history(index), depth=deepest).steps
+            with nullcontext() if fresh is None else dropout_seed(fold(fresh, number), keys.device):
+                steps = model.think(samples.history(index), depth=deepest).steps
             for depth, place in found.items():
                 place[:, index.cpu()] = _count(model, steps[depth - 1], keys, target, exclude)
     return {depth: Ranks(*processes.add_up(place)) for depth, place in sorted(found.items())}

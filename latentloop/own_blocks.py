@@ -118,7 +118,7 @@ def _in_one_line(name: str) -> Iterator[None]:
         yield
     except (InputError, InputTypeError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends is no reason to end well
         frames = traceback.extract_tb(error.__traceback__)
         own = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
         place = next((frame for frame in reversed(frames) if frame.filename == own), frames[-1])

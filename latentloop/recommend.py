@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentloop.checks import at_least, is_whole
 from latentloop.dropout import evaluating
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 from latentloop.histories import from_ids, from_tensor, left_padded, of_users
 from latentloop.item_ids import ItemId, ItemIds
 from latentloop.top_k import top_k
@@ -112,6 +112,8 @@ def _candidates(
         return None
     candidates = torch.full((len(ids),), allow is None, dtype=torch.bool)
     for name, listed, value in (("allow", allow, True), ("deny", deny, False)):
+        if isinstance(listed, str | bytes):  # its letters may be items
+            raise InputTypeError(f"{name} must be a list of item ids, got {listed!r}")
         known, unknown = ids.numbers(list(() if listed is None else listed))
         if unknown and strict:
             raise InputError(f"{name} names item {unknown[0]!r}, which the model does not know", settings=(name,))

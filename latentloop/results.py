@@ -23,7 +23,7 @@ class Protocol:
     """Everything a number depends on beside the model's weights.
 
     Args:
-        split: which samples were asked for, such as "validation" or "test".
+        split: which samples were asked for, such as "validation" or "test"; "unnamed" where nobody said.
         candidates: what the target competes with.
         history: "kept" or "excluded": whether items of the user's past are candidates too (the target always is).
         depth: thoughts before the answer; None where nothing thinks.

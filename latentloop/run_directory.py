@@ -13,9 +13,11 @@ Beside them lies a hidden file of no content, the lock of the process that train
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -180,16 +182,28 @@ class RunDirectory:
 
     def model_path(self, stage: str) -> Path:
         """The model directory of a stage."""
-        return self.path / stage
+        return self.path / _plain(stage)
 
     def state_path(self, stage: str) -> Path:
         """What an interrupted stage continues from."""
-        return self.path / "state" / f"{stage}.safetensors"
+        return self.path / "state" / f"{_plain(stage)}.safetensors"
 
     def owns(self, path: Path) -> bool:
         """Whether a file is one of this run's own, which replacing or clearing the run removes."""
         place, root = (Path(os.path.realpath(where)) for where in (path, self.path))
         return place.is_relative_to(root) and place.relative_to(root).parts[:1] in {(name,) for name in _OURS}
+
+    @classmethod
+    def owning(cls, path: Path) -> RunDirectory | None:
+        """The run of whose own files a path is one, or would be; None where it is of none."""
+        for folder in Path(os.path.realpath(path)).parents:
+            run = cls(folder)
+            if run.owns(path) and run.config_path.is_file():
+                with contextlib.suppress(InputError, OSError):  # another tool's file of that name
+                    config = read_json(run.config_path)
+                    if isinstance(config, dict) and _MARK in config:
+                        return run
+        return None
 
     def clear(self) -> None:
         """Remove this run's own files; anything else in the directory stays."""
@@ -234,8 +248,12 @@ class RunDirectory:
         return "rpt" if "rpt" in best and best["rpt"] > best.get("spt", 0.0) else "spt"
 
     def log(self, line: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
-        path = self.path / "metrics.jsonl"
+        """Write a line to metrics.jsonl, behind its stage's others, or else behind all."""
+        path, before = self.path / "metrics.jsonl", self.metrics()
+        stages = [each["stage"] for each in before]
+        if line["stage"] in stages and stages[-1] != line["stage"]:  # of a run that is continued with more epochs
+            self.restore_lines(line["stage"], [*(each for each in before if each["stage"] == line["stage"]), line])
+            return
         with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(_line(line))
 
@@ -302,6 +320,18 @@ class RunDirectory:
                 f"--resume: {name} was {old!r} when {self.path} was started and is now {new!r}; repeat the original "
                 f"options{or_more}, or choose --overwrite"
             )
+
+
+def _plain(stage: str) -> str:
+    """A stage's name, which is that of its folder in the run.
+
+    Raises:
+        InputError: for one that leads out of the run, or to its other files.
+    """
+    taken = set(_OURS) - {"spt", "rpt", "base"}
+    if not isinstance(stage, str) or not re.fullmatch(r"\w[\w .-]*", stage) or stage in taken:
+        raise InputError(f"stage must be a plain name, and not that of a run's other files, got {stage!r}")
+    return stage
 
 
 def _is_sound(value: Any) -> bool:

@@ -38,6 +38,7 @@ class Progress:
         best_epoch: the epoch of the best validation value; 0 is before the first.
         best: that value, None before the first validation.
         began: checksum of the weights that the stage began with; None in runs of releases that kept none.
+        data: hash of the data that it trains and validates on; None in runs of releases that kept none.
         history: one line an epoch, as in metrics.jsonl.
         total_steps: what the learning rate's schedule was laid over; None where it does not depend on that.
     """
@@ -47,6 +48,7 @@ class Progress:
     best_epoch: int = 0
     best: float | None = None
     began: str | None = None
+    data: str | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     total_steps: int | None = None
 

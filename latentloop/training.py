@@ -17,11 +17,12 @@ from tqdm import tqdm
 from latentloop.accelerator import allow_unused, make_accelerator
 from latentloop.across_ranks import processes_of
 from latentloop.best_weights import BestWeights
-from latentloop.continuation import take_up
+from latentloop.continuation import data_hash, take_up
 from latentloop.data.batch import Batch, batches, num_batches
 from latentloop.data.positives import SameTarget
+from latentloop.data.sequences import Samples
 from latentloop.data.windows import Windows
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate
 from latentloop.finite import NotFinite, ScoresBroke, check_weights
 from latentloop.metrics import metric_names
@@ -40,7 +41,6 @@ from latentloop.training_step import StepModule, updates
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from latentloop.data.sequences import Samples
     from latentloop.recommender import Recommender
 
 __all__ = ["Fitted", "NotFinite", "check_settings", "fit", "make_accelerator"]
@@ -122,11 +122,13 @@ def fit(
             are initialised, as `stage`/name at step epoch); None makes one for the best device.
         validate_first: validate before the first step, so that the model as it came may win.
         run: where to keep metrics, the best model and the state to continue from; None keeps them in memory. What is
-            there is continued, unless the stage began with other weights than `model` has: then it starts over.
+            there is continued, unless the stage measured the weights that it began with and `model` has others: then it
+            starts over.
         progress_bar: None shows one on a terminal only.
 
     Raises:
-        InputError: for a setting out of range, or a `run` that holds another model's state or is being trained.
+        InputError: for a setting out of range, no samples or those of another catalog, or a `run` that holds the state of another model or of other data, or is
+            being trained.
         OSError: where `run` cannot be written; its last checkpoint is whole.
         NotFinite: where a term or the weights are no numbers; the model has the best weights so far then, or those
             it came with, and the message says which.
@@ -142,6 +144,9 @@ def fit(
     factor = build_schedule(schedule)
     if metric not in metric_names():
         raise InputError(f"metric must be one of {', '.join(metric_names())}, got {metric!r}")
+    if not callable(objective):
+        raise InputTypeError(f"objective must be a callable of (views, batch), such as SPT(), got {objective!r}")
+    _check_samples(model, train, validation, epochs)
     accelerator = accelerator or make_accelerator()
     processes = processes_of(accelerator)
     model.to(accelerator.device)
@@ -155,7 +160,11 @@ def fit(
     validate_first = validate_first or epochs == 0
     main = accelerator.is_main_process
     progress = (
-        Progress() if run is None else take_up(run, stage, model, optimizer, from_zero=validate_first, write=main)
+        Progress()
+        if run is None
+        else take_up(
+            run, stage, model, optimizer, data=data_hash(train, validation), from_zero=validate_first, write=main
+        )
     )
     found = processes.each(progress.step)
     if len(set(found)) > 1:
@@ -189,6 +198,24 @@ def fit(
     best.restore(model)
     value = progress.best if progress.best is not None else math.nan
     return Fitted(stage, progress.best_epoch, value, metric, progress.epoch, progress.history)
+
+
+def _check_samples(model: Recommender, train: Samples, validation: Samples, epochs: int) -> None:
+    """Refuse what cannot be learned from or ranked, before any work is done.
+
+    Raises:
+        InputError: for no samples, or those of another catalog.
+        InputTypeError: for anything but samples.
+    """
+    for name, samples in (("train", train), ("validation", validation)):
+        if not isinstance(samples, Samples):
+            raise InputTypeError(f"{name} must be Samples, such as split.{name}, got {type(samples).__name__}")
+        if samples.num_items != model.num_items:
+            raise InputError(
+                f"{name}: of a catalog of {samples.num_items} items, but the model knows {model.num_items}"
+            )
+        if not len(samples) and (epochs or name == "validation"):
+            raise InputError(f"{name}: no samples, there is nothing to {'learn from' if name == 'train' else 'rank'}")
 
 
 @dataclass

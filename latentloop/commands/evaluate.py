@@ -59,6 +59,7 @@ class Evaluate:
         from latentloop.evaluation import evaluate
         from latentloop.files import folder_for, write_json
         from latentloop.metrics import metric_names
+        from latentloop.randomness import dropout_seed, fold
         from latentloop.report import say
         from latentloop.run_directory import RunDirectory
         from latentloop.tables import Row, depth_table, results_table, subgroup_table
@@ -75,20 +76,21 @@ class Evaluate:
         model.to(device)
         samples = split.validation if self.split == "validation" else split.test
         data = content_hash(split.interactions)
-        result = evaluate(
-            model,
-            samples,
-            depths=self.depths or None,
-            exclude_history=self.exclude_history,
-            batch_size=self.batch_size,
-            stage=stage,
-            seeds=(run.seed(),),
-            subgroups=self.groups,
-            item_counts=split.item_counts,
-            split=self.split,
-            rule=split.protocol,
-            data=data,
-        )
+        with dropout_seed(fold(run.seed(), "evaluation"), device):  # a fresh T_0 is that of the run's own report
+            result = evaluate(
+                model,
+                samples,
+                depths=self.depths or None,
+                exclude_history=self.exclude_history,
+                batch_size=self.batch_size,
+                stage=stage,
+                seeds=(run.seed(),),
+                subgroups=self.groups,
+                item_counts=split.item_counts,
+                split=self.split,
+                rule=split.protocol,
+                data=data,
+            )
         options: dict[str, Any] = {"exclude_history": self.exclude_history, "subgroups": self.groups, "data": data}
         rivals = {
             "chance": chance(split, samples, name=self.split, **options),

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from latentloop.checks import DEEPEST, as_deep, at_least
 from latentloop.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,16 +109,20 @@ class ModelOptions:
                     scorer=self.scorer or "dot",
                     **common,
                 )
-            return build_recommender(
-                self.built_in(text),
-                num_items,
-                loop=loop,
-                aggregate=self.aggregate,
-                depth_law=self.depth_law(),
-                state_std=self.state_std,
-                scorer=self.scorer,
-                **common,
-            )
+            backbone, depth_law = self.built_in(text), self.depth_law()
+            try:
+                return build_recommender(
+                    backbone,
+                    num_items,
+                    loop=loop,
+                    aggregate=self.aggregate,
+                    depth_law=depth_law,
+                    state_std=self.state_std,
+                    scorer=self.scorer,
+                    **common,
+                )
+            except InputError as error:
+                raise self._by_option(error) from None
 
     def built_in(self, text: TextFeatures | None = None) -> Backbone:
         """The hyper-parameters of the chosen backbone, and the texts where it reads them.
@@ -166,11 +171,18 @@ class ModelOptions:
         """What training draws the depth from."""
         from latentloop.depth import FixedDepth, LogNormalPoisson, UniformDepth
 
-        if self.depth == "fixed":
-            return FixedDepth(self.mean_depth + 1)
-        if self.depth == "uniform":
-            return UniformDepth(1, 2 * self.mean_depth + 1)
-        return LogNormalPoisson(self.mean_depth)
+        if self.depth == "log-normal-poisson":
+            return LogNormalPoisson(self.mean_depth)
+        fixed = self.depth == "fixed"
+        if at_least("mean_depth", self.mean_depth, 0):
+            as_deep("mean_depth", self.mean_depth, (DEEPEST - 1) // (1 if fixed else 2))
+        return FixedDepth(self.mean_depth + 1) if fixed else UniformDepth(1, 2 * self.mean_depth + 1)
+
+    def _by_option(self, error: InputError) -> InputError:
+        """An error about a backbone's setting, by the option's name where that is another."""
+        name, must, rest = str(error).partition(" must ")
+        options = [option for option in self._given() if _BACKBONE_SETTINGS[option] == name]
+        return InputError(f"{options[0]}{must}{rest}", settings=error.settings) if options else error
 
     def _given(self) -> dict[str, Any]:
         settings = {name: getattr(self, name) for name in _BACKBONE_SETTINGS}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from latentloop.run_directory import RunDirectory
 
-__all__ = ["Device", "check_output", "choose_device"]
+__all__ = ["Device", "check_output", "choose_device", "spare_runs"]
 
 Device = Literal["cpu", "cuda"]
 
@@ -39,7 +39,7 @@ def check_output(path: Path, *, overwrite: bool, run: RunDirectory, read: Sequen
     Args:
         path: the file.
         overwrite: whether it may replace one.
-        run: the run that the command reads; nothing of it is ever replaced.
+        run: the run that the command reads; nothing of it, nor of any other, is ever replaced.
         read: other files that the command reads, None for those it is not given.
 
     Raises:
@@ -47,6 +47,7 @@ def check_output(path: Path, *, overwrite: bool, run: RunDirectory, read: Sequen
     """
     if run.owns(path):
         raise InputError(f"--out: {path} is a file of the run itself: choose another name")
+    spare_runs(path)
     if os.path.realpath(path) in (os.path.realpath(other) for other in read if other is not None):
         raise InputError(f"--out: {path} is what the command reads: choose another name")
     if path.is_dir():
@@ -58,3 +59,16 @@ def check_output(path: Path, *, overwrite: bool, run: RunDirectory, read: Sequen
             raise InputError(f"--out: {path} cannot be written, {parent} is a file and no folder")
     if path.exists() and not overwrite:
         raise InputError(f"{path} already exists: replace it with --overwrite, or choose another --out")
+
+
+def spare_runs(path: Path) -> None:
+    """Refuse a file or folder that is one of a run's own: the run would go on with it, or be lost.
+
+    Raises:
+        InputError: naming the run.
+    """
+    from latentloop.run_directory import RunDirectory
+
+    run = RunDirectory.owning(path)
+    if run is not None:
+        raise InputError(f"--out: {path} is of the run {run.path}: choose another name")

@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from latentloop.commands.options import ReadOptions
+from latentloop.commands.places import spare_runs
 
 __all__ = ["Prepare"]
 
@@ -30,6 +31,7 @@ class Prepare:
         from latentloop.errors import InputError
         from latentloop.report import say
 
+        spare_runs(self.out)
         if self.out.exists() and not self.overwrite:
             raise InputError(f"{self.out} already exists: replace it with --overwrite, or choose another --out")
         card = save_interactions(self.data.load(self.source), self.out, overwrite=self.overwrite)

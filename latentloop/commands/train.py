@@ -13,7 +13,7 @@ import tyro
 
 from latentloop.commands.model_options import ModelOptions
 from latentloop.commands.options import DataOptions, RPTOptions, SPTOptions, TrainingOptions
-from latentloop.commands.places import Device, choose_device
+from latentloop.commands.places import Device, choose_device, spare_runs
 from latentloop.commands.text_options import TextOptions
 from latentloop.errors import InputError
 
@@ -81,6 +81,7 @@ class Train:
         if launch.rank() > 0:
             self.follow()
             return
+        spare_runs(self.out)
         options = {"resume": self.resume, "overwrite": self.overwrite}
         RunDirectory.check(self.out, self.config(), defaults=self.defaults(), **options)
         self._spare_what_is_read(RunDirectory(self.out))
@@ -95,7 +96,10 @@ class Train:
 
         Of several processes the first does all this; the others `follow` once the run directory is there.
         """
+        from latentloop import launch
         from latentloop.accelerator import check_tracker, make_accelerator
+        from latentloop.checks import at_least
+        from latentloop.continuation import check_data
         from latentloop.data.card import DataCard
         from latentloop.data.store import save_interactions
         from latentloop.data.text_store import save_text_features
@@ -125,9 +129,12 @@ class Train:
         accelerator = make_accelerator(device=self.device, precision=self.precision)
         check_tracker(self.tracker, self.out)
         check_settings(**dataclasses.asdict(self.training), cut=self.rpt.cut, trials=self.rpt.trials)
+        for name in ("batch_size", "rpt_batch_size"):  # before pre-training, whose run could not be given another
+            at_least(name, getattr(self.training, name), launch.world())
         options = {"resume": self.resume, "overwrite": self.overwrite}
         run = RunDirectory.create(self.out, self.config(), defaults=self.defaults(), **options)
         if not run.data_path.is_dir():
+            check_data(run, split.train, split.validation)
             save_interactions(interactions, run.data_path)
         if text is not None and not run.text_path.is_file():
             save_text_features(text, run.text_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,6 +83,10 @@ class Interactions:
             users: n user ids, all integers or all strings.
             items: n item ids, all integers or all strings.
             timestamps: n numbers, or None when the rows are in chronological order already.
+
+        Raises:
+            InputError: columns of different lengths, or a time that is not finite, or that 64 bits do not hold exactly.
+            InputTypeError: ids or times of another kind.
         """
         if len(users) != len(items) or (timestamps is not None and len(timestamps) != len(users)):
             raise InputError(
@@ -90,7 +95,7 @@ class Interactions:
             )
         user_ids, user = _number("users", users)
         item_ids, item = _number("items", items)
-        time = None if timestamps is None else np.asarray(timestamps)
+        time = None if timestamps is None else _as_times(timestamps)
         return cls.from_numbers(user, item + 1, time, user_ids, item_ids)
 
     @classmethod
@@ -114,11 +119,7 @@ class Interactions:
         user = np.ascontiguousarray(user, dtype=np.int64)
         item = np.ascontiguousarray(item, dtype=np.int64)
         if timestamp is not None:
-            kind = np.float64 if np.asarray(timestamp).dtype.kind == "f" else np.int64
-            timestamp = np.ascontiguousarray(timestamp, dtype=kind)
-            if kind is np.float64 and not np.isfinite(timestamp).all():
-                row = int(np.flatnonzero(~np.isfinite(timestamp))[0])
-                raise InputError(f"timestamp: row {row + 1} holds {timestamp[row]}, expected a finite number")
+            timestamp = _as_times(timestamp)
         order = _chronological(user, timestamp)
         # a copy even where the order is right: the caller's arrays stay the caller's
         user, item = (column.copy() if order is None else column[order] for column in (user, item))
@@ -134,6 +135,36 @@ class Interactions:
 def _check_range(name: str, numbers: Tensor, low: int, high: int) -> None:
     if len(numbers) and not (low <= int(numbers.min()) and int(numbers.max()) <= high):
         raise InputError(f"{name}: numbers {int(numbers.min())}..{int(numbers.max())}, expected {low}..{high}")
+
+
+def _as_times(times: Sequence[int | float] | np.ndarray) -> np.ndarray:
+    """(n,) int64 or float64; none is wrapped around or rounded to another, which would lose the order of rows."""
+    try:
+        found = np.asarray(times)
+    except (ValueError, OverflowError) as error:  # of several lengths, or of hundreds of digits
+        raise InputTypeError(f"timestamps: {error}") from None
+    if found.dtype.kind == "f":
+        found = np.ascontiguousarray(found, dtype=np.float64)
+    if found.dtype.kind not in "iufM":
+        raise InputTypeError(f"timestamps: {found.dtype}, expected numbers: whole ones below 2^63, or fractions")
+    if found.ndim != 1:
+        raise InputError(f"timestamps: shape {found.shape}, expected (n,)")
+    if found.dtype.kind == "u":
+        wrong = found > np.iinfo(np.int64).max
+    elif found.dtype.kind == "i":
+        return np.ascontiguousarray(found, dtype=np.int64)
+    else:
+        wrong = ~np.isfinite(found)
+    given: Any = times if isinstance(times, list | tuple) else found
+    if found.dtype.kind == "f" and given is times:  # of whole numbers and fractions
+        for row in np.flatnonzero(np.abs(found) > 2**53).tolist():
+            wrong[row] |= isinstance(given[row], int) and int(found[row]) != given[row]
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise InputError(
+            f"timestamp: row {row + 1} holds {given[row]}, expected a finite number that 64 bits hold exactly"
+        )
+    return found if found.dtype.kind == "f" else np.ascontiguousarray(found, dtype=np.int64)
 
 
 def _number(name: str, ids: Sequence[Id]) -> tuple[list[Id], np.ndarray]:

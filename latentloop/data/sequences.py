@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -65,6 +65,7 @@ class Samples:
         end: (S,) int64 places in `sequences.items`, one past the newest item of the history.
         max_length: L, the longest history handed out.
         rows: (S,) int64 distinct sample numbers; None numbers them 0..S-1.
+        part: which part of a split they are, for the protocol of what is measured on them; None where not said.
 
     Raises:
         InputError: `max_length` below 1, columns that differ in length, or a history outside its user's sequence.
@@ -75,6 +76,7 @@ class Samples:
     end: Int64[Tensor, " S"]
     max_length: int
     rows: Int64[Tensor, " S"] = None  # type: ignore[assignment]  # filled in below
+    part: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
@@ -176,12 +178,13 @@ class Samples:
             index: positions (int) or a mask (bool, (S,)).
         """
         index = index.to(self.device)
-        return Samples(self.sequences, self.user[index], self.end[index], self.max_length, self.rows[index])
+        return replace(self, user=self.user[index], end=self.end[index], rows=self.rows[index])
 
     def to(self, device: torch.device | str) -> Samples:
         """The same samples on `device`, with their sequences."""
         sequences = self.sequences.to(device)
-        return Samples(sequences, self.user.to(device), self.end.to(device), self.max_length, self.rows.to(device))
+        user, end, rows = (column.to(device) for column in (self.user, self.end, self.rows))
+        return replace(self, sequences=sequences, user=user, end=end, rows=rows)
 
     @cached_property
     def _by_row(self) -> tuple[Tensor, Tensor]:

@@ -95,11 +95,11 @@ def leave_one_out(interactions: Interactions, max_length: int = 20) -> Split:
     place = torch.arange(len(interactions)) - first.index_select(0, interactions.user)
     cut = torch.where(length >= 3, length - 2, torch.where(length == 2, length, 0))
     training = place < cut.index_select(0, interactions.user)
-    samples = _prefixes(sequences, interactions.user, place, training, max_length)
+    samples = _prefixes(sequences, interactions.user, place, training, max_length, "training")
     return Split(
         train=samples,
-        validation=Samples(sequences, evaluated, stop[evaluated] - 2, max_length),
-        test=Samples(sequences, evaluated, stop[evaluated] - 1, max_length),
+        validation=Samples(sequences, evaluated, stop[evaluated] - 2, max_length, part="validation"),
+        test=Samples(sequences, evaluated, stop[evaluated] - 1, max_length, part="test"),
         interactions=interactions,
         training=training,
         protocol="leave-one-out",
@@ -142,7 +142,7 @@ def global_time(interactions: Interactions, max_length: int = 20, validation: fl
     }
     samples = {}
     for name, part in parts.items():
-        samples[name] = _prefixes(sequences, interactions.user, place, part, max_length)
+        samples[name] = _prefixes(sequences, interactions.user, place, part, max_length, name)
         if not len(samples[name]):
             raise InputError(
                 f"interactions: the {name} part has no sample; the times are too alike or the share of "
@@ -153,7 +153,7 @@ def global_time(interactions: Interactions, max_length: int = 20, validation: fl
     )
 
 
-def _prefixes(sequences: Sequences, user: Tensor, place: Tensor, part: Tensor, max_length: int) -> Samples:
+def _prefixes(sequences: Sequences, user: Tensor, place: Tensor, part: Tensor, max_length: int, name: str) -> Samples:
     """One sample for every row of the part that has an item of its user before it."""
     end = torch.nonzero(part & (place >= 1))[:, 0]
-    return Samples(sequences, user.index_select(0, end), end, max_length)
+    return Samples(sequences, user.index_select(0, end), end, max_length, part=name)

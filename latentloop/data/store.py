@@ -71,11 +71,11 @@ def _write(interactions: Interactions, card: DataCard, directory: Path) -> None:
         draft.chmod(0o777 & ~umask())  # mkdtemp makes it private
         if directory.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
-            directory.replace(old)
             try:
+                directory.replace(old)
                 draft.replace(directory)
             except BaseException:
-                old.replace(directory)
+                old.rmdir() if directory.exists() else old.replace(directory)
                 raise
             shutil.rmtree(old)
         else:

@@ -65,4 +65,4 @@ def _reached(
     history, target = samples.history(index).to(model.device), samples.target(index).to(model.device)
     final = model.think(history, depth=depth, state_keys=keys, copies=trials).final
     greater, ties = count_ranks(model.queries(final), model.keys(), target.repeat_interleave(trials))
-    return (2 * greater + ties + 2 <= 2 * cut).view(-1, trials).any(1)
+    return (2 * greater + ties + 2 <= 2 * min(cut, model.num_items)).view(-1, trials).any(1)

@@ -90,6 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("own")
     (folder / "blocks_of_a_cli_test.py").write_text(BLOCKS)
     (folder / "half_a_line.py").write_text("def make_blocks(dim:")
+    (folder / "a_script.py").write_text("import sys; sys.exit(0)")
     log = synthetic_log(num_users=80, num_items=40, seed=4)
     rows = [f"{user},{item},{place}" for place, (user, item) in enumerate(zip(log.user, log.item, strict=True))]
     (folder / "log.csv").write_text("\n".join(["user,item,timestamp", *rows]))
@@ -199,6 +200,7 @@ def test_settings_of_built_in_backbones_are_refused(capsys: pytest.CaptureFixtur
         ("blocks_of_a_cli_test:last_blocks", "Last must return"),
         ("blocks_of_a_cli_test:blind_blocks", "Blind gives NaN or infinity at real .* let every query see"),
         ("half_a_line:make_blocks", "SyntaxError: .*half_a_line.py, line 1"),
+        ("a_script:make_blocks", "SystemExit: 0 .*a_script.py, line 1"),
         (".relative:make_blocks", "written package.module:function"),
     ],
 )

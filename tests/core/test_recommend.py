@@ -220,6 +220,12 @@ def test_unknown_items_warn_once_or_are_an_error(caplog: pytest.LogCaptureFixtur
             model.recommend([["i1"], ["i2"]], k=3, strict=True, **{name: ["nope"]})
 
 
+@pytest.mark.parametrize("name", ["allow", "deny"])
+def test_one_bare_id_is_no_list_of_its_letters(name: str) -> None:
+    with unchecked(), pytest.raises(InputTypeError, match=f"{name} must be a list of item ids, got '12'"):
+        recommender(0).recommend([[1, 2]], k=3, **{name: "12"})
+
+
 @pytest.mark.parametrize("flat", [["i1", "i2"], [1, 2], "i1"])
 def test_one_flat_history_is_refused(flat: Any) -> None:
     with unchecked(), pytest.raises(InputTypeError, match="list of histories"):

@@ -25,7 +25,7 @@ def test_more_epochs_end_as_if_asked_for_from_the_start(driver: Driver, log: Pat
     assert driver.run(*command, "--epochs", "1", "--rpt-epochs", "1", "--resume") == 0, driver.output()
     assert "rpt starts over" in driver.output()
     assert epochs_done(run) == (1, 1) and [line["epoch"] for line in lines(run)] == [1, 0, 1]
-    assert driver.run(*command, "--resume", at="append", nth=2) == KILLED
+    assert driver.run(*command, "--resume", at="state", nth=2) == KILLED
     assert not (run / "report.md").exists()  # it was of less than is asked for now
     assert driver.run(*command, "--epochs", "2", "--resume") == 2
     assert "epochs was 3 when" in driver.complaint() and "or more" in driver.complaint()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -92,6 +93,60 @@ def test_what_cannot_be_a_table_is_refused() -> None:
         dataclasses.replace(good, timestamp=torch.tensor([2, 1, 3]))
     with pytest.raises(InputError, match=r"item: numbers 0\.\.1, expected 1\.\.2"):
         dataclasses.replace(good, item=torch.tensor([1, 0, 1]))
+
+
+BEYOND = 2**63
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        np.array([1, BEYOND + 5, 7], dtype=np.uint64),
+        [1, BEYOND + 5, 7],
+        [1, 2**70, 7],
+        [2**60 + 2, 2**60 + 1, 0.5],
+        np.array([5, "NaT", 1], dtype="datetime64[D]"),
+        ["10", "9", "8"],
+        [1j, 2, 3],
+        [1, None, 2],
+        [True, False, True],
+        [[1], [2], [3]],
+        [1.0, float("inf"), 2.0],
+        [1, [2], 3],
+        [10**400, 0.5, 1],
+    ],
+)
+def test_times_that_would_be_read_as_others_are_refused(times: Any) -> None:
+    """A number that wraps around, or becomes its neighbour, would put a user's rows into another order."""
+    with unchecked(), pytest.raises((InputError, InputTypeError), match=r"^timestamps?: "):
+        Interactions.of(["a"] * 3, ["x", "y", "z"], times)
+
+
+def test_times_of_any_width_are_an_order() -> None:
+    whole: list[Any] = [np.array([3, 2, 1], dtype=kind) for kind in ("uint8", "int16", "uint64", "float16", "M8[s]")]
+    for times in (*whole, [2**63 - 1, 2**63 - 2, -(2**63)], [2**60, 1, 0.5], torch.tensor([3, 2, 1])):
+        with unchecked():
+            assert Interactions.of(["a"] * 3, ["x", "y", "z"], times).item.tolist() == [3, 2, 1]
+
+
+def test_moments_that_are_the_same_in_seconds_are_refused() -> None:
+    def log(*ticks: int, unit: str = "ns") -> pa.Table:
+        return pa.table({"user": ["a"] * len(ticks), "item": [1, 2, 3], "time": pa.array(ticks, pa.timestamp(unit))})
+
+    now = 1_700_000_000_000_000_000
+    with pytest.raises(InputError, match=r"row 1 .*'time' is as close to another .* whole numbers, of ns"):
+        load_interactions(log(now + 3, now + 2, now + 500))
+    for ticks in ((now + 3000, now + 2000, now + 1000), (3, 2, 1), (now, now, now - 1000)):
+        assert load_interactions(log(*ticks)).item.tolist()[-1] != 3
+
+
+def test_a_missing_value_with_a_number_of_its_own_is_missing() -> None:
+    def users(*numbers: int) -> pa.Table:
+        return pa.table({"user": pa.DictionaryArray.from_arrays(numbers, ["a", None, "b"]), "item": [1, 2]})
+
+    with pytest.raises(InputError, match=r"row 2 .*no value in column 'user'"):
+        load_interactions(users(0, 1))
+    assert load_interactions(users(0, 2)).user_ids == ["a", "b"]
 
 
 def test_the_card_counts_and_its_hash_sees_every_part() -> None:

@@ -129,6 +129,7 @@ def test_global_time_by_hand() -> None:
     asked = [table.timestamp[part.end].sort().values.tolist() for part in (split.train, split.validation, split.test)]
     assert asked == [list(range(4, 80)), list(range(80, 90)), list(range(90, 100))]
     assert (split.protocol, split.max_length) == ("global-time", 20)
+    assert [part.part for part in (split.train, split.validation, split.test)] == ["training", "validation", "test"]
     # three eighths and one eighth of eight: rows 4..6 and row 7
     split = global_time(Interactions.of([1] * 8, [1] * 8, list(range(8))), 3, 0.375, 0.125)
     assert [part.end.tolist() for part in (split.train, split.validation, split.test)] == [[1, 2, 3], [4, 5, 6], [7]]
@@ -152,3 +153,8 @@ def test_a_table_without_times_names_the_settings_to_change() -> None:
     with pytest.raises(InputError, match="no timestamps") as caught:
         global_time(Interactions.of([1, 1, 1], [1, 2, 3]))
     assert caught.value.settings == ("split", "timestamp")
+
+
+def test_the_parts_of_leave_one_out_say_which_they_are() -> None:
+    split = leave_one_out(table_of([[1, 2, 3, 1, 2], [3, 2, 1]]))
+    assert [part.part for part in (split.train, split.validation, split.test)] == ["training", "validation", "test"]

@@ -10,11 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from latentloop.across_ranks import Processes
+from latentloop.baselines import chance, popularity
+from latentloop.data.sequences import Samples
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate, ranks
 from latentloop.metrics import metric_table
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth, Thoughts
+from latentloop.significance import compare
 from tests.evaluation.worlds import WholeNumbers, naive_counts, pasts, random_split
 
 
@@ -112,6 +116,43 @@ def test_the_protocol_stands_beside_the_numbers() -> None:
     assert loaded["metrics"] == dict(result.metrics)
     assert loaded["protocol"]["seeds"] == [1, 2] and loaded["protocol"]["depth"] == 3
     assert loaded["per_depth"] == {"3": dict(result.metrics)}
+
+
+def test_samples_say_themselves_which_part_of_a_split_they_are() -> None:
+    """No one has to say it, and validation is never taken for the test."""
+    split = random_split(1)
+    model, some = WholeNumbers(split.num_items), torch.tensor([2, 0])
+    for name, samples in (("training", split.train), ("validation", split.validation), ("test", split.test)):
+        for part in (samples, samples.select(some).to("cpu")):
+            assert evaluate(model, part).protocol.split == name
+        assert chance(split, samples).protocol.split == popularity(split, samples).protocol.split == name
+        assert evaluate(model, samples, split="held out").protocol.split == "held out"
+    mine = Samples(split.test.sequences, split.test.user, split.test.end, 5)
+    assert "unnamed split" in str(evaluate(model, mine))
+    with pytest.raises(InputError, match="differ in split: 'test' and 'validation'"):
+        compare(evaluate(model, split.test), evaluate(model, split.validation))
+
+
+class Half(Processes):
+    """One of two processes, whose own share of a sum is all it gets."""
+
+    def add_up(self, values: Tensor) -> Tensor:
+        return values
+
+
+def test_a_fresh_state_is_the_batchs_own_whoever_ranks_the_others() -> None:
+    split = random_split(4)
+    core = nn.GRU(4, 4, batch_first=True)
+    model = Recommender(split.num_items, RecurrentDepth(core, core), 4, 5, inference_state="fresh", init_std=1.0)
+
+    def found(processes: Processes, key: int = 1) -> Tensor:
+        torch.manual_seed(key)
+        ranked = ranks(model, split.test, depths=[2], batch_size=3, processes=processes)[2]
+        return torch.stack([ranked.greater, ranked.ties])
+
+    whole = found(Processes())
+    assert torch.equal(found(Half(0, 2)) + found(Half(1, 2)), whole)
+    assert not torch.equal(found(Processes(), key=2), whole)
 
 
 def test_dropout_is_off_inside_and_every_mode_comes_back() -> None:

@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,14 @@ def resumed_with(world: World, *keys: str, value: Any) -> list[str]:
     """Resume a run whose configuration says something else."""
     edit_json(world.copy() / "config.json", *keys, value=value)
     return world.resume()
+
+
+def other_data(world: World) -> list[str]:
+    """Resume a run that lost its data, when its source has changed: what it was trained on can still be put back."""
+    changed, (verb, _, *options) = world.file("log.csv", LOG.replace("u1,i5", "u1,i2")), world.resume()
+    shutil.rmtree(world.copy() / "data")
+    edit_json(world.copied / "config.json", "source", value=changed)
+    return [verb, changed, *options]
 
 
 def other_options(world: World, *options: str) -> list[str]:
@@ -198,6 +207,16 @@ SIZES: list[Row] = [
     ("no times for a split by time", lambda w: w.train(w.file("a.txt", "1 1 2 3\n2 1 2 3\n"), "--split", "global-time"),
      r"no timestamps.*\(--split, --timestamp\)"),
     ("a model larger than the memory", lambda w: w.train(w.file("a.csv", LOG), "--dim", str(10**14)), r"memory"),
+    *((f"{option} beyond int64", lambda w, option=option: w.train(w.file("a.csv", LOG), option, str(10**30)), r"not enough memory")
+      for option in ("--dim", "--inner", "--max-length")),
+    ("fewer thoughts than one", lambda w: w.train(w.file("a.csv", LOG), "--depth", "fixed", "--mean-depth", "-1"),
+     r"--mean-depth must be a whole number of at least 0, got -1"),
+    ("as many thoughts as none takes", lambda w: w.train(w.file("a.csv", LOG), "--depth", "uniform", "--mean-depth", "5000"),
+     r"--mean-depth must be at most 4999, got 5000"),
+    ("a filter's weight out of range", lambda w: w.train(w.file("a.csv", LOG), "--backbone", "bsarec", "--filter-weight", "2"),
+     r"--filter-weight must lie in \[0, 1\], got 2"),
+    ("prepared data over its own parent", lambda w: ["prepare", w.file("a.csv", LOG), "--k-core", "0", "--out", "new/.."],
+     r"new"),
     ("thoughts without end", lambda w: w.train(w.file("a.csv", LOG), "--mean-depth", str(10**30)),
      r"--mean-depth must be at most 3333"),
     ("negatives without end", lambda w: w.train(w.file("a.csv", LOG), "--negatives", str(10**30)), r"--negatives must be"),
@@ -298,7 +317,7 @@ OUTPUTS: list[Row] = [
     ("answers over a pipe", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", pipe(w, "p.csv"), "--overwrite"],
      r"no plain file"),
     ("prepared data over a link", lambda w: ["prepare", w.file("a.csv", LOG), "--k-core", "0", "--overwrite", "--out",
-                                             link(w, "l", f"{w.copy().name}/data")], r"l: is a link"),
+                                             link(w, "l", shutil.copytree(w.plain.path / "data", "mine"))], r"l: is a link"),
     ("prepared data of too long a name", lambda w: ["prepare", w.file("a.csv", LOG), "--k-core", "0", "--out",
                                                     "new/" + "x" * 300], r"too long"),
     ("answers of too long a name", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", "new/" + "x" * 300 + ".csv"],
@@ -307,6 +326,14 @@ OUTPUTS: list[Row] = [
                                             str(w.plain.path / "metrics.jsonl")], r"metrics\.jsonl is a file of the run"),
     ("answers over a run's weights", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--overwrite", "--out",
                                                 str(w.plain.path / "spt" / "new.csv")], r"new\.csv is a file of the run"),
+    ("metrics over another run's own", lambda w: ["evaluate", str(w.plain.path), "--overwrite", "--out",
+                                                  str(w.texts.path / "metrics.jsonl")], r"metrics\.jsonl is of the run"),
+    ("prepared data over a run's", lambda w: ["prepare", w.file("a.csv", LOG), "--k-core", "0", "--overwrite", "--out",
+                                              str(w.plain.path / "data")], r"data is of the run .*choose another name"),
+    ("prepared data through a link to a run", lambda w: ["prepare", w.file("a.csv", LOG), "--k-core", "0", "--out",
+        link(w, "l", str(w.copy())) + "/base/new"], r"l/base/new is of the run"),
+    ("a run within a run's models", lambda w: [*w.train(w.file("a.csv", LOG)), "--out", str(w.copy() / "tensorboard")],
+     r"tensorboard is of the run"),
     ("answers over their questions", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--out", "a.csv", "--overwrite"],
      r"a\.csv is what the command reads"),
     ("answers over what is allowed", lambda w: [*w.ask("a.csv", "user\nu1\n"), "--allow", w.file("l.csv", "i1\n"), "--out",
@@ -389,6 +416,8 @@ RUNS: list[Row] = [
         "state/rpt.safetensors", lambda _: (w.plain.path / "state/base.safetensors").read_bytes()), r"state/rpt\.safeten"),
     ("no line of ours, resumed", lambda w: w.resumed("metrics.jsonl", lambda _: b'{"loss": 1}\n'), r"metrics\.jsonl is dam"),
     ("texts cut off, resumed", lambda w: w.resumed("item_text.safetensors", cut(0.5), w.texts), r"item_text\.safetensors"),
+    ("texts with a flipped bit", lambda w: w.resumed("item_text.safetensors", flipped(0.95), w.texts), r"item_text\.saf"),
+    ("other data, resumed", other_data, r"state/base\.safetensors is of other data"),
     ("texts of another run", lambda w: w.resumed("item_text.safetensors", other_texts, w.texts), r"item_text\.safetensors"),
     ("other options, resumed", lambda w: other_options(w, "--seed", "9"), r"--resume: seed was 0"),
     ("a configuration of another run", lambda w: resumed_with(w, "model", "dim", value="8"), r"--resume: dim was '8'"),

@@ -24,7 +24,7 @@ from latentloop.evaluation import evaluate
 from latentloop.objectives import SPT, NextItemEverywhere, SampledNextItem
 from latentloop.recipes import build_recommender
 from latentloop.two_stage import two_stage
-from tests.inputs.worlds import World, rewrite
+from tests.inputs.worlds import LOG, World, rewrite
 
 ITEMS, LENGTH = 12, 5
 RULES: dict[str, Callable[[Interactions, int], Split]] = {"leave-one-out": leave_one_out, "global-time": global_time}
@@ -139,3 +139,16 @@ def test_a_collapsed_run_is_told_to_be_chance(world: World, capsys: pytest.Captu
     table = capsys.readouterr().out.split("\n\n")[0]
     rows = {line.split()[0]: line.split()[2:] for line in table.splitlines()}
     assert rows["SPT"] == rows["chance"]
+
+
+def test_a_run_that_thinks_from_a_fresh_state_is_measured_as_it_was_reported(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*world.train(world.file("log.csv", LOG)), "--inference-state", "fresh", "--mean-depth", "2"]
+    assert main(command) == 0
+    reported = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith(("SPT", "RPT"))]
+    found = []
+    for stage in ("spt", "rpt"):
+        assert main(["evaluate", "out", "--stage", stage, "--device", "cpu", "--out", f"{stage}.json"]) == 0
+        found.append(f"{json.loads((world.here / f'{stage}.json').read_text())['metrics']['ndcg@10']:.4f}")
+    assert found == reported

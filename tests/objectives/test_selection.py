@@ -57,6 +57,12 @@ def test_it_is_the_naive_loop(seed: int, cut: int, trials: int, batch_size: int,
     assert kept.rows.tolist() == naive(model.eval(), samples, cut, trials, seed, depth)
 
 
+def test_a_cut_beyond_the_catalog_keeps_all() -> None:
+    model, samples = recommender(1), samples_of(1)
+    for cut in (NUM_ITEMS, 10**30):
+        assert select(model, samples, cut=cut, key=0).rows.tolist() == samples.rows.tolist()
+
+
 @pytest.mark.parametrize(("num_items", "reached"), [(199, True), (201, False)])
 def test_three_trials_have_a_hundred_places_each_unless_told_otherwise(num_items: int, reached: bool) -> None:
     model, samples = recommender(2, num_items=num_items), samples_of(2)

@@ -96,6 +96,16 @@ def test_a_mistake_is_told_once_and_ends_all(log: str, alone: Path) -> None:
     assert files(alone) == before
 
 
+def test_steps_of_fewer_rows_than_processes_are_refused_before_any_work(log: str, tmp_path: Path) -> None:
+    """Pre-training would be over by then, and its run could not be given another size."""
+    ended = torchrun(*CLI, *train(log, tmp_path / "run"), "--rpt-batch-size", "1")
+    said = [line for line in ended.stderr.splitlines() if line.startswith("latentloop: error")]
+    assert ended.returncode != 0 and said == [
+        "latentloop: error: --rpt-batch-size must be a whole number of at least 2, got 1"
+    ]
+    assert not (tmp_path / "run").exists()
+
+
 def test_commands_that_work_alone_say_so(
     alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

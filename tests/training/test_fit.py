@@ -288,6 +288,15 @@ def test_weights_that_break_between_steps_stop_too(split: Split) -> None:
         train(small(split), split, NextItem(), epochs=3, learning_rate=1e38)
 
 
+def test_a_launchers_settings_change_no_gradient(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch --gradient_accumulation_steps` would divide each, and add up none."""
+    plain, launched = small(split), small(split)
+    train(plain, split, clip_norm=0.1)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    train(launched, split, clip_norm=0.1)
+    assert same(weights(plain), weights(launched))
+
+
 def test_bf16_learns_too(split: Split) -> None:
     accelerator = make_accelerator(device="cpu", precision="bf16")
     fitted = train(small(split), split, epochs=3, learning_rate=5e-3, accelerator=accelerator)
@@ -318,6 +327,36 @@ def test_two_stages_refuse_what_is_no_data_or_of_another_catalog(split: Split) -
         two_stage(model, fewer)
     with pytest.raises(InputError, match=f"base {message}"):
         two_stage(small(fewer), fewer, base=small(split, loop=False))
+
+
+def test_samples_are_looked_at_before_any_work(split: Split) -> None:
+    model, nothing = small(split), split.train.select(torch.tensor([], dtype=torch.int64))
+    fewer = leave_one_out(synthetic_log(num_users=50, num_items=20, seed=1), 10)
+    asked: list[tuple[Any, Any, str]] = [
+        (nothing, split.validation, "train: no samples, there is nothing to learn from"),
+        (split.train, nothing, "validation: no samples, there is nothing to rank"),
+        (fewer.train, split.validation, "train: of a catalog of 20 items, but the model knows 60"),
+        (split.train, fewer.validation, "validation: of a catalog of 20 items"),
+        (split, split.validation, "train must be Samples, such as split.train, got Split"),
+    ]
+    with unchecked():
+        for training, validation, said in asked:
+            with pytest.raises((InputError, InputTypeError), match=said):
+                fit(model, training, validation, SPT(), epochs=1)
+        for objective in (None, "spt"):
+            with pytest.raises(InputTypeError, match=r"objective must be a callable of \(views, batch\), such as SPT"):
+                fit(model, split.train, split.validation, objective, epochs=1)  # type: ignore[arg-type]
+    assert fit(model, nothing, split.validation, SPT(), epochs=0).epochs == 0
+
+
+@pytest.mark.parametrize("stage", ["../spt", "a/b", "..", "", ".hidden", "data", "state", "report.md", None])
+def test_no_stage_leads_out_of_its_run_or_over_its_other_files(split: Split, tmp_path: Path, stage: Any) -> None:
+    run = RunDirectory.create(tmp_path / "deep" / "run", {})
+    before = sorted(tmp_path.rglob("*"))
+    with unchecked(), pytest.raises(InputError, match="stage must be a plain name"):
+        train(small(split), split, stage=stage, epochs=1, run=run)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert train(small(split), split, stage="my stage-2.b", epochs=1, run=run).stage == "my stage-2.b"
 
 
 def test_a_run_that_only_measured_trains_on_from_the_beginning(split: Split, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latentloop.backbones.sasrec import SASRec
-from latentloop.data.splits import Split, leave_one_out
+from latentloop.data.splits import Split, global_time, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError
 from latentloop.objectives import RPT, SPT
@@ -108,6 +109,17 @@ def test_resuming_a_finished_run_changes_nothing(split: Split, whole: tuple[TwoS
     assert (run.path / "metrics.jsonl").read_text() == before
 
 
+def test_a_run_is_never_continued_on_other_data(split: Split, whole: tuple[TwoStage, RunDirectory]) -> None:
+    """Its numbers would be those of a model that was trained on something else."""
+    items = split.interactions.item.clone()
+    items[0] = items[0] % split.num_items + 1
+    other = leave_one_out(replace(split.interactions, item=items), 8)
+    by_time = global_time(split.interactions, 8)
+    for changed in (other, by_time):
+        with pytest.raises(InputError, match=r"state/spt\.safetensors is of other data"):
+            recipe(changed, RunDirectory.create(whole[1].path, {"seed": 0}, resume=True))
+
+
 def test_models_of_a_run_load_anywhere(split: Split, whole: tuple[TwoStage, RunDirectory]) -> None:
     _, run = whole
     history = split.test.history(torch.arange(5))
@@ -175,6 +187,19 @@ def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path: Path) -> None:
     assert [line["epoch"] for line in run.metrics()] == [1]
 
 
+def test_stages_that_go_on_in_turns_keep_their_lines_together(split: Split, tmp_path: Path) -> None:
+    """As if more epochs had been asked for from the start: post-training need not start over, and base goes on first."""
+    logged = []
+    for name, budgets in (("whole", [(3, 2)]), ("more", [(1, 1), (3, 2)])):
+        for epochs, rpt_epochs in budgets:
+            run = RunDirectory.create(tmp_path / name, {"epochs": epochs}, resume=True)
+            base = build_recommender(SASRec(inner=32), split.num_items, dim=16, max_length=8, loop=False)
+            settings: dict[str, Any] = {"base": base, "epochs": epochs, "rpt_epochs": rpt_epochs, "learning_rate": 1e-9}
+            two_stage(fresh(split), split, rpt=RPT(rollouts=2), device="cpu", cut=40, run=run, **settings)
+        logged.append([(line["stage"], line["epoch"]) for line in run.metrics()])
+    assert logged[0] == logged[1]
+
+
 def test_a_state_of_an_earlier_release_is_taken_up(split: Split, whole: tuple[TwoStage, RunDirectory]) -> None:
     expected, run = whole
     for stage in ("spt", "rpt"):
@@ -182,7 +207,7 @@ def test_a_state_of_an_earlier_release_is_taken_up(split: Split, whole: tuple[Tw
         with safe_open(str(path), framework="pt") as file:
             progress = json.loads(file.metadata()["progress"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        del progress["began"]
+        del progress["began"], progress["data"]
         save_file(tensors, str(path), metadata={"progress": json.dumps(progress | {"finished": True})})
     again = recipe(split, RunDirectory.create(run.path, {"seed": 0}, resume=True))
     same_weights(again.model.state_dict(), expected.model.state_dict())

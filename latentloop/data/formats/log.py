@@ -66,6 +66,8 @@ class Log:
             return numbered
         if pa.types.is_dictionary(column.type):
             encoded = column.combine_chunks()
+            if encoded.dictionary.null_count:  # a missing value under a number of its own
+                return self._ids(column.cast(column.type.value_type), name)
         else:
             self._check_kind(column.type, name)
             encoded = column.combine_chunks().dictionary_encode()
@@ -142,6 +144,7 @@ class Log:
             times = self._parsed(column, name)
         elif pa.types.is_date(kind) or pa.types.is_timestamp(kind):
             times = seconds(column)
+            self._refuse_blurred(column, times, name)
         elif pa.types.is_integer(kind):
             times = self._whole_times(column, name)
         elif pa.types.is_decimal(kind):
@@ -154,6 +157,20 @@ class Log:
             row = int(np.flatnonzero(~np.isfinite(times))[0])
             raise InputError(f"{self.name}: {self.where(row)}: {name!r} is {times[row]}, expected a finite number")
         return times
+
+    def _refuse_blurred(self, column: pa.ChunkedArray, times: np.ndarray, name: str) -> None:
+        """Refuse moments so close that they are the same in seconds: the order of their rows would be lost."""
+        if times.dtype.kind != "f":
+            return
+        ticks = column.cast(pa.int64()).to_numpy()
+        order = np.argsort(ticks, kind="stable")
+        same = (np.diff(times[order]) == 0) & (np.diff(ticks[order]) > 0)
+        if same.any():
+            row = int(order[1:][same].min())
+            raise InputError(
+                f"{self.name}: {self.where(row)}: {name!r} is as close to another row's that both are the same in seconds; "
+                f"give the times as whole numbers, of {column.type.unit}"
+            )
 
     def _whole_times(self, column: pa.ChunkedArray, name: str) -> np.ndarray:
         try:
