@@ -68,7 +68,7 @@ def take_up(
             load_state(path, model, optimizer)
     progress = progress or Progress(began=began, data=data)
     if write:
-        run.restore_lines(stage, progress.history)
+        run.lines.restore(stage, progress.history)
     return progress
 
 

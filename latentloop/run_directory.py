@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from latentloop.checks import is_whole
 from latentloop.errors import InputError
-from latentloop.files import is_leftover, read_json, remove_leftovers, write_atomically, write_json, writing
-from latentloop.json_text import parse_json
+from latentloop.files import is_leftover, read_json, remove_leftovers, write_json, writing
+from latentloop.metric_lines import MetricLines
 from latentloop.run_lock import LOCK, held
 
 __all__ = ["RunDirectory"]
@@ -214,62 +213,10 @@ class RunDirectory:
             else:
                 place.unlink(missing_ok=True)
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl; a last line cut short by a crash is left out."""
-        path = self.path / "metrics.jsonl"
-        lines: list[dict[str, Any]] = []
-        # ASCII is what we write: other bytes make a line that does not parse
-        written = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-        for number, line in enumerate(written, start=1):
-            try:
-                found = parse_json(line)
-            except ValueError:
-                if number == len(written) and line.startswith("{"):
-                    break
-                raise self._damaged_metrics(line) from None
-            if (
-                not isinstance(found, dict)
-                or not isinstance(found.get("stage"), str)
-                or not is_whole(found.get("epoch"))
-                or not all(map(_is_sound, found.values()))
-            ):
-                raise self._damaged_metrics(found)
-            lines.append(found)
-        return lines
-
-    def best_stage(self) -> str:
-        """The stage whose model won on validation: post-training, unless pre-training was better."""
-        best: dict[str, float] = {}
-        for line in self.metrics():
-            try:
-                best[line["stage"]] = max(best.get(line["stage"], 0.0), line["ndcg@10"])
-            except (KeyError, TypeError):
-                raise self._damaged_metrics(line) from None
-        return "rpt" if "rpt" in best and best["rpt"] > best.get("spt", 0.0) else "spt"
-
-    def log(self, line: dict[str, Any]) -> None:
-        """Write a line to metrics.jsonl, behind its stage's others, or else behind all."""
-        path, before = self.path / "metrics.jsonl", self.metrics()
-        stages = [each["stage"] for each in before]
-        if line["stage"] in stages and stages[-1] != line["stage"]:  # of a run that is continued with more epochs
-            self.restore_lines(line["stage"], [*(each for each in before if each["stage"] == line["stage"]), line])
-            return
-        with writing(path), path.open("a", encoding="utf-8") as file:
-            file.write(_line(line))
-
-    def restore_lines(self, stage: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Make `lines` the stage's only lines in metrics.jsonl, where its first one is, or behind all others."""
-        path, before = self.path / "metrics.jsonl", self.metrics()
-        kept = [line for line in before if line["stage"] != stage]
-        first = next((place for place, line in enumerate(before) if line["stage"] == stage), len(kept))
-        text = "".join(_line(line) for line in [*kept[:first], *lines, *kept[first:]])
-        if text == (path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""):
-            return
-        with write_atomically(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-
-    def _damaged_metrics(self, line: Any) -> InputError:
-        return InputError(f"{self.path / 'metrics.jsonl'} is damaged: {str(line)[:80]!r} is no line of ours")
+    @property
+    def lines(self) -> MetricLines:
+        """metrics.jsonl."""
+        return MetricLines(self.path / "metrics.jsonl")
 
     def _is_run(self) -> bool:
         """Whether `config.json` is there and ours: many tools write a file of that name."""
@@ -332,17 +279,6 @@ def _plain(stage: str) -> str:
     if not isinstance(stage, str) or not re.fullmatch(r"\w[\w .-]*", stage) or stage in taken:
         raise InputError(f"stage must be a plain name, and not that of a run's other files, got {stage!r}")
     return stage
-
-
-def _is_sound(value: Any) -> bool:
-    """Whether a line of ours holds such a value: no NaN or infinity, which JSON has none of but Python reads."""
-    if is_whole(value):
-        return abs(value) < 2**63
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _line(line: Mapping[str, Any]) -> str:
-    return json.dumps(dict(line), allow_nan=False) + "\n"
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor, nn
-from tqdm import tqdm
 
 from latentloop.accelerator import allow_unused, make_accelerator
 from latentloop.across_ranks import processes_of
 from latentloop.best_weights import BestWeights
 from latentloop.continuation import data_hash, take_up
-from latentloop.data.batch import Batch, batches, num_batches
-from latentloop.data.positives import SameTarget
 from latentloop.data.sequences import Samples
-from latentloop.data.windows import Windows
 from latentloop.errors import InputError, InputTypeError
-from latentloop.evaluation import evaluate
-from latentloop.finite import NotFinite, ScoresBroke, check_weights
+from latentloop.finite import NotFinite
 from latentloop.metrics import metric_names
-from latentloop.objectives.contract import Objective, free_name, touches_few_items, views_of
+from latentloop.objectives.contract import Objective, touches_few_items
 from latentloop.optimizer import build_optimizer
-from latentloop.randomness import dropout_seed, fold
 from latentloop.row_gradients import row_gradients
 from latentloop.run_directory import RunDirectory
 from latentloop.run_lock import alone
-from latentloop.schedule import Schedule, ScheduledRate, ScheduleName, build_schedule
-from latentloop.step_terms import StepTerms, steps_together
-from latentloop.train_state import Progress, save_state
+from latentloop.schedule import Schedule, ScheduleName, build_schedule
+from latentloop.train_state import Progress
 from latentloop.training_settings import check_settings
-from latentloop.training_step import StepModule, updates
+from latentloop.training_stage import TrainingStage
+from latentloop.training_step import StepModule
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -44,8 +31,6 @@ if TYPE_CHECKING:
     from latentloop.recommender import Recommender
 
 __all__ = ["Fitted", "NotFinite", "check_settings", "fit", "make_accelerator"]
-
-logger = logging.getLogger(__name__)
 
 _BROKEN_FROM_THE_START = (
     "nothing was learned yet: look for a softmax over nothing, a division by zero or a logarithm of zero in the blocks "
@@ -181,7 +166,7 @@ def fit(
     with row_gradients(model.item_table, together.sparse):  # DDP asks each table, when it is made, what to expect
         allow_unused(accelerator)
         step_module, optimizer = accelerator.prepare(together, optimizer)
-    going = _Stage(
+    going = TrainingStage(
         stage, model, train, validation, objective, step_module, optimizer, accelerator, progress, best, run,
         metric=metric, exclude_history=exclude_history, batch_size=batch_size, clip_norm=clip_norm, seed=seed, progress_bar=progress_bar,
         learning_rate=learning_rate, schedule=factor, epochs=epochs,
@@ -216,146 +201,3 @@ def _check_samples(model: Recommender, train: Samples, validation: Samples, epoc
             )
         if not len(samples) and (epochs or name == "validation"):
             raise InputError(f"{name}: no samples, there is nothing to {'learn from' if name == 'train' else 'rank'}")
-
-
-@dataclass
-class _Stage:
-    """A stage that is going on: what one epoch of it needs."""
-
-    name: str
-    model: Recommender
-    train: Samples
-    validation: Samples
-    objective: Objective
-    step_module: nn.Module
-    optimizer: torch.optim.Optimizer
-    accelerator: Accelerator
-    progress: Progress
-    best: BestWeights
-    run: RunDirectory | None
-    metric: str
-    exclude_history: bool
-    batch_size: int
-    clip_norm: float | None
-    seed: int
-    progress_bar: bool | None
-    learning_rate: float
-    schedule: Schedule
-    epochs: int
-
-    def __post_init__(self) -> None:
-        # the samples are sorted once for all epochs
-        self.rows = Windows.of(self.train) if "everywhere" in views_of(self.objective) else self.train
-        self.positives = SameTarget(self.train) if "same_target" in views_of(self.objective) else False
-        self.processes = processes_of(self.accelerator)
-        steps = self.epochs * num_batches(len(self.rows), self.batch_size) * getattr(self.objective, "updates", 1)
-        self.rate = ScheduledRate(self.learning_rate, self.schedule, steps)
-        self.rate.take_up(self.name, self.progress)
-
-    def train_epoch(self, epoch: int) -> dict[str, Any]:
-        """Every sample once, then validation; the epoch's line."""
-        began, progress = time.perf_counter(), self.progress
-        self.model.train()
-        terms = StepTerms(epoch, every=steps_together(self.accelerator.device), processes=self.processes)
-        try:
-            with self._batches(epoch) as bar:
-                for batch in bar:
-                    self.rate.set(self.optimizer, progress.step)
-                    for step in self._updates(batch):
-                        progress.step += 1
-                        self.rate.set(self.optimizer, progress.step)
-                        terms.add(progress.step, step, batch.total, batch.share)
-                    bar.set_postfix({name: f"{value:.4f}" for name, value in terms.latest.items()}, refresh=False)
-        except InputError:
-            # numbers that broke lead to mistakes further on, which the numbers themselves explain better
-            terms.settle(alone=True)
-            check_weights(self.model, progress.step)
-            raise
-        means, trained = terms.means(), time.perf_counter() - began
-        line = {"stage": self.name, "epoch": epoch, "steps": progress.step, **self.validate()}
-        line |= {"train_seconds": round(trained, 3), "samples_per_second": round(len(self.train) / trained, 1)}
-        for name, value in means.items():  # of whatever name: continuing relies on the line's own
-            line[free_name(name, line)] = value
-        progress.epoch = epoch
-        return line
-
-    def validate(self) -> dict[str, float]:
-        """Metrics on validation.
-
-        Raises:
-            NotFinite: for weights or scores that are no numbers.
-        """
-        check_weights(self.model, self.progress.step)
-        self.processes.share_weights(self.model, buffers_only=True)  # statistics of a batch norm are each process's own
-        # a fresh T_0 an answer, where the model asks for one, must repeat itself too, and be the same in every stage
-        with dropout_seed(fold(self.seed, "evaluation"), self.accelerator.device):
-            try:
-                found = evaluate(
-                    self.model,
-                    self.validation,
-                    exclude_history=self.exclude_history,
-                    split="validation",
-                    stage=self.name,
-                    seeds=(self.seed,),
-                    processes=self.processes,
-                )
-            except ScoresBroke:  # of weights that are still numbers, but too large to compute with
-                step = self.progress.step
-                raise NotFinite(f"scores on validation are no numbers after step {step}", learned=step > 0) from None
-        return dict(found.metrics)
-
-    def finish(self, line: dict[str, Any]) -> None:
-        """Save what to continue from, then keep an epoch's weights where they are the best, and log its line.
-
-        In this order because the state holds all that the other two are written from: a run that is killed in between
-        writes them when it is continued.
-        """
-        progress, main = self.progress, self.accelerator.is_main_process
-        progress.history.append(line)
-        better = progress.best is None or line[self.metric] > progress.best
-        if better:
-            progress.best, progress.best_epoch = line[self.metric], line["epoch"]
-        self.save()
-        if better:
-            self.best.keep(self.model, line["epoch"], write=main)
-        if self.run is not None and main:
-            self.run.log(line)
-        told = {f"{self.name}/{name}": value for name, value in line.items() if name not in ("stage", "epoch")}
-        self.accelerator.log(told, step=line["epoch"])
-        self.accelerator.wait_for_everyone()
-        if main and line["epoch"]:
-            logger.info("%s", _summary(line, self.metric, better))
-
-    def save(self) -> None:
-        """Save what to continue from, where there is a run directory."""
-        if self.run is not None and self.accelerator.is_main_process:
-            save_state(self.run.state_path(self.name), self.model, self.optimizer, self.progress)
-
-    def _batches(self, epoch: int) -> Any:
-        """The epoch's batches behind a progress bar."""
-        loop = batches(
-            self.rows,
-            self.batch_size,
-            key=fold(self.seed, self.name),
-            epoch=epoch,
-            same_target=self.positives,
-            rank=self.processes.rank,
-            world=self.processes.world,
-        )
-        count = num_batches(len(self.rows), self.batch_size)
-        shown = self.processes.rank == 0 and (sys.stderr.isatty() if self.progress_bar is None else self.progress_bar)
-        name = f"{self.name} epoch {epoch}"
-        return tqdm(loop, total=count, desc=name, disable=not shown, leave=False, dynamic_ncols=True)
-
-    def _updates(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
-        return updates(
-            self.step_module, self.model, self.objective, self.optimizer, self.accelerator, batch, self.clip_norm
-        )
-
-
-def _summary(line: dict[str, Any], metric: str, better: bool) -> str:
-    best = " *" if better else ""
-    return (
-        f"{line['stage']} epoch {line['epoch']}: loss {line['loss']:.4f}, validation {metric} {line[metric]:.4f}{best}, "
-        f"{line['train_seconds']:.1f} s, {line['samples_per_second']:.0f} samples/s"
-    )

@@ -138,7 +138,7 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     from latentloop.pretrained import read_config
     from latentloop.recommender import Recommender
 
-    chosen = run.best_stage() if stage == "best" else stage
+    chosen = run.lines.best_stage() if stage == "best" else stage
     path = run.model_path(chosen)
     if not (path / "config.json").is_file():
         raise InputError(f"{run.path} holds no {chosen} model yet: train it further with --resume, or choose --stage")

@@ -214,7 +214,7 @@ def resuming(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
             )  # fmt: skip
         found[name] = {name: value.clone() for name, value in model.state_dict().items()}
     accelerator.wait_for_everyone()
-    return found | {"lines": [len(run.metrics()) for run in paths.values()]}
+    return found | {"lines": [len(run.lines.read()) for run in paths.values()]}
 
 
 def breaking(accelerator: Accelerator, folder: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_no_epochs_measure_and_keep_the_model_as_it_came(split: Split, tmp_path:
     assert same(weights(model), before)
     assert same(weights(Recommender.from_pretrained(run.model_path("spt"))), before)
     assert (fitted.epochs, fitted.best_epoch) == (0, 0) and 0 < fitted.best < 1
-    assert [line["epoch"] for line in run.metrics()] == [0]
+    assert [line["epoch"] for line in run.lines.read()] == [0]
 
 
 @pytest.mark.parametrize("objective", [SPT, NextItem, RPT])
@@ -181,7 +181,7 @@ class Breaks:
 def test_a_number_that_breaks_stops_with_its_step_and_leaves_the_best_weights(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_run: bool, together: int, how: str, named: str
 ) -> None:
-    monkeypatch.setattr("latentloop.training.steps_together", lambda device: together)
+    monkeypatch.setattr("latentloop.training_stage.steps_together", lambda device: together)
     per_epoch = steps_of(split)
     wanted, model = small(split), small(split)
     train(wanted, split, Breaks(0, how), epochs=1)
@@ -194,7 +194,7 @@ def test_a_number_that_breaks_stops_with_its_step_and_leaves_the_best_weights(
     assert ("the model has its best weights so far again, of epoch 1" in str(caught.value)) != in_run
     if run is not None:
         assert same(weights(Recommender.from_pretrained(run.model_path("spt"))), weights(wanted))
-        assert [line["epoch"] for line in run.metrics()] == [1]
+        assert [line["epoch"] for line in run.lines.read()] == [1]
         checkpoint = run.state_path("spt").read_bytes()
         with pytest.raises(NotFinite, match=rf"{named} at step {at} of epoch 2; the last good model is .*, of epoch 1"):
             train(small(split), split, Breaks(2, how), epochs=3, run=run)  # from the last good checkpoint
@@ -221,11 +221,11 @@ def test_the_learning_rate_is_not_blamed_before_anything_was_learned(split: Spli
 def test_weights_that_break_in_an_epochs_last_step_are_neither_measured_nor_kept(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
-    monkeypatch.setattr("latentloop.training.steps_together", lambda device: together)
+    monkeypatch.setattr("latentloop.training_stage.steps_together", lambda device: together)
     run, last = RunDirectory.create(tmp_path / "run", {}), 2 * steps_of(split)
     with pytest.raises(NotFinite, match=rf"^spt: weights are no numbers after step {last}; the last good model is"):
         train(small(split), split, Breaks(last, "gradient"), epochs=3, run=run)
-    assert [line["epoch"] for line in run.metrics()] == [1]
+    assert [line["epoch"] for line in run.lines.read()] == [1]
     kept = weights(Recommender.from_pretrained(run.model_path("spt")))
     assert all(bool(value.isfinite().all()) for value in kept.values())
 
@@ -234,7 +234,7 @@ def test_weights_that_break_in_an_epochs_last_step_are_neither_measured_nor_kept
 def test_a_mistake_that_follows_from_a_broken_number_is_told_as_the_number(
     split: Split, monkeypatch: pytest.MonkeyPatch, how: str, named: str
 ) -> None:
-    monkeypatch.setattr("latentloop.training.steps_together", lambda device: 1000)
+    monkeypatch.setattr("latentloop.training_stage.steps_together", lambda device: 1000)
 
     class Prepares(Breaks):
         def prepare(self, model: Recommender, batch: Any) -> Any:
@@ -280,7 +280,7 @@ def test_weights_too_large_to_score_with_stop_too(split: Split, tmp_path: Path) 
     said = r"^spt: scores on validation are no numbers after step 1; the model has the weights it came with again; try a lower"
     with pytest.raises(NotFinite, match=said):
         train(model, split, NextItem(), epochs=3, run=run, **settings)
-    assert same(weights(model), before) and run.metrics() == []
+    assert same(weights(model), before) and run.lines.read() == []
 
 
 def test_weights_that_break_between_steps_stop_too(split: Split) -> None:

@@ -47,7 +47,7 @@ def recipe(split: Split, run: RunDirectory) -> TwoStage:
 
 
 def lines(run: RunDirectory) -> list[dict[str, Any]]:
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in run.metrics()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in run.lines.read()]
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +66,10 @@ def test_killed_around_any_checkpoint(
     saves: int,
     when: str,
 ) -> None:
-    from latentloop import training
+    from latentloop import training_stage
 
     run = RunDirectory.create(tmp_path / "run", {"seed": 0})
-    real, count = training.save_state, 0
+    real, count = training_stage.save_state, 0
 
     def save_and_die(*arguments: Any) -> None:
         nonlocal count
@@ -80,10 +80,10 @@ def test_killed_around_any_checkpoint(
         if count == saves:
             raise Killed
 
-    monkeypatch.setattr(training, "save_state", save_and_die)
+    monkeypatch.setattr(training_stage, "save_state", save_and_die)
     with pytest.raises(Killed):
         recipe(split, run)
-    monkeypatch.setattr(training, "save_state", real)
+    monkeypatch.setattr(training_stage, "save_state", real)
     result = recipe(split, RunDirectory.create(run.path, {"seed": 0}, resume=True))
     expected, uninterrupted = whole
     same_weights(result.model.state_dict(), expected.model.state_dict())
@@ -127,7 +127,7 @@ def test_models_of_a_run_load_anywhere(split: Split, whole: tuple[TwoStage, RunD
         model = Recommender.from_pretrained(run.model_path(stage))
         assert model.think(history).steps.shape == (4, 5, 16)
         assert model.item_ids is not None
-    assert run.best_stage() in ("spt", "rpt")
+    assert run.lines.best_stage() in ("spt", "rpt")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "flipped weight", "other model"])
@@ -179,12 +179,12 @@ def test_an_existing_directory_is_refused(tmp_path: Path) -> None:
 
 def test_a_line_cut_short_by_a_crash_is_dropped(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", {})
-    run.log({"stage": "spt", "epoch": 1, "ndcg@10": 0.1})
-    run.log({"stage": "spt", "epoch": 2, "ndcg@10": 0.2})
+    run.lines.add({"stage": "spt", "epoch": 1, "ndcg@10": 0.1})
+    run.lines.add({"stage": "spt", "epoch": 2, "ndcg@10": 0.2})
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "spt", "epo')
-    run.restore_lines("spt", run.metrics()[:1])
-    assert [line["epoch"] for line in run.metrics()] == [1]
+    run.lines.restore("spt", run.lines.read()[:1])
+    assert [line["epoch"] for line in run.lines.read()] == [1]
 
 
 def test_stages_that_go_on_in_turns_keep_their_lines_together(split: Split, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_stages_that_go_on_in_turns_keep_their_lines_together(split: Split, tmp_
             base = build_recommender(SASRec(inner=32), split.num_items, dim=16, max_length=8, loop=False)
             settings: dict[str, Any] = {"base": base, "epochs": epochs, "rpt_epochs": rpt_epochs, "learning_rate": 1e-9}
             two_stage(fresh(split), split, rpt=RPT(rollouts=2), device="cpu", cut=40, run=run, **settings)
-        logged.append([(line["stage"], line["epoch"]) for line in run.metrics()])
+        logged.append([(line["stage"], line["epoch"]) for line in run.lines.read()])
     assert logged[0] == logged[1]
 
 
@@ -219,10 +219,10 @@ def test_the_best_stage_by_hand(tmp_path: Path) -> None:
         run = RunDirectory.create(tmp_path / "run", {"seed": 0}, overwrite=True)
         for stage, values in (("base", [0.9]), ("spt", spt), ("rpt", rpt)):
             for epoch, value in enumerate(values, start=1):
-                run.log({"stage": stage, "epoch": epoch, "ndcg@10": value})
-        assert run.best_stage() == wanted
+                run.lines.add({"stage": stage, "epoch": epoch, "ndcg@10": value})
+        assert run.lines.best_stage() == wanted
     for damaged in ({}, {"ndcg@10": None}, {"ndcg@10": "high"}):
         run = RunDirectory.create(tmp_path / "run", {"seed": 0}, overwrite=True)
-        run.log({"stage": "spt", "epoch": 1, **damaged})
+        run.lines.add({"stage": "spt", "epoch": 1, **damaged})
         with pytest.raises(InputError, match=r"metrics\.jsonl is damaged: .*'spt'.* is no line of ours"):
-            run.best_stage()
+            run.lines.best_stage()

@@ -275,7 +275,7 @@ class Killed(BaseException):
 
 
 def test_a_resumed_run_ends_with_the_same_bits(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from latentloop import training
+    from latentloop import training_stage
 
     def whole(run: RunDirectory) -> Recommender:
         model = small(split.num_items)
@@ -283,7 +283,7 @@ def test_a_resumed_run_ends_with_the_same_bits(split: Split, tmp_path: Path, mon
         return model
 
     expected = whole(RunDirectory.create(tmp_path / "whole", {}))
-    real, count = training.save_state, 0
+    real, count = training_stage.save_state, 0
 
     def save_and_die(*arguments: Any) -> None:
         nonlocal count
@@ -293,10 +293,10 @@ def test_a_resumed_run_ends_with_the_same_bits(split: Split, tmp_path: Path, mon
             raise Killed
 
     run = RunDirectory.create(tmp_path / "run", {})
-    monkeypatch.setattr(training, "save_state", save_and_die)
+    monkeypatch.setattr(training_stage, "save_state", save_and_die)
     with pytest.raises(Killed):
         whole(run)
-    monkeypatch.setattr(training, "save_state", real)
+    monkeypatch.setattr(training_stage, "save_state", real)
     resumed = whole(RunDirectory.create(run.path, {}, resume=True))
     for name, value in expected.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name

@@ -119,9 +119,9 @@ def test_a_second_training_in_the_same_process_is_refused(function: Any, tmp_pat
     objective = Twice(run)
     function(run, objective, "spt")
     assert [REFUSED in refusal and str(run.path) in refusal for refusal in objective.refusals] == [True] * 3
-    assert [(line["stage"], line["epoch"]) for line in run.metrics()] == [("spt", 1)]
+    assert [(line["stage"], line["epoch"]) for line in run.lines.read()] == [("spt", 1)]
     train(RunDirectory.open(run.path), NextItem(), "other")  # it is free again
-    assert [line["stage"] for line in run.metrics()] == ["spt", "other"]
+    assert [line["stage"] for line in run.lines.read()] == ["spt", "other"]
 
 
 def test_what_is_refused_inside_leaves_nothing(tmp_path: Path) -> None:

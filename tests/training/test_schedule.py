@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from latentloop import training
+from latentloop import training_stage
 from latentloop.backbones.sasrec import SASRec
 from latentloop.cli import main
 from latentloop.data.splits import Split, leave_one_out
@@ -128,7 +128,7 @@ def test_a_killed_run_goes_on_along_its_curve(
         )  # fmt: skip
         return result.model.state_dict()
 
-    real, count = training.save_state, 0
+    real, count = training_stage.save_state, 0
 
     def save_and_die(*arguments: Any) -> None:
         nonlocal count
@@ -138,10 +138,10 @@ def test_a_killed_run_goes_on_along_its_curve(
             raise Killed
 
     run = RunDirectory.create(tmp_path / "run", {"seed": 0})
-    monkeypatch.setattr(training, "save_state", save_and_die)
+    monkeypatch.setattr(training_stage, "save_state", save_and_die)
     with pytest.raises(Killed):
         recipe(run)
-    monkeypatch.setattr(training, "save_state", real)
+    monkeypatch.setattr(training_stage, "save_state", real)
     assert same(recipe(RunDirectory.create(run.path, {"seed": 0}, resume=True)), recipe(None))
 
 
@@ -151,7 +151,7 @@ def test_a_curve_over_other_steps_is_refused_and_a_constant_rate_goes_on(split: 
         train(split, schedule=schedule, run=run, epochs=1)
         if more:
             train(split, schedule=schedule, run=run, epochs=2)
-            assert [line["epoch"] for line in run.metrics()] == [1, 2]
+            assert [line["epoch"] for line in run.lines.read()] == [1, 2]
         else:
             steps = math.ceil(len(split.train) / 128)
             with pytest.raises(InputError, match=f"was over {steps} steps and is now over {2 * steps} steps"):
@@ -189,4 +189,4 @@ def test_a_run_that_is_older_than_the_option_goes_on(tmp_path: Path) -> None:
     del config["training"]["schedule"]
     (out / "config.json").write_text(json.dumps(config))
     assert main([*arguments, "--epochs", "2", "--resume"]) == 0
-    assert [line["epoch"] for line in RunDirectory.open(out).metrics()] == [1, 2]
+    assert [line["epoch"] for line in RunDirectory.open(out).lines.read()] == [1, 2]

@@ -99,7 +99,7 @@ def test_tensorboard_reads_the_numbers_of_a_run(split: Split, tmp_path: Path) ->
     events = EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
     found = [(event.step, event.value) for event in events.Scalars("spt/next_item")]
-    wanted = [(line["epoch"], pytest.approx(line["next_item"], rel=1e-6)) for line in run.metrics()]
+    wanted = [(line["epoch"], pytest.approx(line["next_item"], rel=1e-6)) for line in run.lines.read()]
     assert found == wanted and len(found) == 2
     RunDirectory.create(run.path, {}, overwrite=True)
     assert not (run.path / "tensorboard").exists()
