@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 from filelock import BaseFileLock, FileLock, Timeout
 
 from latentloop import launch
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 from latentloop.files import umask, writing
 
 __all__ = ["LOCK", "alone", "held"]
@@ -79,7 +79,9 @@ def alone(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def holding(*arguments: P.args, **named: P.kwargs) -> R:
-        folder = getattr(named.get("run"), "path", None)
+        folder = getattr(run := named.get("run"), "path", None)
+        if run is not None and not isinstance(folder, Path):
+            raise InputTypeError(f"run must be a RunDirectory, such as RunDirectory.create(path, {{}}), got {run!r}")
         with nullcontext() if folder is None else held(folder):
             return function(*arguments, **named)
 

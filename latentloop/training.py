@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from latentloop.accelerator import allow_unused, make_accelerator
 from latentloop.across_ranks import processes_of
 from latentloop.best_weights import BestWeights
@@ -132,6 +134,8 @@ def fit(
     if not callable(objective):
         raise InputTypeError(f"objective must be a callable of (views, batch), such as SPT(), got {objective!r}")
     _check_samples(model, train, validation, epochs)
+    if epochs and not (torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())):
+        raise InputError("model: nothing can be learned: gradients are switched off, or all its parameters are frozen")
     accelerator = accelerator or make_accelerator()
     processes = processes_of(accelerator)
     model.to(accelerator.device)

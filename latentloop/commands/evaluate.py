@@ -138,6 +138,10 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     from latentloop.pretrained import read_config
     from latentloop.recommender import Recommender
 
+    if stage == "best" and _untold(run):
+        raise InputError(
+            f"{run.lines.path} is missing or says nothing of rpt, so which is best is unknown: choose --stage"
+        )
     chosen = run.lines.best_stage() if stage == "best" else stage
     path = run.model_path(chosen)
     if not (path / "config.json").is_file():
@@ -160,6 +164,12 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     if made.encoder != encoder:  # it may have moved, and its code was not compared
         logger.warning("%s was trained with --encoder %s, not %s", run.path, made.encoder, encoder)
     return _of_the_data(model, split, path), split, chosen
+
+
+def _untold(run: RunDirectory) -> bool:
+    """Whether there is a post-trained model that no line tells how good it was."""
+    there = (run.model_path("rpt") / "config.json").is_file()
+    return there and all(line["stage"] != "rpt" for line in run.lines.read())
 
 
 def _of_the_data(model: Recommender, split: Split, path: Path) -> Recommender:

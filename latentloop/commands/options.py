@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 _LARGEST_CUTOFF = 2**31 - 1
+_WIDEST_CLIP = 1e30
+"""Beyond what a ratio of float32 reaches."""
 _MOST_NEGATIVES = 10_000_000
 """A step holds so many rows of the item table at once."""
 
@@ -175,6 +177,8 @@ class RPTOptions:
             raise InputError(f"reward_cutoff must be a whole number of at least 1, got {self.reward_cutoff}")
         if self.reward_cutoff > _LARGEST_CUTOFF:
             raise InputError(f"reward_cutoff must be at most {_LARGEST_CUTOFF}, got {self.reward_cutoff}")
+        if self.clip > _WIDEST_CLIP:
+            raise InputError(f"clip must be at most {_WIDEST_CLIP:g}, got {self.clip}")
         reward = RecallReward(self.reward_cutoff) if self.reward == "recall" else NDCGReward(self.reward_cutoff)
         return RPT(
             rollouts=self.rollouts,

@@ -78,6 +78,16 @@ def test_a_built_in_backbone_loads_to_the_same_bits(settings: dict[str, Any], tm
     assert (tmp_path / "a/config.json").read_bytes() == (tmp_path / "b/config.json").read_bytes()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_load_to_the_same_bits(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = built_in(3).to(dtype)
+    model.save_pretrained(tmp_path)
+    loaded = Recommender.from_pretrained(tmp_path)
+    assert loaded.item_table.weight.dtype == dtype
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
 def test_a_fresh_process_loads_the_same_bits(tmp_path: Path) -> None:
     model = built_in(5)
     model.save_pretrained(tmp_path / "m")

@@ -288,6 +288,18 @@ def test_weights_that_break_between_steps_stop_too(split: Split) -> None:
         train(small(split), split, NextItem(), epochs=3, learning_rate=1e38)
 
 
+def test_what_cannot_be_learned_is_told_before_any_work(split: Split) -> None:
+    frozen = small(split).requires_grad_(False)
+    with pytest.raises(InputError, match="^model: nothing can be learned"):
+        train(frozen, split)
+    with torch.no_grad(), pytest.raises(InputError, match="^model: nothing can be learned: gradients are switched off"):
+        train(small(split), split)
+    assert train(frozen, split, epochs=0).best_epoch == 0  # it is measured
+    for call in (train, two_stage):
+        with pytest.raises(InputTypeError, match="^run must be a RunDirectory"):
+            call(small(split), split, run="runs/mine")
+
+
 def test_a_launchers_settings_change_no_gradient(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     """`accelerate launch --gradient_accumulation_steps` would divide each, and add up none."""
     plain, launched = small(split), small(split)
