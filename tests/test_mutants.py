@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("mutmut")
 
-from tests.mutants.__main__ import TESTS, listed_survivors, source_of
+from tests.mutants.__main__ import TESTS, command, listed_survivors, source_of
 from tests.mutants.making import Mutant, mutants
 
 SOURCE = '''"""A module."""
@@ -32,6 +32,11 @@ class Circle:
             raise ValueError("words stay", by)
         return add(by, device="cpu").to(self.device)
 '''
+
+
+def test_the_command_takes_modules_or_none() -> None:
+    assert list(command().parse_args([]).modules) == []
+    assert command().parse_args(["depth", "metrics"]).modules == ["depth", "metrics"]
 
 
 def test_every_place_is_changed_but_for_texts_annotations_and_devices() -> None:

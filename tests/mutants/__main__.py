@@ -69,7 +69,7 @@ TESTS: dict[str, list[str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the modules' mutants and report; 0 where enough are killed and all others listed."""
-    options = _parser().parse_args(arguments)
+    options = command().parse_args(arguments)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a process that has used a device cannot fork
     os.environ["HYPOTHESIS_PROFILE"] = "few"
     from tests.mutants.making import mutants
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     last: dict[str, list[list[str]]] = json.loads(LAST.read_text()) if LAST.exists() else {}
     listed, fine = listed_survivors(), True
     say(f"{'module':<34} {'mutants':>7} {'killed':>14} {'listed':>7} {'seconds':>8}")
-    for name in options.modules:
+    for name in options.modules or TESTS:
         start = time.monotonic()
         made = mutants(source_of(name))
         if options.again:
@@ -136,9 +136,10 @@ def say(*lines: str) -> None:
     sys.stdout.flush()
 
 
-def _parser() -> argparse.ArgumentParser:
+def command() -> argparse.ArgumentParser:
+    """What `make mutants` is given."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("modules", nargs="*", choices=list(TESTS), default=list(TESTS), metavar="MODULE")
+    parser.add_argument("modules", nargs="*", choices=list(TESTS), metavar="MODULE", help="all where none is named")
     parser.add_argument("--again", action="store_true", help="only those that survived last time")
     parser.add_argument("--function", default="", help="only mutants of functions with this in their name")
     parser.add_argument("--every", type=int, default=1, help="every n-th mutant, for a quick look")
