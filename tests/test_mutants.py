@@ -35,8 +35,10 @@ class Circle:
 
 
 def test_the_command_takes_modules_or_none() -> None:
-    assert list(command().parse_args([]).modules) == []
-    assert command().parse_args(["depth", "metrics"]).modules == ["depth", "metrics"]
+    for named in ([], ["depth", "metrics"]):
+        assert command().parse_args(named).modules == named
+    with pytest.raises(SystemExit, match="2"):
+        command().parse_args(["training"])
 
 
 def test_every_place_is_changed_but_for_texts_annotations_and_devices() -> None:

@@ -136,10 +136,17 @@ def say(*lines: str) -> None:
     sys.stdout.flush()
 
 
+def _known(module: str) -> str:
+    """A module's name, as argparse's choices would have it, which refuse that none is named."""
+    if module not in TESTS:
+        raise argparse.ArgumentTypeError(f"{module!r} is none of {', '.join(TESTS)}")
+    return module
+
+
 def command() -> argparse.ArgumentParser:
     """What `make mutants` is given."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("modules", nargs="*", choices=list(TESTS), metavar="MODULE", help="all where none is named")
+    parser.add_argument("modules", nargs="*", type=_known, metavar="MODULE", help="all where none is named")
     parser.add_argument("--again", action="store_true", help="only those that survived last time")
     parser.add_argument("--function", default="", help="only mutants of functions with this in their name")
     parser.add_argument("--every", type=int, default=1, help="every n-th mutant, for a quick look")
