@@ -99,3 +99,15 @@ def test_other_values_out_of_range_are_refused() -> None:
     for sigma in (-0.1, math.nan, math.inf):
         with pytest.raises(InputError, match="^sigma must be"):
             LogNormalPoisson(3, sigma)
+
+
+def test_depths_have_an_end() -> None:
+    """No law can draw more than 10,000 thoughts."""
+    assert LogNormalPoisson(3333).max_depth == 9999
+    assert FixedDepth(10_000).max_depth == UniformDepth(1, 10_000).max_depth == 10_000
+    with pytest.raises(InputError, match="^mean_depth must be at most 3333, got 3334"):
+        LogNormalPoisson(3334)
+    with pytest.raises(InputError, match="^depth must be at most 10000, got 10001"):
+        FixedDepth(10_001)
+    with pytest.raises(InputError, match="^high must be at most 10000, got 10001"):
+        UniformDepth(1, 10_001)
