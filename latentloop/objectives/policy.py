@@ -51,7 +51,9 @@ def surrogate(
     ratio: Float[Tensor, "s R"], advantage: Float[Tensor, " R"], live: Bool[Tensor, "k R"], clip: float
 ) -> Float[Tensor, " R"]:
     """min(P A, clip(P, 1 - eps, 1 + eps) A); of ratios by step, the mean over a rollout's steps."""
-    bounded = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    # not by minimum and clamp, whose gradients where both are equal are another torch's choice
+    edge = (1 + clip * advantage.sign()) * advantage
+    bounded = torch.where(clipped(ratio, advantage, clip), edge, ratio * advantage)
     return bounded[0] if len(ratio) == 1 else mean_over_steps(bounded, live)
 
 
