@@ -99,6 +99,7 @@ class TrainingStage:
         steps = self.epochs * num_batches(len(self.rows), self.batch_size) * getattr(self.objective, "updates", 1)
         self.rate = ScheduledRate(self.learning_rate, self.schedule, steps)
         self.rate.take_up(self.name, self.progress)
+        self.told = False  # how validation measures, once for all epochs
 
     def train_epoch(self, epoch: int) -> dict[str, Any]:
         """Every sample once, then validation; the epoch's line."""
@@ -150,6 +151,9 @@ class TrainingStage:
             except ScoresBroke:  # of weights that are still numbers, but too large to compute with
                 step = self.progress.step
                 raise NotFinite(f"scores on validation are no numbers after step {step}", learned=step > 0) from None
+        if self.accelerator.is_main_process and not self.told:
+            logger.info("%s: every epoch is measured alike: %s", self.name, found.protocol)
+            self.told = True
         return dict(found.metrics)
 
     def finish(self, line: dict[str, Any]) -> None:

@@ -300,6 +300,17 @@ def test_what_cannot_be_learned_is_told_before_any_work(split: Split) -> None:
             call(small(split), split, run="runs/mine")
 
 
+def test_the_protocol_of_validation_is_told_once_before_its_first_number(
+    split: Split, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "latentloop"):
+        train(small(split), split, epochs=2, exclude_history=True)
+    first, *epochs = caplog.messages
+    told = f"validation split, {len(split.validation)} users, all {split.num_items} items, history excluded, depth 4, stage spt"
+    assert first.startswith(f"spt: every epoch is measured alike: {told}, seed 0, ties: expectation")
+    assert [line.partition(":")[0] for line in epochs] == ["spt epoch 1", "spt epoch 2"]
+
+
 def test_a_launchers_settings_change_no_gradient(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     """`accelerate launch --gradient_accumulation_steps` would divide each, and add up none."""
     plain, launched = small(split), small(split)
