@@ -147,6 +147,7 @@ def run(rpt: RPT, model: Recommender, prepared: Batch) -> tuple[Tensor, dict[str
     keep_kl=st.booleans(),
     own_depth=st.booleans(),
 )
+@example(seed=1, updates=1, policy="target", ratio="step", kl="full", keep_kl=True, own_depth=True)
 @example(seed=1, updates=2, policy="target", ratio="joint", kl="full", keep_kl=True, own_depth=True)
 @example(seed=6, updates=2, policy="target", ratio="joint", kl="full", keep_kl=True, own_depth=True)
 def test_the_only_update_and_a_later_one_are_the_twins(
