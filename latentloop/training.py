@@ -114,8 +114,8 @@ def fit(
         progress_bar: None shows one on a terminal only.
 
     Raises:
-        InputError: for a setting out of range, no samples or those of another catalog, or a `run` that holds the state of another model or of other data, or is
-            being trained.
+        InputError: for a setting out of range, no samples or those of another catalog, nothing that can be learned, or a
+            `run` that holds the state of another model or of other data, or is being trained.
         OSError: where `run` cannot be written; its last checkpoint is whole.
         NotFinite: where a term or the weights are no numbers; the model has the best weights so far then, or those
             it came with, and the message says which.

@@ -108,8 +108,8 @@ class TrainingStage:
         terms = StepTerms(epoch, every=steps_together(self.accelerator.device), processes=self.processes)
         try:
             with self._batches(epoch) as bar:
+                self.rate.set(self.optimizer, progress.step)
                 for batch in bar:
-                    self.rate.set(self.optimizer, progress.step)
                     for step in self._updates(batch):
                         progress.step += 1
                         self.rate.set(self.optimizer, progress.step)

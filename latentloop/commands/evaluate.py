@@ -65,7 +65,7 @@ class Evaluate:
         from latentloop.tables import Row, depth_table, results_table, subgroup_table
 
         if self.out is not None:
-            check_output(self.out, overwrite=self.overwrite, run=RunDirectory(self.run_directory))
+            check_output(self.out, overwrite=self.overwrite)
         for depth in self.depths:
             if depth < 1:
                 raise InputError(f"--depths must be whole numbers of at least 1, got {depth}")

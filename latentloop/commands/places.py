@@ -12,8 +12,6 @@ from latentloop.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from latentloop.run_directory import RunDirectory
-
 __all__ = ["Device", "check_output", "choose_device", "spare_runs"]
 
 Device = Literal["cpu", "cuda"]
@@ -33,20 +31,17 @@ def choose_device(asked: Device | None) -> torch.device:
     return torch.device(asked or ("cuda" if there else "cpu"))
 
 
-def check_output(path: Path, *, overwrite: bool, run: RunDirectory, read: Sequence[Path | None] = ()) -> None:
-    """Refuse a file that must not be written, before any work is done.
+def check_output(path: Path, *, overwrite: bool, read: Sequence[Path | None] = ()) -> None:
+    """Refuse a file that must not be written, before any work is done; nothing of a run is ever replaced.
 
     Args:
         path: the file.
         overwrite: whether it may replace one.
-        run: the run that the command reads; nothing of it, nor of any other, is ever replaced.
-        read: other files that the command reads, None for those it is not given.
+        read: files that the command reads, None for those it is not given.
 
     Raises:
         InputError: where something is there and `overwrite` is not given, it is no file, or it is read.
     """
-    if run.owns(path):
-        raise InputError(f"--out: {path} is a file of the run itself: choose another name")
     spare_runs(path)
     if os.path.realpath(path) in (os.path.realpath(other) for other in read if other is not None):
         raise InputError(f"--out: {path} is what the command reads: choose another name")

@@ -63,8 +63,7 @@ class Recommend:
 
         if self.out.suffix not in SUFFIXES:
             raise InputError(f"--out must end in {', '.join(SUFFIXES)}, got {self.out}")
-        read = (self.input, self.allow, self.deny)
-        check_output(self.out, overwrite=self.overwrite, run=RunDirectory(self.run_directory), read=read)
+        check_output(self.out, overwrite=self.overwrite, read=(self.input, self.allow, self.deny))
         device = choose_device(self.device)
         run = RunDirectory.open(self.run_directory)
         asked = read_requests(self.input)
