@@ -14,13 +14,13 @@ __all__ = ["CAUSAL", "POST_TRAINING", "Cell"]
 
 POST_TRAINING = (
     "policy", "reward", "rpt_epochs", "rpt_learning_rate", "kl", "kl_weight", "clip_norm", "rollout_dropout", "ratio",
-    "updates",
+    "updates", "own_depth",
 )  # fmt: skip
 """Fields that pre-training does not read."""
 CAUSAL = ("sasrec",)
 """Backbones that can learn from every position of a history."""
 Kind = Literal["chance", "popularity", "plain", "plain-deep", "loop"]
-_LATER = ("schedule", "tied")
+_LATER = ("schedule", "tied", "own_depth")
 """Fields that cells were stored without: at their defaults they are no part of a key."""
 
 
@@ -70,6 +70,7 @@ class Cell:
         updates: optimizer steps for each batch of rollouts.
         schedule: of the learning rate of pre-training.
         tied: whether one block is both pre- and core-block, which has `core_layers` then.
+        own_depth: whether each rollout draws a depth of its own.
     """
 
     data: str
@@ -112,6 +113,7 @@ class Cell:
     updates: int = 1
     schedule: Literal["constant", "cosine"] = "constant"
     tied: bool = False
+    own_depth: bool = False
 
     @property
     def key(self) -> str:

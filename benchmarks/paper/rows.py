@@ -8,7 +8,9 @@ from benchmarks.paper.cell import Cell
 
 __all__ = ["TRAINING", "Row"]
 
-TRAINING = ("epochs", "rpt_epochs", "learning_rate", "batch_size", "positions")
+TRAINING = (
+    "epochs", "rpt_epochs", "learning_rate", "batch_size", "positions", "dropout", "schedule", "max_length",
+)  # fmt: skip
 """Fields of a cell that an experiment leaves to the command line."""
 
 

@@ -33,7 +33,7 @@ from benchmarks.paper.models import text_path
 from benchmarks.paper.rows import TRAINING, Row
 from benchmarks.paper.stored import CELLS, finished
 from benchmarks.paper.train import run_cell
-from benchmarks.paper.tuning import BUDGET, GRID, SEED, choices, tuned
+from benchmarks.paper.tuning import BUDGET, GRID, SEED, TUNED, choices, tuned
 
 __all__ = ["Options", "end_with", "main", "seconds"]
 
@@ -68,6 +68,12 @@ class Options:
     """Rows of a pre-training step, instead of the cell's."""
     positions: Literal["newest", "all"] | None = None
     """What pre-training of causal backbones learns from, instead of the cell's; the others keep to "newest"."""
+    dropout: float | None = None
+    """Everywhere, instead of the cell's."""
+    schedule: Literal["constant", "cosine"] | None = None
+    """Of the learning rate of pre-training, instead of the cell's."""
+    max_length: int | None = None
+    """L, instead of the cell's."""
     only: tuple[str, ...] = ()
     """Rows of these labels only."""
 
@@ -89,8 +95,9 @@ class Options:
     def _rows(self, data: str) -> Sequence[Row]:
         if self.experiment != "tuned":
             return EXPERIMENTS[self.experiment](data)
-        if self.learning_rate is not None:
-            raise SystemExit("--learning-rate: `tuned` takes what won in `tuning`; leave it out")
+        for name in TUNED:
+            if getattr(self, name) is not None:
+                raise SystemExit(f"--{name.replace('_', '-')}: `tuned` takes what won in `tuning`; leave it out")
         lines, budget = finished(), self._changes(BUDGET)
         for choice in choices(data, lines, budget):
             if not choice.complete:

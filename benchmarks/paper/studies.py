@@ -32,11 +32,9 @@ def study(data: str) -> list[Row]:
         "state std .1": {"state_std": 0.1},
         "zero state": {"inference_state": "zero"},
         "fresh state": {"inference_state": "fresh"},
-        "dropout .3": {"dropout": 0.3},
         "weight decay .1": {"weight_decay": 0.1},
         "1 + 1 layers": {"pre_layers": 1, "core_layers": 1},
         "tied layers": {"tied": True},
-        "cosine schedule": {"schedule": "cosine"},
     }
     # these fields are the command line's elsewhere
     own: dict[str, dict[str, Any]] = {
@@ -46,6 +44,8 @@ def study(data: str) -> list[Row]:
         "batch 64": {"batch_size": 64},
         "batch 256": {"batch_size": 256},
         "batch 1024": {"batch_size": 1024},
+        "dropout .3": {"dropout": 0.3},
+        "cosine schedule": {"schedule": "cosine"},
     }
     rows = [
         Row("Base", replace(center, kind="plain", alpha=0.0)),
@@ -67,6 +67,8 @@ def study_rpt(data: str) -> list[Row]:
         "hybrid, lr 1e-5": {"policy": "hybrid", "rpt_learning_rate": 1e-5},
         "hybrid, clipped at 1": {"policy": "hybrid", "clip_norm": 1.0},
         "hybrid, dropout": {"policy": "hybrid", "rollout_dropout": True},
+        "hybrid, own depth": {"policy": "hybrid", "own_depth": True},
+        "hybrid, dropout and own depth": {"policy": "hybrid", "rollout_dropout": True, "own_depth": True},
         "hybrid, Recall@5": {"policy": "hybrid", "reward": "recall@5"},
         "hybrid, Recall@20": {"policy": "hybrid", "reward": "recall@20"},
         "hybrid, NDCG@10": {"policy": "hybrid", "reward": "ndcg@10"},

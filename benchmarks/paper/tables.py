@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.paper.cell import Cell
 from benchmarks.paper.costs import counted_flops, counted_parameters
 from benchmarks.paper.grids import EXPERIMENTS
 from benchmarks.paper.matching import Found, find, seeds_of
@@ -197,7 +198,12 @@ def _training(cell: Mapping[str, Any]) -> str:
     if cell["kind"] in ("chance", "popularity"):
         return ""
     epochs = f"up to {cell['epochs']}{' + ' + str(cell['rpt_epochs']) if cell['rpt'] else ''} epochs"
-    return f"{epochs}, {cell['positions']} positions, batch {cell['batch_size']}, lr {cell['learning_rate']:g}"
+    told = f"{epochs}, {cell['positions']} positions, batch {cell['batch_size']}, lr {cell['learning_rate']:g}"
+    default = Cell(cell["data"])
+    unusual = {
+        name: cell[name] for name in ("dropout", "schedule", "max_length") if cell[name] != getattr(default, name)
+    }
+    return told + "".join(f", {name.replace('_', ' ')} {value}" for name, value in unusual.items())
 
 
 def _head(names: Sequence[str]) -> list[str]:

@@ -83,7 +83,7 @@ def _post_train(cell: Cell, model: Recommender, split: Split, run: RunDirectory,
     samples = select(model, split.train, key=fold(cell.seed, "selection"))
     policy = RPT(
         policy=cell.policy, reward=reward, kl=cell.kl, kl_weight=cell.kl_weight, dropout=cell.rollout_dropout,
-        ratio=cell.ratio, updates=cell.updates,
+        ratio=cell.ratio, updates=cell.updates, own_depth=cell.own_depth,
     )  # fmt: skip
     return fit(
         model, samples, split.validation, policy, stage=f"rpt-{cell.key}", run=run, epochs=cell.rpt_epochs,

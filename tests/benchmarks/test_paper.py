@@ -81,6 +81,16 @@ def test_a_row_keeps_the_fields_that_it_is_about() -> None:
     assert cells["learning rate 3e-3"] == cells["batch 256"] == cells["SPT"]
 
 
+def test_dropout_schedule_and_length_are_the_command_lines_but_for_the_rows_about_them() -> None:
+    options = runner.Options("study", data=("tiny",), seeds=(0,), dropout=0.2, schedule="cosine", max_length=50)
+    cells = {row.label: cell for row, cell in zip(EXPERIMENTS["study"]("tiny"), _with_repeats(options), strict=True)}
+    assert (cells["Base"].dropout, cells["Base"].schedule, cells["Base"].max_length) == (0.2, "cosine", 50)
+    assert (cells["dropout .3"].dropout, cells["dropout .3"].max_length) == (0.3, 50)
+    assert cells["cosine schedule"] == cells["SPT"]
+    grid = runner.Options("tuning", data=("tiny",), dropout=0.2, max_length=50).cells()
+    assert {(cell.dropout, cell.max_length) for cell in grid} == {(0.3, 50), (0.5, 50)}
+
+
 def test_models_that_see_later_items_keep_to_prefix_samples() -> None:
     cells = runner.Options("table1", data=("tiny",), seeds=(0,), positions="all").cells()
     assert {cell.backbone: cell.positions for cell in cells} == {

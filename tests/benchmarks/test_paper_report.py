@@ -147,6 +147,8 @@ def test_what_won_on_validation_is_run_on_all_seeds(tmp_path: Path, monkeypatch:
     assert {cell.batch_size for cell in options.cells()} == {256}
     with pytest.raises(SystemExit, match="--learning-rate"):
         dataclasses.replace(options, learning_rate=1e-3).cells()
+    with pytest.raises(SystemExit, match="--dropout"):
+        dataclasses.replace(options, dropout=0.2).cells()
 
     text = tuning_tables("tiny", lines)
     assert sum(line.startswith("### tuning, tiny") for line in text) == 2  # one a budget, the fuller one first
