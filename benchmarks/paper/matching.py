@@ -58,18 +58,24 @@ class Found:
         """Whether no setting differs, of those that the command line decides for both."""
         return all(other.get(name, value) == value for name, value in self.settings.items())
 
-    def against(self, others: Sequence[Found]) -> Difference | None:
-        """The row beside its baseline, trained by the same settings; None where they have no seed in common.
-
-        A row that is its own baseline, such as the default of what is varied, has nothing to be held against.
-        """
+    def rival(self, others: Sequence[Found]) -> Found | None:
+        """The row's baseline, trained by the same settings; None where they have no seed in common."""
         rivals = [other for other in others if other.row.label == self.row.baseline and other.agrees(self.settings)]
         rivals = [other for other in rivals if seeds_of(other.lines) & seeds_of(self.lines)]
         if not rivals or self.row.baseline is None:
             return None
         # where the row leaves it open which of several, the one that most rows were trained like
-        rival = max(rivals, key=lambda rival: sum(other.settings == rival.settings for other in others))
-        if {line["key"] for line in rival.lines} & {line["key"] for line in self.lines}:
+        return max(rivals, key=lambda rival: sum(other.settings == rival.settings for other in others))
+
+    def repeats(self, others: Sequence[Found]) -> bool:
+        """Whether the row is its own baseline: the default of what is varied."""
+        rival = self.rival(others)
+        return rival is not None and bool(_keys(rival) & _keys(self))
+
+    def against(self, others: Sequence[Found]) -> Difference | None:
+        """The row beside its baseline; None where it has none or is its own."""
+        rival = self.rival(others)
+        if rival is None or self.repeats(others):
             return None
         seeds = seeds_of(rival.lines) & seeds_of(self.lines)
         own, its = (
@@ -78,12 +84,16 @@ class Found:
         )
         _, interval, p = paired_t(torch.from_numpy(own - its))
         low, high = (float(its.mean()) + end for end in interval)
-        return Difference(self.row.baseline, own.mean() / its.mean() - 1, float(its.mean()), (low, high), p)
+        return Difference(rival.row.label, own.mean() / its.mean() - 1, float(its.mean()), (low, high), p)
 
 
 def seeds_of(lines: Sequence[Line]) -> set[int]:
     """The seeds of some lines."""
     return {line["cell"]["seed"] for line in lines}
+
+
+def _keys(found: Found) -> set[str]:
+    return {line["key"] for line in found.lines}
 
 
 def find(rows: Sequence[Row], lines: Mapping[str, Line]) -> list[Found]:

@@ -53,7 +53,7 @@ def experiment_table(name: str, data: str, lines: Mapping[str, Line], costs: Cos
         return []
     text = [f"### {name}, {data}", "", *_head([*_HEAD, *(_COST_HEAD if costly else ())])]
     for row in rows:
-        own = [each for each in found if each.row is row]
+        own = [each for each in found if each.row is row and not each.repeats(found)]
         paper = PUBLISHED.get(data, {}).get(name, {}).get(row.label)
         extra = _cost_cells(row, data, costs or {}) if costly else []
         if not own and (measured or paper):
@@ -199,10 +199,9 @@ def _training(cell: Mapping[str, Any]) -> str:
         return ""
     epochs = f"up to {cell['epochs']}{' + ' + str(cell['rpt_epochs']) if cell['rpt'] else ''} epochs"
     told = f"{epochs}, {cell['positions']} positions, batch {cell['batch_size']}, lr {cell['learning_rate']:g}"
-    default = Cell(cell["data"])
-    unusual = {
-        name: cell[name] for name in ("dropout", "schedule", "max_length") if cell[name] != getattr(default, name)
-    }
+    default = vars(Cell(cell["data"]))
+    own = default | dict(cell)  # stored before a field was there
+    unusual = {name: own[name] for name in ("dropout", "schedule", "max_length") if own[name] != default[name]}
     return told + "".join(f", {name.replace('_', ' ')} {value}" for name, value in unusual.items())
 
 

@@ -270,6 +270,10 @@ def test_a_row_is_held_against_rows_of_the_same_settings_and_not_against_itself(
     assert told["tau 1", 256] is not None
     assert told["learning rate 3e-4", 512] is None  # SPT was never trained so
     assert told["learning rate 1e-3", 256] is None  # which is SPT's own
+    written = [row.split(" | ")[0] for row in experiment_table("study", "tiny", lines)]
+    assert written.count("| learning rate 3e-4") == 1  # where it is SPT's only one, SPT's row tells it
+    assert "| learning rate 1e-3" not in written and "| batch 256" not in written  # SPT again
+    assert "| tau 1" in written and "| SPT" in written
 
 
 def test_thoughts_are_told_as_means_over_the_seeds_that_tell() -> None:
