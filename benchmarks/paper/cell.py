@@ -20,7 +20,7 @@ POST_TRAINING = (
 CAUSAL = ("sasrec",)
 """Backbones that can learn from every position of a history."""
 Kind = Literal["chance", "popularity", "plain", "plain-deep", "loop"]
-_LATER = ("schedule", "tied", "own_depth")
+_LATER = ("schedule", "tied", "own_depth", "scorer")
 """Fields that cells were stored without: at their defaults they are no part of a key."""
 
 
@@ -71,6 +71,7 @@ class Cell:
         schedule: of the learning rate of pre-training.
         tied: whether one block is both pre- and core-block, which has `core_layers` then.
         own_depth: whether each rollout draws a depth of its own.
+        scorer: how a thought meets the items; None is the backbone's own, dot products where it has none.
     """
 
     data: str
@@ -114,6 +115,7 @@ class Cell:
     schedule: Literal["constant", "cosine"] = "constant"
     tied: bool = False
     own_depth: bool = False
+    scorer: Literal["dot", "cosine"] | None = None
 
     @property
     def key(self) -> str:

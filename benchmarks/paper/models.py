@@ -53,11 +53,11 @@ def build(cell: Cell, num_items: int, text: TextFeatures | None = None) -> Recom
             core = backbone.blocks(cell.dim, cell.max_length)[1]
             pre = core if cell.tied else _NoBlock()
             encoder = RecurrentDepth(pre, core, cell.aggregate, depth_law=cell.law, state_std=cell.state_std)
-            return Recommender(num_items, encoder, seed=cell.seed, **common)
+            return Recommender(num_items, encoder, seed=cell.seed, scorer=cell.scorer or "dot", **common)
         loop = cell.kind == "loop"
         return build_recommender(
             backbone, num_items, loop=loop, depth_law=cell.law if loop else None, seed=cell.seed,
-            aggregate=cell.aggregate, state_std=cell.state_std, **common,
+            aggregate=cell.aggregate, state_std=cell.state_std, scorer=cell.scorer, **common,
         )  # fmt: skip
 
 

@@ -51,6 +51,13 @@ def study(data: str) -> list[Row]:
         Row("Base", replace(center, kind="plain", alpha=0.0)),
         Row("Base, aligned", replace(center, kind="plain"), "Base"),
         Row("SPT", center, "Base"),
+        Row("Base, equal FLOPs", replace(center, kind="plain-deep", alpha=0.0), "Base"),
+        Row("Base, cosine scores", replace(center, kind="plain", alpha=0.0, scorer="cosine"), "Base"),
+        Row("Base, aligned, cosine scores", replace(center, kind="plain", scorer="cosine"), "Base, cosine scores"),
+        Row("SPT, cosine scores", replace(center, scorer="cosine"), "Base, cosine scores"),
+        Row(
+            "no alignment, cosine scores", replace(center, alpha=0.0, gamma=0.0, scorer="cosine"), "Base, cosine scores"
+        ),
     ]
     rows += [Row(label, replace(center, **change), "SPT") for label, change in changes.items()]
     return rows + [Row(label, replace(center, **change), "SPT", tuple(change)) for label, change in own.items()]

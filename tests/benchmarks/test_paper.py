@@ -26,6 +26,7 @@ from latentloop.data.amazon import PUBLISHED_COUNTS
 from latentloop.data.interactions import Interactions
 from latentloop.data.synthetic import synthetic_log
 from latentloop.run_directory import RunDirectory
+from latentloop.scoring import Cosine, Dot
 
 ROOT = Path(__file__).parents[2]
 TINY = {"epochs": 1, "rpt_epochs": 1, "dim": 8, "pre_layers": 1, "core_layers": 1, "batch_size": 256}
@@ -53,7 +54,8 @@ def test_every_experiment_has_rows_of_their_own() -> None:
 def test_a_key_is_the_configuration() -> None:
     cell = Cell("tiny")
     assert cell.key == Cell("tiny").key != Cell("tiny", seed=1).key
-    assert len({cell.key, Cell("tiny", tied=True).key, Cell("tiny", schedule="cosine").key}) == 3
+    others = [{"tied": True}, {"schedule": "cosine"}, {"own_depth": True}, {"scorer": "cosine"}]
+    assert len({cell.key, *(Cell("tiny", **other).key for other in others)}) == 5  # type: ignore[arg-type]
     assert Cell("tiny", rpt=True, policy="hybrid", reward="ndcg@5").pretrained == cell
 
 
@@ -105,6 +107,14 @@ def test_tedrec_needs_texts(tmp_path: Path) -> None:
     assert {cell.backbone for cell in options.cells()} == {"sasrec", "fmlprec", "bsarec"}
     (tmp_path / "tiny.text.npy").touch()
     assert {cell.backbone for cell in options.cells()} == {"sasrec", "fmlprec", "bsarec", "tedrec"}
+
+
+def test_a_cells_scorer_is_the_models_and_else_the_backbones_own() -> None:
+    for name in ("sasrec", "bsarec"):
+        for kind in ("plain", "loop"):
+            cell = Cell("tiny", kind=kind, backbone=name, **TINY)  # type: ignore[arg-type]
+            assert build(cell, 40).scorer == Dot()
+            assert build(dataclasses.replace(cell, scorer="cosine"), 40).scorer == Cosine()
 
 
 def test_a_tied_block_is_the_backbones_own_and_is_used_twice() -> None:
@@ -163,9 +173,9 @@ def test_amazon_2023_has_the_papers_counts_or_is_refused(
         Cell("tiny", kind="plain", alpha=0.1, **TINY),  # type: ignore[arg-type]
         Cell("tiny", kind="plain-deep", alpha=0.0, **TINY),  # type: ignore[arg-type]
         Cell("tiny", **(TINY | {"pre_layers": 0})),  # type: ignore[arg-type]
-        Cell("tiny", rpt=True, reward="ndcg@5", depth="fixed", backbone="bsarec", **TINY),  # type: ignore[arg-type]
+        Cell("tiny", rpt=True, reward="ndcg@5", own_depth=True, backbone="bsarec", **TINY),  # type: ignore[arg-type]
         Cell("tiny", positions="all", norm="post", similarity="dot", temperature=1.0, **TINY),  # type: ignore[arg-type]
-        Cell("tiny", tied=True, schedule="cosine", **TINY),  # type: ignore[arg-type]
+        Cell("tiny", tied=True, schedule="cosine", scorer="cosine", **TINY),  # type: ignore[arg-type]
         Cell("tiny", positions="all", mean_depth=0, depth="fixed", **(TINY | {"pre_layers": 0})),  # type: ignore[arg-type]
     ],
     ids=[
