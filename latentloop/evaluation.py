@@ -16,7 +16,7 @@ from latentloop.checks import as_deep, at_least
 from latentloop.data.sequences import Samples
 from latentloop.dropout import evaluating
 from latentloop.encoder import Thoughts
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 from latentloop.item_ranks import count_ranks
 from latentloop.metrics import CUTOFFS, Ranks, metric_names
 from latentloop.randomness import dropout_seed, fold
@@ -186,6 +186,8 @@ def ranks(
     if not deepest:
         raise InputError("depths: none given, expected at least one")
     at_least("batch_size", batch_size, 1)
+    if not isinstance(samples, Samples):
+        raise InputTypeError(f"samples must be samples such as split.test, got {type(samples).__name__}")
     if not len(samples):
         raise InputError("samples: none, there is nothing to evaluate")
     if model.num_items != samples.num_items:

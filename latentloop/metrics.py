@@ -25,6 +25,8 @@ __all__ = ["CUTOFFS", "Metric", "Ranks", "metric_names", "metric_table", "mrr", 
 
 CUTOFFS = (5, 10, 20)
 """The K of Recall@K and NDCG@K in every table, unless asked otherwise."""
+_LARGEST = 2**62
+"""The largest cut-off: torch counts with 64 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,4 +171,5 @@ def _expected(ranks: Ranks, cutoff: int | None, gain: Callable[[Tensor], Tensor]
 
 
 def _check_cutoff(cutoff: int) -> None:
-    at_least("each of cutoffs", cutoff, 1)
+    if at_least("each of cutoffs", cutoff, 1) > _LARGEST:
+        raise InputError(f"each of cutoffs must be at most {_LARGEST}, got {cutoff}")

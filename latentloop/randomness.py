@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
+
+from latentloop.errors import InputTypeError
 
 __all__ = ["dropout_seed", "fold", "generator", "keyed_normal", "keyed_uniform", "row_keys"]
 
@@ -30,8 +33,15 @@ def fold(key: int, *parts: int | str) -> int:
     Args:
         key: the parent key or a user's seed (any integer).
         parts: names and counters that say what the new key is for.
+
+    Raises:
+        InputTypeError: for a seed that is no whole number.
     """
-    text = "\x1f".join([str(int(key)), *(f"{type(part).__name__}:{part}" for part in parts)])
+    try:
+        whole = operator.index(key)
+    except TypeError:
+        raise InputTypeError(f"seed must be a whole number, got {key!r}") from None
+    text = "\x1f".join([str(whole), *(f"{type(part).__name__}:{part}" for part in parts)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") & ((1 << 63) - 1)
 

@@ -13,8 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from latentloop.errors import InputTypeError
 from latentloop.randomness import dropout_seed, fold, generator, keyed_normal, keyed_uniform, row_keys
-from tests.core.worlds import seeds
+from tests.core.worlds import seeds, unchecked
 
 KEYS = st.integers(-(2**63), 2**63 - 1)
 MASK = (1 << 64) - 1
@@ -32,6 +33,14 @@ def test_row_keys_are_splitmix64(key: int, row: int) -> None:
     golden = 0x9E3779B97F4A7C15
     wanted = splitmix(splitmix((row * golden + key) & MASK))
     assert int(row_keys(key, torch.tensor([row, 0]))[0]) & MASK == wanted
+
+
+@pytest.mark.parametrize("seed", [1.5, 1.0, "1", None])
+def test_a_seed_is_a_whole_number(seed: object) -> None:
+    with unchecked(), pytest.raises(InputTypeError, match="seed must be a whole number, got"):
+        fold(seed, "weights")  # type: ignore[arg-type]
+    with unchecked():
+        assert fold(np.int64(3), "weights") == fold(3, "weights")  # type: ignore[arg-type]
 
 
 @given(key=st.integers(0, 2**62), number=st.integers(-10, 10**6))

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from latentloop.across_ranks import Processes
 from latentloop.baselines import chance, popularity
 from latentloop.data.sequences import Samples
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate, ranks
 from latentloop.metrics import metric_table
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth, Thoughts
 from latentloop.significance import compare
+from tests.core.worlds import unchecked
 from tests.evaluation.worlds import WholeNumbers, naive_counts, pasts, random_split
 
 
@@ -250,6 +251,7 @@ def test_bad_requests_are_refused_in_one_line() -> None:
         (split.test, {"depths": [2, -3]}, "depth"),
         (split.test, {"batch_size": 0}, "batch_size"),
         (split.test, {"cutoffs": (5, 0)}, "cutoffs"),
+        (split.test, {"cutoffs": (5, 10**30)}, "cutoffs"),
         (split.test, {"subgroups": True}, "item_counts"),
         (split.test, {"subgroups": True, "item_counts": split.item_counts[:-1]}, "item_counts"),
         (nothing, {}, "nothing to evaluate"),
@@ -262,6 +264,8 @@ def test_bad_requests_are_refused_in_one_line() -> None:
             assert not model.runs  # refused before the work, not after it
     with pytest.raises(InputError, match="model knows 4"):
         evaluate(WholeNumbers(4), split.test)
+    with unchecked(), pytest.raises(InputTypeError, match="such as split.test, got Split"):
+        evaluate(model, split)
     with pytest.raises(InputError, match="depths: none"):
         ranks(model, split.test, depths=[])
 
