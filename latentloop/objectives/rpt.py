@@ -70,7 +70,8 @@ class RPT(Composable):
         clip: eps; the paper gives none.
         updates: optimizer steps for each prepared batch.
         keep_kl: whether groups whose rewards tie still pay KL. Without it such groups are not thought through again.
-        dropout: rollouts also differ in dropout, which every update then replays; else dropout is off in RPT.
+        dropout: rollouts also differ in dropout, which every update and the reference then replay; else dropout is off
+            in RPT.
         own_depth: each of the G rollouts draws its own depth.
 
     Raises:
@@ -124,9 +125,10 @@ class RPT(Composable):
             )
         self.reference = None
         if self.kl_weight > 0:
-            self.reference = copy.deepcopy(model).train().requires_grad_(False)
             # not eval(): the policy's own kernels, so that the divergence is exactly 0 where the weights are the same
-            switch_dropout_off(self.reference)
+            self.reference = copy.deepcopy(model).train().requires_grad_(False)
+            if not self.dropout:
+                switch_dropout_off(self.reference)
 
     @torch.no_grad()
     def prepare(self, model: Recommender, batch: Batch) -> Prepared:
@@ -232,17 +234,15 @@ class RPT(Composable):
         return everyone[~tied] if not bool(tied.all()) else everyone[:1]
 
     def _reference(self, model: Recommender, prepared: dict[str, Any], target: Tensor) -> dict[str, Tensor | None]:
-        """The reference under each rollout's T_0 and depth, without dropout."""
+        """The reference under each rollout's T_0, depth and dropout: where the weights are the same it diverges by 0."""
         held: dict[str, Tensor | None] = {"ref_queries": None, "ref_keys": None, "ref_log_prob": None}
         if self.reference is None or self.kl_weight == 0:
             return held
         if self.reference.device != model.device:
             self.reference.to(model.device)
-        history = prepared["history"][prepared["groups"]]
-        thoughts = self.reference.think(
-            history, depth=prepared["depth"], state_keys=prepared["state_keys"], copies=self.rollouts
-        )
-        queries, items = self.reference.queries(thoughts.steps), self.reference.keys()
+        history, keys = prepared["history"][prepared["groups"]], prepared["state_keys"]
+        steps = think(self.reference, history, prepared["depth"], keys, self.rollouts, prepared["dropout_key"])
+        queries, items = self.reference.queries(steps), self.reference.keys()
         if self.kl == "full":
             return held | {"ref_queries": queries, "ref_keys": items}
         return held | {"ref_log_prob": by_step(log_prob, prepared["live"], queries, items, target)}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from latentloop.across_ranks import Share
+from latentloop.backbones.sasrec import SASRec
 from latentloop.data.batch import Batch
 from latentloop.depth import FixedDepth
 from latentloop.errors import InputError, InputTypeError
@@ -23,10 +24,21 @@ from latentloop.objectives import rpt as rpt_module
 from latentloop.objectives.policy import KL, Policy, Ratio
 from latentloop.objectives.rpt import Prepared
 from latentloop.randomness import fold, generator, row_keys
+from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from tests.core.worlds import unchecked
-from tests.objectives.worlds import DIM, LENGTH, batch_of, gradients, part_of, recommender, seeds, side_by_side
+from tests.objectives.worlds import (
+    DIM,
+    LENGTH,
+    NUM_ITEMS,
+    batch_of,
+    gradients,
+    part_of,
+    recommender,
+    seeds,
+    side_by_side,
+)
 
 EXACT = {"rtol": 1e-8, "atol": 1e-10}  # float64
 
@@ -216,10 +228,11 @@ def test_the_ratio_is_exactly_one_at_the_first_update(
 
 
 @pytest.mark.parametrize("kl", get_args(KL))
+@pytest.mark.parametrize("dropout", [False, True])
 @given(seed=seeds)
-def test_at_the_reference_the_divergence_is_zero_and_flat(kl: KL, seed: int) -> None:
+def test_at_the_reference_the_divergence_is_zero_and_flat(dropout: bool, kl: KL, seed: int) -> None:
     model, batch = recommender(seed).float(), batch_of(seed)
-    rpt = RPT(kl=kl, kl_weight=1.0, reward=lambda greater, ties: torch.ones_like(greater).double())
+    rpt = RPT(kl=kl, kl_weight=1.0, dropout=dropout, reward=lambda greater, ties: torch.ones_like(greater).double())
     rpt.start(model)
     loss, terms = run(rpt, model, rpt.prepare(model, batch))
     assert terms["kl"].item() == 0
@@ -407,6 +420,18 @@ def test_with_dropout_every_update_replays_the_same() -> None:
     assert len(keys) == 2
     alone = rpt.prepare(model, Batch(batch.history[:1], batch.target[:1], batch.rows[:1], batch.key))
     assert run(rpt, model, alone)[0].isfinite()
+
+
+def test_with_dropout_the_reference_replays_it_too_in_packed_layout() -> None:
+    torch.manual_seed(0)
+    backbone = SASRec(pre_layers=1, core_layers=1, inner=16, dropout=0.5)
+    model = build_recommender(backbone, NUM_ITEMS, dim=DIM, max_length=LENGTH, dropout=0.5, init_std=0.7).train()
+    rpt = RPT(dropout=True, reward=inverse_rank)
+    rpt.start(model)
+    prepared = rpt.prepare(model, batch_of(0, 6))
+    assert bool((prepared.rewards.std(1) > 0).any())
+    assert run(rpt, model, prepared)[1]["kl"].item() == 0
+    assert run(rpt, moved(model, 1), prepared)[1]["kl"].item() > 0
 
 
 def test_a_bare_block_needs_dropout_and_learns_with_it() -> None:
