@@ -1,0 +1,203 @@
+"""A log that cannot be answered without depth: does a loop think where there is something to think about?
+
+Every user has a map f of their own from nodes to nodes. A history tells it, an item for each edge a -> f(a) in random
+order, then asks questions, each an item "start at a, take p steps", followed by its answer, the item of node f^p(a).
+One look at the history answers one step, and nothing that was learned of other users helps. Models are trained at every
+position from the first answer on, and tested on the first question of other users.
+
+    python -m benchmarks.hops --seeds 0 1 2            # what is stored already is not run again
+
+prints recall at 1 for each number of steps; lines are kept in `benchmarks/results/hops.jsonl`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from latentloop.backbones.sasrec import SASRec
+from latentloop.data.sequences import Samples, Sequences
+from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson
+from latentloop.evaluation import ranks
+from latentloop.objectives import NextItemEverywhere
+from latentloop.randomness import dropout_seed, fold, generator
+from latentloop.recipes import build_recommender
+from latentloop.recommender import Recommender
+from latentloop.run_directory import RunDirectory
+from latentloop.training import fit
+
+STORED = Path("benchmarks/results/hops.jsonl")
+MODELS: dict[str, tuple[int, DepthLaw | None]] = {
+    "plain, 2 + 2 layers": (2, None),
+    "plain, 2 + 8 layers": (8, None),
+    "loop, 2 + 2 layers, depth 4": (2, FixedDepth(4)),
+    "loop, 2 + 2 layers, k-bar 3": (2, LogNormalPoisson(3)),
+}
+"""Layers of the core, and what a loop's depth is drawn from."""
+DEPTHS = (1, 2, 3, 4, 6, 8)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked, and how long is learned.
+
+    Args:
+        nodes: of each user's map, which is one cycle through all of them.
+        hops: the most steps that are asked for.
+        questions: in a training history.
+        users: training histories.
+        epochs: over them.
+        learning_rate: decays along a cosine.
+        batch_size: histories of a step.
+    """
+
+    nodes: int = 12
+    hops: int = 8
+    questions: int = 8
+    users: int = 60_000
+    epochs: int = 7
+    learning_rate: float = 2e-3
+    batch_size: int = 128
+
+    @property
+    def max_length(self) -> int:
+        """L: a whole training history but for its last answer."""
+        return self.nodes + 2 * self.questions - 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which runs."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of data and weights."""
+    only: tuple[str, ...] = ()
+    """Models of these names only."""
+    work: Path = Path("runs/hops")
+    """Where unfinished runs are kept."""
+    task: Task = Task()
+
+
+def histories(task: Task, users: int, questions: int, key: int) -> tuple[Samples, Tensor]:
+    """Histories with the samples from their first answer on, and how many steps each first question asks for.
+
+    Args:
+        task: of what kind.
+        users: U.
+        questions: in each history.
+        key: of the draw.
+
+    Returns:
+        the samples, 2 * questions - 1 a user, and (U,) int64.
+    """
+    draw, nodes = generator(key), task.nodes
+    order = torch.rand(users, nodes, generator=draw).argsort(1)
+    leads = torch.empty_like(order).scatter_(1, order, order.roll(-1, 1))
+    told = torch.rand(users, nodes, generator=draw).argsort(1)
+    edges = told * nodes + leads.gather(1, told)
+    start = torch.randint(nodes, (users, questions), generator=draw)
+    steps = torch.randint(1, task.hops + 1, (users, questions), generator=draw)
+    answer = start
+    for step in range(task.hops):
+        answer = torch.where(step < steps, leads.gather(1, answer), answer)
+    asked = nodes**2 + start * task.hops + steps - 1
+    answered = nodes**2 + nodes * task.hops + answer
+    items = torch.cat([edges, torch.stack([asked, answered], 2).flatten(1)], 1) + 1
+    length, number = items.shape[1], torch.arange(users)
+    sequences = Sequences(items.flatten().int(), torch.arange(users + 1) * length, nodes * (nodes + task.hops + 1))
+    ends = torch.arange(nodes + 1, length)
+    return (
+        Samples(
+            sequences, number.repeat_interleave(len(ends)), (number[:, None] * length + ends).flatten(), task.max_length
+        ),
+        steps[:, 0],
+    )
+
+
+def run(name: str, task: Task, seed: int, work: Path) -> dict[str, Any]:
+    """Train one model and return its line: recall at 1 for 1, 2, ... steps, of a loop at several depths.
+
+    Args:
+        name: of `MODELS`.
+        task: the task.
+        seed: of data and weights.
+        work: where the run is kept until it is finished.
+    """
+    began = time.perf_counter()
+    train, _ = histories(task, task.users, task.questions, fold(seed, "train"))
+    validation, _ = histories(task, 2000, 1, fold(seed, "validation"))
+    test, steps = histories(task, 6000, 1, fold(seed, "test"))
+    core_layers, law = MODELS[name]
+    with dropout_seed(fold(seed, "weights"), torch.device("cpu")):
+        model = build_recommender(
+            SASRec(pre_layers=2, core_layers=core_layers, dropout=0.0), train.num_items, dim=64,
+            max_length=task.max_length, loop=law is not None, depth_law=law, dropout=0.0, seed=seed,
+        )  # fmt: skip
+    config = {"model": name, "seed": seed} | dataclasses.asdict(task)
+    where = work / f"{name.replace(', ', '-').replace(' ', '')}-{seed}"
+    directory = RunDirectory.create(where, config, resume=(where / "config.json").is_file())
+    fit(
+        model, train, validation, NextItemEverywhere(), run=directory, epochs=task.epochs, batch_size=task.batch_size,
+        learning_rate=task.learning_rate, schedule="cosine", metric="mrr", patience=task.epochs, seed=seed,
+    )  # fmt: skip
+    depths = DEPTHS if law is not None else (1,)
+    found = {str(depth): _recall(model, test, steps, depth) for depth in depths}
+    return {
+        "model": name, "seed": seed, "task": dataclasses.asdict(task), "recall@1": found,
+        "seconds": round(time.perf_counter() - began, 1),
+    }  # fmt: skip
+
+
+def _recall(model: Recommender, test: Samples, steps: Tensor, depth: int) -> list[float]:
+    hit = ranks(model, test, depths=[depth])[depth].greater == 0
+    return [float(hit[steps == number].double().mean()) for number in range(1, int(steps.max()) + 1)]
+
+
+def table(lines: Sequence[dict[str, Any]]) -> str:
+    """Recall at 1 by the steps that were asked for, at the depth of training, means over seeds."""
+    count = max((len(line["recall@1"][_usual(line)]) for line in lines), default=0)
+    text = [
+        f"| model | seeds | {' | '.join(f'{n} steps' for n in range(1, count + 1))} |",
+        "|---|---|" + "---:|" * count,
+    ]
+    for name in MODELS:
+        own = [line for line in lines if line["model"] == name]
+        if own:
+            columns = zip(*(line["recall@1"][_usual(line)] for line in own), strict=True)
+            means = " | ".join(f"{statistics.mean(column):.2f}" for column in columns)
+            text.append(f"| {name} | {', '.join(str(line['seed']) for line in own)} | {means} |")
+    return "\n".join(text)
+
+
+def _usual(line: dict[str, Any]) -> str:
+    law = MODELS[line["model"]][1]
+    return "1" if law is None else str(law.inference_depth)
+
+
+def main(options: Options, stored: Path = STORED) -> None:
+    """Run what is not stored and print the table of what was asked for."""
+    lines = [json.loads(line) for line in stored.read_text().splitlines()] if stored.is_file() else []
+    wanted = [(name, seed) for seed in options.seeds for name in MODELS if not options.only or name in options.only]
+    task = dataclasses.asdict(options.task)
+    for name, seed in wanted:
+        if not any((line["model"], line["seed"], line["task"]) == (name, seed, task) for line in lines):
+            lines.append(run(name, options.task, seed, options.work))
+            with stored.open("a") as file:
+                file.write(json.dumps(lines[-1]) + "\n")
+    print(table([line for line in lines if line["task"] == task and (line["model"], line["seed"]) in wanted]))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main(tyro.cli(Options))

@@ -1,0 +1,71 @@
+"""The log that needs depth: its answers are right, cannot be had from other users, and a run is stored once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import hops
+from benchmarks.hops import MODELS, Options, Task, histories, main, table
+
+TINY = Task(nodes=4, hops=3, questions=2, users=64, epochs=1, batch_size=32)
+
+
+@given(
+    nodes=st.integers(2, 7), most=st.integers(1, 6), questions=st.integers(1, 4), users=st.integers(1, 5),
+    key=st.integers(0, 2**62),
+)  # fmt: skip
+def test_answers_are_what_the_told_edges_lead_to(nodes: int, most: int, questions: int, users: int, key: int) -> None:
+    task = Task(nodes=nodes, hops=most, questions=questions)
+    samples, steps = histories(task, users, questions, key)
+    assert len(samples) == users * (2 * questions - 1) and len(steps) == users
+    for user in range(users):
+        whole = samples.sequences.items[samples.sequences.offsets[user] :][: nodes + 2 * questions].tolist()
+        leads = dict(divmod(item - 1, nodes) for item in whole[:nodes])
+        assert set(leads) == set(leads.values()) == set(range(nodes))
+        for number, (asked, answered) in enumerate(zip(whole[nodes::2], whole[nodes + 1 :: 2], strict=True)):
+            at, left = divmod(asked - 1 - nodes**2, most)
+            assert 0 <= left < most
+            if number == 0:
+                assert steps[user] == left + 1
+            for _ in range(left + 1):
+                at = leads[at]
+            assert answered == 1 + nodes**2 + nodes * most + at <= samples.num_items
+
+
+def test_the_first_sample_of_a_user_is_the_first_question() -> None:
+    samples, _ = histories(TINY, 3, 1, 5)
+    every = torch.arange(3)
+    assert samples.history(every)[:, -1].gt(TINY.nodes**2).all()
+    assert samples.history(every)[:, -2].le(TINY.nodes**2).all()
+    assert samples.target(every).gt(TINY.nodes**2 + TINY.nodes * TINY.hops).all()
+
+
+def test_a_run_is_stored_once_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, names = tmp_path / "hops.jsonl", ("plain, 2 + 2 layers", "loop, 2 + 2 layers, depth 4")
+    options = Options(seeds=(0,), only=names, work=tmp_path / "work", task=TINY)
+    main(options, stored)
+    told = capsys.readouterr().out
+    lines = [json.loads(line) for line in stored.read_text().splitlines()]
+    assert [line["model"] for line in lines] == list(names)
+    assert [list(line["recall@1"]) for line in lines] == [["1"], ["1", "2", "3", "4", "6", "8"]]
+    for line in lines:
+        assert all(len(values) == 3 and 0 <= min(values) <= max(values) <= 1 for values in line["recall@1"].values())
+    means = " | ".join(f"{value:.2f}" for value in lines[1]["recall@1"]["4"])
+    assert f"| {names[1]} | 0 | {means} |" in told
+    monkeypatch.setattr(hops, "run", None)
+    main(options, stored)
+    assert capsys.readouterr().out == told
+
+
+def test_the_table_takes_means_over_seeds() -> None:
+    name = next(iter(MODELS))
+    lines = [{"model": name, "seed": seed, "recall@1": {"1": [1.0, seed / 4]}} for seed in (0, 1)]
+    assert table(lines).splitlines()[-1] == f"| {name} | 0, 1 | 1.00 | 0.12 |"
