@@ -66,7 +66,7 @@ class Task:
     hops: int = 8
     questions: int = 8
     users: int = 60_000
-    epochs: int = 7
+    epochs: int = 5
     learning_rate: float = 2e-3
     batch_size: int = 128
 
