@@ -1,9 +1,10 @@
 """A log that cannot be answered without depth: does a loop think where there is something to think about?
 
-Every user has a map f of their own from nodes to nodes. A history tells it, an item for each edge a -> f(a) in random
-order, then asks questions, each an item "start at a, take p steps", followed by its answer, the item of node f^p(a).
-One look at the history answers one step, and nothing that was learned of other users helps. Models are trained at every
-position from the first answer on, and tested on the first question of other users.
+Every user has a map f of their own that leads from each node to some other. A history tells it, an item for each edge
+a -> f(a) in random order, then asks questions, each an item "start at a, take p steps", followed by its answer, the item
+of node f^p(a). One look at the history answers one step, and nothing that was learned of other users helps. Models are
+trained at every position from the first answer on, and tested on the first question of other users. Maps run into
+cycles, so many steps end at few nodes: a guess is the node that most edges lead to.
 
     python -m benchmarks.hops --seeds 0 1 2            # what is stored already is not run again
 
@@ -38,7 +39,9 @@ from latentloop.run_directory import RunDirectory
 from latentloop.training import fit
 
 STORED = Path("benchmarks/results/hops.jsonl")
+GUESS = "guess"
 MODELS: dict[str, tuple[int, DepthLaw | None]] = {
+    GUESS: (0, None),
     "plain, 2 + 2 layers": (2, None),
     "plain, 2 + 8 layers": (8, None),
     "loop, 2 + 2 layers, depth 4": (2, FixedDepth(4)),
@@ -53,7 +56,7 @@ class Task:
     """What is asked, and how long is learned.
 
     Args:
-        nodes: of each user's map, which is one cycle through all of them.
+        nodes: of each user's map.
         hops: the most steps that are asked for.
         questions: in a training history.
         users: training histories.
@@ -102,8 +105,8 @@ def histories(task: Task, users: int, questions: int, key: int) -> tuple[Samples
         the samples, 2 * questions - 1 a user, and (U,) int64.
     """
     draw, nodes = generator(key), task.nodes
-    order = torch.rand(users, nodes, generator=draw).argsort(1)
-    leads = torch.empty_like(order).scatter_(1, order, order.roll(-1, 1))
+    leads = torch.randint(nodes - 1, (users, nodes), generator=draw)
+    leads = leads + (leads >= torch.arange(nodes))  # no node leads to itself
     told = torch.rand(users, nodes, generator=draw).argsort(1)
     edges = told * nodes + leads.gather(1, told)
     start = torch.randint(nodes, (users, questions), generator=draw)
@@ -138,6 +141,11 @@ def run(name: str, task: Task, seed: int, work: Path) -> dict[str, Any]:
     train, _ = histories(task, task.users, task.questions, fold(seed, "train"))
     validation, _ = histories(task, 2000, 1, fold(seed, "validation"))
     test, steps = histories(task, 6000, 1, fold(seed, "test"))
+    if name == GUESS:
+        nodes = test.sequences.items.view(len(test), -1)[:, : task.nodes].long()
+        common = ((nodes - 1) % task.nodes).mode(1).values
+        hit = test.target(torch.arange(len(test))) == 1 + task.nodes * (task.nodes + task.hops) + common
+        return _line(name, task, seed, {"1": _by_steps(hit, steps)}, began)
     core_layers, law = MODELS[name]
     with dropout_seed(fold(seed, "weights"), torch.device("cpu")):
         model = build_recommender(
@@ -153,6 +161,10 @@ def run(name: str, task: Task, seed: int, work: Path) -> dict[str, Any]:
     )  # fmt: skip
     depths = DEPTHS if law is not None else (1,)
     found = {str(depth): _recall(model, test, steps, depth) for depth in depths}
+    return _line(name, task, seed, found, began)
+
+
+def _line(name: str, task: Task, seed: int, found: dict[str, list[float]], began: float) -> dict[str, Any]:
     return {
         "model": name, "seed": seed, "task": dataclasses.asdict(task), "recall@1": found,
         "seconds": round(time.perf_counter() - began, 1),
@@ -160,7 +172,10 @@ def run(name: str, task: Task, seed: int, work: Path) -> dict[str, Any]:
 
 
 def _recall(model: Recommender, test: Samples, steps: Tensor, depth: int) -> list[float]:
-    hit = ranks(model, test, depths=[depth])[depth].greater == 0
+    return _by_steps(ranks(model, test, depths=[depth])[depth].greater == 0, steps)
+
+
+def _by_steps(hit: Tensor, steps: Tensor) -> list[float]:
     return [float(hit[steps == number].double().mean()) for number in range(1, int(steps.max()) + 1)]
 
 
