@@ -40,7 +40,7 @@ class Cell:
         mean_depth: k-bar.
         depth: "sampled" by the log-normal Poisson law, or "fixed" at k-bar + 1.
         rpt: whether post-training follows.
-        policy: RPT's.
+        policy: RPT's; "none" is its rival: pre-training goes on at `rpt_learning_rate` for as many epochs.
         reward: RPT's, "recall@10" or "ndcg@5", say.
         seed: of everything random.
         learning_rate: of pre-training.
@@ -84,7 +84,7 @@ class Cell:
     mean_depth: int = 3
     depth: Literal["sampled", "fixed"] = "sampled"
     rpt: bool = False
-    policy: Literal["target", "hybrid", "top"] = "target"
+    policy: Literal["target", "hybrid", "top", "none"] = "target"
     reward: str = "recall@10"
     seed: int = 0
     learning_rate: float = 1e-3

@@ -67,6 +67,7 @@ def study_rpt(data: str) -> list[Row]:
     """Post-training's recipe, from the same pre-trained model."""
     center = Cell(data, rpt=True, rpt_epochs=5, rpt_learning_rate=1e-4)
     changes: dict[str, dict[str, Any]] = {
+        "pre-training goes on": {"policy": "none"},
         "target policy": {},
         "hybrid policy": {"policy": "hybrid"},
         "top policy": {"policy": "top"},
@@ -79,6 +80,9 @@ def study_rpt(data: str) -> list[Row]:
         "hybrid, Recall@5": {"policy": "hybrid", "reward": "recall@5"},
         "hybrid, Recall@20": {"policy": "hybrid", "reward": "recall@20"},
         "hybrid, NDCG@10": {"policy": "hybrid", "reward": "ndcg@10"},
+        "hybrid, NDCG@100": {"policy": "hybrid", "reward": "ndcg@100"},
+        "target, NDCG@10": {"reward": "ndcg@10"},
+        "hybrid, NDCG@10, dropout": {"policy": "hybrid", "reward": "ndcg@10", "rollout_dropout": True},
         "hybrid, KL on the target": {"policy": "hybrid", "kl": "target"},
         "hybrid, beta .1": {"policy": "hybrid", "kl_weight": 0.1},
         "hybrid, ratio by step": {"policy": "hybrid", "ratio": "step"},

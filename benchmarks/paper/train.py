@@ -78,6 +78,12 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
 
 
 def _post_train(cell: Cell, model: Recommender, split: Split, run: RunDirectory, settings: dict[str, Any]) -> Fitted:
+    settings = settings | {
+        "stage": f"rpt-{cell.key}", "run": run, "epochs": cell.rpt_epochs, "learning_rate": cell.rpt_learning_rate,
+        "clip_norm": cell.clip_norm, "validate_first": True,
+    }  # fmt: skip
+    if cell.policy == "none":
+        return fit(model, split.train, split.validation, pre_training(cell), batch_size=cell.batch_size, **settings)
     number = int(cell.reward.partition("@")[2])
     reward = RecallReward(number) if cell.reward.startswith("recall") else NDCGReward(number)
     samples = select(model, split.train, key=fold(cell.seed, "selection"))
@@ -85,11 +91,7 @@ def _post_train(cell: Cell, model: Recommender, split: Split, run: RunDirectory,
         policy=cell.policy, reward=reward, kl=cell.kl, kl_weight=cell.kl_weight, dropout=cell.rollout_dropout,
         ratio=cell.ratio, updates=cell.updates, own_depth=cell.own_depth,
     )  # fmt: skip
-    return fit(
-        model, samples, split.validation, policy, stage=f"rpt-{cell.key}", run=run, epochs=cell.rpt_epochs,
-        batch_size=256, learning_rate=cell.rpt_learning_rate, clip_norm=cell.clip_norm, validate_first=True,
-        **settings,
-    )  # fmt: skip
+    return fit(model, samples, split.validation, policy, batch_size=256, **settings)
 
 
 def _parts(split: Split) -> list[tuple[str, Any]]:

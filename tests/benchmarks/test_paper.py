@@ -175,6 +175,7 @@ def test_amazon_2023_has_the_papers_counts_or_is_refused(
         Cell("tiny", **(TINY | {"pre_layers": 0})),  # type: ignore[arg-type]
         Cell("tiny", rpt=True, reward="ndcg@5", own_depth=True, backbone="bsarec", **TINY),  # type: ignore[arg-type]
         Cell("tiny", positions="all", norm="post", similarity="dot", temperature=1.0, **TINY),  # type: ignore[arg-type]
+        Cell("tiny", rpt=True, policy="none", **TINY),  # type: ignore[arg-type]
         Cell("tiny", tied=True, schedule="cosine", scorer="cosine", **TINY),  # type: ignore[arg-type]
         Cell("tiny", positions="all", mean_depth=0, depth="fixed", **(TINY | {"pre_layers": 0})),  # type: ignore[arg-type]
     ],
@@ -184,6 +185,7 @@ def test_amazon_2023_has_the_papers_counts_or_is_refused(
         "plain deep",
         "no pre-block",
         "post-trained",
+        "pre-trained further",
         "all positions",
         "tied",
         "all positions, no pre-block, one thought",
