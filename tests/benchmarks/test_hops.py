@@ -69,3 +69,12 @@ def test_the_table_takes_means_over_seeds() -> None:
     name = next(iter(MODELS))
     lines = [{"model": name, "seed": seed, "recall@1": {"1": [1.0, seed / 4]}} for seed in (0, 1)]
     assert table(lines).splitlines()[-1] == f"| {name} | 0, 1 | 1.00 | 0.12 |"
+    loop = "loop, 2 + 2 layers, depth 4"
+    found = {"1": [0.25], "3": [0.5], "4": [0.75], "6": [1.0]}
+    assert table([{"model": loop, "seed": 0, "recall@1": found}]).splitlines() == [
+        "| model | seeds | 1 step |",
+        "|---|---|---:|",
+        f"| {loop}, stopped at 1 | 0 | 0.25 |",
+        f"| {loop}, stopped at 3 | 0 | 0.50 |",
+        f"| {loop} | 0 | 0.75 |",
+    ]
