@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import nn
 
-__all__ = ["dropout_off", "evaluating", "replayed_modes", "switch_dropout_off"]
+__all__ = ["dropout_off", "evaluating", "replayed_modes"]
 
 # These choose another kernel by their mode (cuDNN's RNNs cannot be differentiated in eval mode, the transformer's fast
 # path gives other last bits), so their mode stays and only their own dropout goes.
@@ -15,15 +15,6 @@ _OWN_DROPOUT = (nn.RNNBase, nn.MultiheadAttention)
 _KEEP_MODE = (*_OWN_DROPOUT, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
 _Modes = list[tuple[nn.Module, bool, float | None]]
-
-
-def switch_dropout_off(module: nn.Module) -> None:
-    """Switch dropout off for good: every submodule to eval mode, but for those whose mode also chooses the kernel."""
-    for part in module.modules():
-        if isinstance(part, _OWN_DROPOUT):
-            part.dropout = 0.0
-        elif not isinstance(part, _KEEP_MODE):
-            part.training = False
 
 
 @contextmanager
@@ -34,7 +25,11 @@ def dropout_off(module: nn.Module) -> Iterator[None]:
         module: it and all its submodules; batch norms use their running statistics meanwhile, as for an answer.
     """
     before = _modes(module)
-    switch_dropout_off(module)
+    for part in module.modules():
+        if isinstance(part, _OWN_DROPOUT):
+            part.dropout = 0.0
+        elif not isinstance(part, _KEEP_MODE):
+            part.training = False
     try:
         yield
     finally:

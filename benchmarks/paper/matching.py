@@ -70,12 +70,12 @@ class Found:
     def repeats(self, others: Sequence[Found]) -> bool:
         """Whether the row is its own baseline: the default of what is varied."""
         rival = self.rival(others)
-        return rival is not None and bool(_keys(rival) & _keys(self))
+        return rival is not None and self._shares(rival)
 
     def against(self, others: Sequence[Found]) -> Difference | None:
         """The row beside its baseline; None where it has none or is its own."""
         rival = self.rival(others)
-        if rival is None or self.repeats(others):
+        if rival is None or self._shares(rival):
             return None
         seeds = seeds_of(rival.lines) & seeds_of(self.lines)
         own, its = (
@@ -86,14 +86,13 @@ class Found:
         low, high = (float(its.mean()) + end for end in interval)
         return Difference(rival.row.label, own.mean() / its.mean() - 1, float(its.mean()), (low, high), p)
 
+    def _shares(self, other: Found) -> bool:
+        return bool({line["key"] for line in self.lines} & {line["key"] for line in other.lines})
+
 
 def seeds_of(lines: Sequence[Line]) -> set[int]:
     """The seeds of some lines."""
     return {line["cell"]["seed"] for line in lines}
-
-
-def _keys(found: Found) -> set[str]:
-    return {line["key"] for line in found.lines}
 
 
 def find(rows: Sequence[Row], lines: Mapping[str, Line]) -> list[Found]:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from latentloop.checks import above_zero, at_least, one_of, zero_or_more
 from latentloop.data.batch import Batch
-from latentloop.dropout import switch_dropout_off
 from latentloop.errors import InputError, InputTypeError
 from latentloop.item_policy import weighed_log_prob_and_kl
 from latentloop.item_softmax import log_prob, log_prob_and_kl
@@ -127,8 +126,6 @@ class RPT(Composable):
         if self.kl_weight > 0:
             # not eval(): the policy's own kernels, so that the divergence is exactly 0 where the weights are the same
             self.reference = copy.deepcopy(model).train().requires_grad_(False)
-            if not self.dropout:
-                switch_dropout_off(self.reference)
 
     @torch.no_grad()
     def prepare(self, model: Recommender, batch: Batch) -> Prepared:
