@@ -21,7 +21,18 @@ from torch import Tensor
 from latentloop.checks import at_least
 from latentloop.errors import InputError
 
-__all__ = ["CUTOFFS", "Metric", "Ranks", "metric_names", "metric_table", "mrr", "ndcg", "parse_metric", "recall"]
+__all__ = [
+    "CUTOFFS",
+    "Metric",
+    "Ranks",
+    "as_cutoff",
+    "metric_names",
+    "metric_table",
+    "mrr",
+    "ndcg",
+    "parse_metric",
+    "recall",
+]
 
 CUTOFFS = (5, 10, 20)
 """The K of Recall@K and NDCG@K in every table, unless asked otherwise."""
@@ -85,6 +96,14 @@ def parse_metric(name: str) -> Metric:
     return Metric(found[1], int(found[2]))
 
 
+def as_cutoff(name: str, value: object) -> int:
+    """Return `value` if it is a cut-off that can be counted with, else raise `InputError`."""
+    cutoff = at_least(name, value, 1)
+    if cutoff > _LARGEST:
+        raise InputError(f"{name} must be at most {_LARGEST}, got {cutoff}")
+    return cutoff
+
+
 def metric_names(cutoffs: Sequence[int] = CUTOFFS) -> tuple[str, ...]:
     """Names of all metrics in the order of tables: recall@K and ndcg@K for each K, then mrr.
 
@@ -92,7 +111,7 @@ def metric_names(cutoffs: Sequence[int] = CUTOFFS) -> tuple[str, ...]:
         InputError: for a cut-off below 1.
     """
     for cutoff in cutoffs:
-        _check_cutoff(cutoff)
+        as_cutoff("each of cutoffs", cutoff)
     return (*(f"{kind}@{cutoff}" for cutoff in cutoffs for kind in ("recall", "ndcg")), "mrr")
 
 
@@ -124,7 +143,7 @@ def recall(ranks: Ranks, cutoff: int) -> Float64[Tensor, " S"]:
     Raises:
         InputError: for a cut-off below 1.
     """
-    _check_cutoff(cutoff)
+    as_cutoff("cutoff", cutoff)
     places = ranks.ties + 1
     return (cutoff - ranks.greater).clamp_min(0).minimum(places).double() / places
 
@@ -141,7 +160,7 @@ def ndcg(ranks: Ranks, cutoff: int) -> Float64[Tensor, " S"]:
     Raises:
         InputError: for a cut-off below 1.
     """
-    _check_cutoff(cutoff)
+    as_cutoff("cutoff", cutoff)
     return _expected(ranks, cutoff, lambda place: 1.0 / torch.log2(place + 1.0))
 
 
@@ -168,8 +187,3 @@ def _expected(ranks: Ranks, cutoff: int | None, gain: Callable[[Tensor], Tensor]
     # without ties the gain itself: a difference of sums would lose its last digits to the sums' size
     alone = torch.where(ranks.greater < length, gains[ranks.greater.clamp_max(length - 1)], 0.0)
     return torch.where(ranks.ties == 0, alone, mean)
-
-
-def _check_cutoff(cutoff: int) -> None:
-    if at_least("each of cutoffs", cutoff, 1) > _LARGEST:
-        raise InputError(f"each of cutoffs must be at most {_LARGEST}, got {cutoff}")

@@ -20,7 +20,7 @@ POST_TRAINING = (
 CAUSAL = ("sasrec",)
 """Backbones that can learn from every position of a history."""
 Kind = Literal["chance", "popularity", "plain", "plain-deep", "loop"]
-_LATER = ("schedule", "tied", "own_depth", "scorer")
+_LATER = ("schedule", "tied", "own_depth", "scorer", "items")
 """Fields that cells were stored without: at their defaults they are no part of a key."""
 
 
@@ -72,6 +72,8 @@ class Cell:
         tied: whether one block is both pre- and core-block, which has `core_layers` then.
         own_depth: whether each rollout draws a depth of its own.
         scorer: how a thought meets the items; None is the backbone's own, dot products where it has none.
+        items: what the item table starts from: "random" numbers, or "texts", the principal components of the items'
+            text embeddings.
     """
 
     data: str
@@ -116,6 +118,7 @@ class Cell:
     tied: bool = False
     own_depth: bool = False
     scorer: Literal["dot", "cosine"] | None = None
+    items: Literal["random", "texts"] = "random"
 
     @property
     def key(self) -> str:

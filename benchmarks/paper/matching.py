@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ class Difference:
 
     Args:
         baseline: the baseline's label.
-        relative: difference of the means by the baseline's.
+        relative: difference of the means by the baseline's, NaN where that is 0.
         mean: the baseline's over those seeds.
         interval: 95 % interval of the row's mean over users of the seeds' means, paired: the baseline's own spread
             over users is not in it.
@@ -72,19 +73,27 @@ class Found:
         rival = self.rival(others)
         return rival is not None and self._shares(rival)
 
-    def against(self, others: Sequence[Found]) -> Difference | None:
-        """The row beside its baseline; None where it has none or is its own."""
+    def against(self, others: Sequence[Found], users: np.ndarray | None = None) -> Difference | None:
+        """The row beside its baseline; None where it has none or is its own.
+
+        Args:
+            others: all rows.
+            users: a mask of the test users that count; None for all.
+        """
         rival = self.rival(others)
         if rival is None or self._shares(rival):
             return None
         seeds = seeds_of(rival.lines) & seeds_of(self.lines)
-        own, its = (
-            np.mean([gains(line) for line in found.lines if line["cell"]["seed"] in seeds], axis=0)
-            for found in (self, rival)
-        )
+        own, its = (found.gains(seeds)[... if users is None else users] for found in (self, rival))
         _, interval, p = paired_t(torch.from_numpy(own - its))
         low, high = (float(its.mean()) + end for end in interval)
-        return Difference(rival.row.label, own.mean() / its.mean() - 1, float(its.mean()), (low, high), p)
+        relative = own.mean() / its.mean() - 1 if its.any() else math.nan
+        return Difference(rival.row.label, relative, float(its.mean()), (low, high), p)
+
+    def gains(self, seeds: Container[int]) -> np.ndarray:
+        """Each test user's NDCG@10, the mean over some seeds."""
+        mean: np.ndarray = np.mean([gains(line) for line in self.lines if line["cell"]["seed"] in seeds], axis=0)
+        return mean
 
     def _shares(self, other: Found) -> bool:
         return bool({line["key"] for line in self.lines} & {line["key"] for line in other.lines})

@@ -18,7 +18,11 @@ from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from latentloop.text_features import TextFeatures
 
-__all__ = ["build", "pre_training", "text_path", "texts"]
+__all__ = ["build", "pre_training", "text_path", "text_start", "texts"]
+
+
+TEXT_STD = 0.1
+"""Of an item table that starts from texts: far enough from 0 that the first steps do not wash it out."""
 
 
 class _NoBlock(nn.Module):
@@ -37,13 +41,29 @@ def build(cell: Cell, num_items: int, text: TextFeatures | None = None) -> Recom
     Args:
         cell: which.
         num_items: N.
-        text: what TedRec reads, see `texts`.
+        text: what TedRec reads or the item table starts from, see `texts`.
     """
+    model = _built(cell, num_items, text)
+    if cell.items == "texts" and text is not None:
+        with torch.no_grad():
+            model.item_table.weight[1:] = text_start(text, cell.dim)
+    return model
+
+
+def text_start(text: TextFeatures, dim: int) -> Tensor:
+    """The first `dim` principal components of the items' texts, (N, dim), at a standard deviation of `TEXT_STD`."""
+    rows = text.features[1:].double()
+    _, _, axes = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    found = (rows - rows.mean(0)) @ axes[:dim].T
+    return (found * (TEXT_STD / found.square().mean().sqrt())).float()
+
+
+def _built(cell: Cell, num_items: int, text: TextFeatures | None) -> Recommender:
     settings: dict[str, Any] = {"dropout": cell.dropout, "core_layers": cell.core_layers, "norm": cell.norm}
     settings["pre_layers"] = max(1, cell.pre_layers)
     if cell.kind == "plain-deep":
         settings["core_layers"] = cell.core_layers * cell.passes
-    if text is not None:
+    if cell.backbone == "tedrec":
         settings["text"] = text
     backbone = BACKBONES[cell.backbone](**settings)
     common: dict[str, Any] = {"dim": cell.dim, "max_length": cell.max_length, "dropout": cell.dropout}
@@ -62,8 +82,8 @@ def build(cell: Cell, num_items: int, text: TextFeatures | None = None) -> Recom
 
 
 def texts(cell: Cell, split: Split, folder: Path) -> TextFeatures | None:
-    """What is known of the items' texts, where the backbone reads them."""
-    if cell.backbone != "tedrec":
+    """What is known of the items' texts, where the backbone reads them or the item table starts from them."""
+    if cell.backbone != "tedrec" and cell.items != "texts":
         return None
     return load_text_features(split.item_ids, item_embeddings=text_path(cell, folder))
 

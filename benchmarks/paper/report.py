@@ -10,8 +10,9 @@ from pathlib import Path
 from benchmarks.paper.costs import COSTS, stored_costs
 from benchmarks.paper.figures import draw
 from benchmarks.paper.grids import EXPERIMENTS
+from benchmarks.paper.steps import STEPS, stored_steps
 from benchmarks.paper.stored import CELLS, finished
-from benchmarks.paper.tables import experiment_table, gradient_table, thinking_table, tuning_tables
+from benchmarks.paper.tables import experiment_table, gradient_table, steps_table, thinking_table, tuning_tables
 
 __all__ = ["write_report"]
 
@@ -30,9 +31,9 @@ _PREAMBLE = (
 )
 
 
-def write_report(cells: Path = CELLS, out: Path = OUT, costs: Path = COSTS) -> str:
+def write_report(cells: Path = CELLS, out: Path = OUT, costs: Path = COSTS, steps: Path = STEPS) -> str:
     """Write `paper.md` and the figures, and return the text."""
-    lines, measured = finished(cells), stored_costs(costs)
+    lines, measured, classes = finished(cells), stored_costs(costs), stored_steps(steps)
     names = sorted({line["cell"]["data"] for line in lines.values()} | {data for data, _ in measured})
     text = ["# The paper's experiments, as far as they have been run", "", *_PREAMBLE, ""]
     out.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,8 @@ def write_report(cells: Path = CELLS, out: Path = OUT, costs: Path = COSTS) -> s
             table = experiment_table(name, data, lines, measured)
             path = draw(name, data, lines, out) if table else None
             text += table + ([f"![{name} on {data}]({path.name})", ""] if path else [])
+            if name == "table1":
+                text += steps_table(data, lines, classes)
             if name == "study":
                 text += gradient_table(data, lines) + thinking_table(data, lines)
     written = "\n".join(text)

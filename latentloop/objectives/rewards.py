@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from latentloop.checks import at_least
+from latentloop.metrics import Ranks, as_cutoff, ndcg, recall
 
 __all__ = ["NDCGReward", "RecallReward", "Reward"]
 
@@ -31,14 +30,17 @@ class RecallReward:
 
     Args:
         k: the cut, at least 1.
+
+    Raises:
+        InputError: for a cut below 1, or one that 64 bits do not count.
     """
 
     def __init__(self, k: int = 10) -> None:
-        self.k = at_least("k", k, 1)
+        self.k = as_cutoff("k", k)
 
-    def __call__(self, greater: Int[Tensor, "*n"], ties: Int[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
-        """The share of the tied ranks greater + 1 .. greater + ties + 1 that lie within k."""
-        return (self.k - greater).clamp_min(0).minimum(ties + 1) / (ties + 1).double()
+    def __call__(self, greater: Int64[Tensor, "*n"], ties: Int64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
+        """The share of the tied ranks greater + 1 .. greater + ties + 1 that lie within k, see `metrics.recall`."""
+        return recall(Ranks(greater.flatten(), ties.flatten()), self.k).view(greater.shape)
 
     def __repr__(self) -> str:
         return f"RecallReward({self.k})"
@@ -49,17 +51,17 @@ class NDCGReward:
 
     Args:
         k: the cut, at least 1.
+
+    Raises:
+        InputError: for a cut below 1, or one that 64 bits do not count.
     """
 
     def __init__(self, k: int = 10) -> None:
-        self.k = at_least("k", k, 1)
+        self.k = as_cutoff("k", k)
 
-    def __call__(self, greater: Int[Tensor, "*n"], ties: Int[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
-        """The mean gain over the tied ranks greater + 1 .. greater + ties + 1."""
-        ranks = torch.arange(1, self.k + 1, dtype=torch.float64, device=greater.device)
-        total = torch.cat([ranks.new_zeros(1), (1 / torch.log2(ranks + 1)).cumsum(0)])
-        gains = total[(greater + ties + 1).clamp_max(self.k)] - total[greater.clamp_max(self.k)]
-        return gains / (ties + 1).double()
+    def __call__(self, greater: Int64[Tensor, "*n"], ties: Int64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
+        """The mean gain over the tied ranks greater + 1 .. greater + ties + 1, see `metrics.ndcg`."""
+        return ndcg(Ranks(greater.flatten(), ties.flatten()), self.k).view(greater.shape)
 
     def __repr__(self) -> str:
         return f"NDCGReward({self.k})"

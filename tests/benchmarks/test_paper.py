@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.paper import data, runner, train
 from benchmarks.paper.cell import Cell
@@ -27,6 +28,7 @@ from latentloop.data.interactions import Interactions
 from latentloop.data.synthetic import synthetic_log
 from latentloop.run_directory import RunDirectory
 from latentloop.scoring import Cosine, Dot
+from latentloop.text_features import TextFeatures
 
 ROOT = Path(__file__).parents[2]
 TINY = {"epochs": 1, "rpt_epochs": 1, "dim": 8, "pre_layers": 1, "core_layers": 1, "batch_size": 256}
@@ -91,6 +93,34 @@ def test_dropout_schedule_and_length_are_the_command_lines_but_for_the_rows_abou
     assert cells["cosine schedule"] == cells["SPT"]
     grid = runner.Options("tuning", data=("tiny",), dropout=0.2, max_length=50).cells()
     assert {(cell.dropout, cell.max_length) for cell in grid} == {(0.3, 50), (0.5, 50)}
+
+
+def test_a_row_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(SystemExit, match="--only: table1 has no row 'LARS'; it has 'chance', 'Popularity', "):
+        runner.Options("table1", data=("tiny",), only=("LARES", "LARS")).cells()
+
+
+def test_an_item_table_starts_from_texts_alike_in_the_loop_and_its_rivals() -> None:
+    """Principal components: uncorrelated columns of falling variance that keep two dimensions' distances."""
+    rng = np.random.default_rng(0)
+    features = np.zeros((41, 6), dtype=np.float32)
+    features[1:] = rng.normal(size=(40, 2)) @ rng.normal(size=(2, 6)) + 3.0
+    text = TextFeatures(torch.from_numpy(features), torch.zeros(41, dtype=torch.bool))
+    small = {"dim": 4, "pre_layers": 1, "core_layers": 1}
+    loop, plain, deep = (
+        build(Cell("tiny", kind=kind, items="texts", **small), 40, text).item_table.weight.detach()
+        for kind in ("loop", "plain", "plain-deep")
+    )
+    assert torch.equal(loop, plain) and torch.equal(loop, deep) and not loop[0].any()
+    found, given = loop[1:].double(), text.features[1:].double()
+    assert float(found.square().mean().sqrt()) == pytest.approx(0.1, rel=1e-5)
+    covariance = found.T @ found
+    variance = covariance.diagonal()
+    assert bool((variance.diff() <= 1e-9).all()) and float((covariance - variance.diag()).abs().max()) < 1e-6
+    ratio = torch.cdist(found, found) / torch.cdist(given, given).fill_diagonal_(1.0)
+    assert float(ratio[0, 1:].std() / ratio[0, 1:].mean()) < 1e-4
+    random = build(Cell("tiny", kind="plain", **small), 40, text).item_table.weight.detach()
+    assert not torch.equal(random, plain)
 
 
 def test_models_that_see_later_items_keep_to_prefix_samples() -> None:

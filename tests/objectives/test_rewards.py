@@ -81,6 +81,14 @@ def test_mistakes_are_named() -> None:
         for make in (RecallReward, NDCGReward):
             with pytest.raises(InputError, match="^k must be a whole number of at least 1, got 0"):
                 make(0)
+            with pytest.raises(InputError, match="^k must be at most"):
+                make(10**30)
+
+
+@pytest.mark.parametrize("reward", [RecallReward(2**62), NDCGReward(2**62)])
+def test_a_cut_beyond_the_catalog_costs_nothing(reward: RecallReward | NDCGReward) -> None:
+    greater = torch.tensor([0, 6])
+    assert (reward(greater, torch.zeros_like(greater)) > 0).all()
 
 
 def test_ranks_of_any_shape() -> None:
