@@ -25,7 +25,6 @@ __all__ = [
     "TrainingOptions",
 ]
 
-_LARGEST_CUTOFF = 2**31 - 1
 _WIDEST_CLIP = 1e30
 """Beyond what a ratio of float32 reaches."""
 _MOST_NEGATIVES = 10_000_000
@@ -171,15 +170,13 @@ class RPTOptions:
 
     def build(self) -> RPT:
         """The objective."""
+        from latentloop.metrics import as_cutoff
         from latentloop.objectives import RPT, NDCGReward, RecallReward
 
-        if self.reward_cutoff < 1:
-            raise InputError(f"reward_cutoff must be a whole number of at least 1, got {self.reward_cutoff}")
-        if self.reward_cutoff > _LARGEST_CUTOFF:
-            raise InputError(f"reward_cutoff must be at most {_LARGEST_CUTOFF}, got {self.reward_cutoff}")
         if self.clip > _WIDEST_CLIP:
             raise InputError(f"clip must be at most {_WIDEST_CLIP:g}, got {self.clip}")
-        reward = RecallReward(self.reward_cutoff) if self.reward == "recall" else NDCGReward(self.reward_cutoff)
+        cutoff = as_cutoff("reward_cutoff", self.reward_cutoff)
+        reward = RecallReward(cutoff) if self.reward == "recall" else NDCGReward(cutoff)
         return RPT(
             rollouts=self.rollouts,
             reward=reward,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latentloop.errors import InputError
+from latentloop.checks import zero_or_more
 from latentloop.objectives.compose import Sum
 from latentloop.objectives.contract import Objective
 from latentloop.objectives.info_nce import Similarity
@@ -19,8 +19,8 @@ class SPT(Sum):
     A part of weight 0 is left out, and with it the encoding of the views that only it reads.
 
     Args:
-        alpha: weight of the trajectory-level alignment, at least 0.
-        gamma: weight of the step-level alignment, at least 0.
+        alpha: weight of the trajectory-level alignment, finite and at least 0.
+        gamma: weight of the step-level alignment, finite and at least 0.
         temperature: tau of both.
         similarity: "cosine" or "dot".
         positives: "same_target" or "self", see `TrajectoryAlignment`.
@@ -43,8 +43,7 @@ class SPT(Sum):
         next_item: Objective | None = None,
     ) -> None:
         for name, weight in (("alpha", alpha), ("gamma", gamma)):
-            if not weight >= 0:
-                raise InputError(f"{name} must be at least 0, got {weight!r}")
+            zero_or_more(name, weight)
         trajectory = TrajectoryAlignment(
             positives=positives, temperature=temperature, similarity=similarity, mask_same_target=mask_same_target
         )

@@ -390,8 +390,9 @@ def test_the_settings_of_spt_and_its_own_parts_are_the_papers() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda: SPT(alpha=-1), InputError, "^alpha must be at least 0, got -1"),
-        (lambda: SPT(gamma=float("nan")), InputError, "^gamma must be at least 0, got nan"),
+        (lambda: SPT(alpha=-1), InputError, "^alpha must be a finite number of at least 0, got -1"),
+        (lambda: SPT(alpha=float("inf")), InputError, "^alpha must be a finite number of at least 0, got inf"),
+        (lambda: SPT(gamma=float("nan")), InputError, "^gamma must be a finite number of at least 0, got nan"),
         (lambda: TrajectoryAlignment(positives="both"), InputError, "^positives must be one of"),  # type: ignore[arg-type]
         (lambda: TrajectoryAlignment(similarity="l2"), InputError, "^similarity must be one of"),  # type: ignore[arg-type]
         (
