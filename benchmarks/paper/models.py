@@ -18,10 +18,10 @@ from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from latentloop.text_features import TextFeatures
 
-__all__ = ["build", "pre_training", "text_path", "text_start", "texts"]
+__all__ = ["build", "pre_training", "reads_texts", "text_path", "text_start", "texts"]
 
 
-TEXT_STD = 0.1
+TEXT_STD = 0.3
 """Of an item table that starts from texts: far enough from 0 that the first steps do not wash it out."""
 
 
@@ -82,10 +82,15 @@ def _built(cell: Cell, num_items: int, text: TextFeatures | None) -> Recommender
 
 
 def texts(cell: Cell, split: Split, folder: Path) -> TextFeatures | None:
-    """What is known of the items' texts, where the backbone reads them or the item table starts from them."""
-    if cell.backbone != "tedrec" and cell.items != "texts":
+    """What is known of the items' texts, where the cell reads them."""
+    if not reads_texts(cell):
         return None
     return load_text_features(split.item_ids, item_embeddings=text_path(cell, folder))
+
+
+def reads_texts(cell: Cell) -> bool:
+    """Whether the backbone reads the items' texts, or the item table starts from them."""
+    return cell.backbone == "tedrec" or cell.items == "texts"
 
 
 def text_path(cell: Cell, folder: Path) -> Path:

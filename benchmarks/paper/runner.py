@@ -29,7 +29,7 @@ import tyro
 
 from benchmarks.paper.cell import CAUSAL, Cell
 from benchmarks.paper.grids import EXPERIMENTS
-from benchmarks.paper.models import text_path
+from benchmarks.paper.models import reads_texts, text_path
 from benchmarks.paper.rows import TRAINING, Row
 from benchmarks.paper.stored import CELLS, finished
 from benchmarks.paper.train import run_cell
@@ -78,14 +78,14 @@ class Options:
     """Rows of these labels only."""
 
     def cells(self) -> list[Cell]:
-        """All cells, each once, all of a seed before the next seed's; TedRec's only where the data have texts."""
+        """All cells, each once, all of a seed before the next seed's; those that read texts only where the data have any."""
         rows = [row for data in self.data for row in self._rows(data)]
         unknown = [label for label in self.only if label not in {row.label for row in rows}]
         if unknown:
             labels = ", ".join(dict.fromkeys(repr(row.label) for row in rows))
             raise SystemExit(f"--only: {self.experiment} has no row {unknown[0]!r}; it has {labels}")
         rows = [row for row in rows if not self.only or row.label in self.only]
-        rows = [row for row in rows if row.cell.backbone != "tedrec" or text_path(row.cell, self.folder).is_file()]
+        rows = [row for row in rows if not reads_texts(row.cell) or text_path(row.cell, self.folder).is_file()]
         seeds = (SEED,) if self.experiment == "tuning" else self.seeds
         cells = [replace(row.cell, seed=seed, **self._changes_of(row)) for seed in seeds for row in rows]
         return list(dict.fromkeys(cells))

@@ -59,6 +59,16 @@ def study(data: str) -> list[Row]:
             "no alignment, cosine scores", replace(center, alpha=0.0, gamma=0.0, scorer="cosine"), "Base, cosine scores"
         ),
     ]
+    # what else could pay, for plain models and the loop alike: knowing the items' texts, and width
+    wide = 2 * center.dim
+    for label, change in {"items from texts": {"items": "texts"}, f"d {wide}": {"dim": wide}}.items():
+        plain = Row(f"Base, {label}", replace(rows[0].cell, **change), "Base")
+        rows += [
+            plain,
+            Row(f"Base, equal FLOPs, {label}", replace(plain.cell, kind="plain-deep"), plain.label),
+            Row(f"no alignment, {label}", replace(plain.cell, kind="loop", gamma=0.0), plain.label),
+            Row(f"SPT, {label}", replace(center, **change), plain.label),
+        ]
     rows += [Row(label, replace(center, **change), "SPT") for label, change in changes.items()]
     return rows + [Row(label, replace(center, **change), "SPT", tuple(change)) for label, change in own.items()]
 

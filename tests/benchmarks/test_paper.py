@@ -17,7 +17,7 @@ from benchmarks.paper import data, runner, train
 from benchmarks.paper.cell import Cell
 from benchmarks.paper.grids import EXPERIMENTS
 from benchmarks.paper.matching import find
-from benchmarks.paper.models import build
+from benchmarks.paper.models import TEXT_STD, build
 from benchmarks.paper.report import write_report
 from benchmarks.paper.rows import Row
 from benchmarks.paper.stored import CELLS, finished, unpack_ranks
@@ -75,8 +75,9 @@ def test_cells_that_were_stored_before_a_field_was_there_are_done(monkeypatch: p
     assert [cell.key in lines for cell in options.cells()] == [True, True]
 
 
-def test_a_row_keeps_the_fields_that_it_is_about() -> None:
-    options = runner.Options("study", data=("tiny",), seeds=(0,), learning_rate=3e-3, batch_size=256)
+def test_a_row_keeps_the_fields_that_it_is_about(tmp_path: Path) -> None:
+    (tmp_path / "tiny.text.npy").touch()
+    options = runner.Options("study", data=("tiny",), folder=tmp_path, seeds=(0,), learning_rate=3e-3, batch_size=256)
     cells = {row.label: cell for row, cell in zip(EXPERIMENTS["study"]("tiny"), _with_repeats(options), strict=True)}
     assert (cells["SPT"].learning_rate, cells["SPT"].batch_size) == (3e-3, 256)
     slow, small = cells["learning rate 3e-4"], cells["batch 64"]
@@ -85,8 +86,11 @@ def test_a_row_keeps_the_fields_that_it_is_about() -> None:
     assert cells["learning rate 3e-3"] == cells["batch 256"] == cells["SPT"]
 
 
-def test_dropout_schedule_and_length_are_the_command_lines_but_for_the_rows_about_them() -> None:
-    options = runner.Options("study", data=("tiny",), seeds=(0,), dropout=0.2, schedule="cosine", max_length=50)
+def test_dropout_schedule_and_length_are_the_command_lines_but_for_the_rows_about_them(tmp_path: Path) -> None:
+    (tmp_path / "tiny.text.npy").touch()
+    options = runner.Options(
+        "study", data=("tiny",), folder=tmp_path, seeds=(0,), dropout=0.2, schedule="cosine", max_length=50
+    )
     cells = {row.label: cell for row, cell in zip(EXPERIMENTS["study"]("tiny"), _with_repeats(options), strict=True)}
     assert (cells["Base"].dropout, cells["Base"].schedule, cells["Base"].max_length) == (0.2, "cosine", 50)
     assert (cells["dropout .3"].dropout, cells["dropout .3"].max_length) == (0.3, 50)
@@ -113,7 +117,7 @@ def test_an_item_table_starts_from_texts_alike_in_the_loop_and_its_rivals() -> N
     )
     assert torch.equal(loop, plain) and torch.equal(loop, deep) and not loop[0].any()
     found, given = loop[1:].double(), text.features[1:].double()
-    assert float(found.square().mean().sqrt()) == pytest.approx(0.1, rel=1e-5)
+    assert float(found.square().mean().sqrt()) == pytest.approx(TEXT_STD, rel=1e-5)
     covariance = found.T @ found
     variance = covariance.diagonal()
     assert bool((variance.diff() <= 1e-9).all()) and float((covariance - variance.diag()).abs().max()) < 1e-6
@@ -132,11 +136,14 @@ def test_models_that_see_later_items_keep_to_prefix_samples() -> None:
     }
 
 
-def test_tedrec_needs_texts(tmp_path: Path) -> None:
+def test_who_reads_texts_needs_texts(tmp_path: Path) -> None:
     options = runner.Options("figure2", data=("tiny",), folder=tmp_path, seeds=(0,))
     assert {cell.backbone for cell in options.cells()} == {"sasrec", "fmlprec", "bsarec"}
+    study = dataclasses.replace(options, experiment="study")
+    assert {cell.items for cell in study.cells()} == {"random"}
     (tmp_path / "tiny.text.npy").touch()
     assert {cell.backbone for cell in options.cells()} == {"sasrec", "fmlprec", "bsarec", "tedrec"}
+    assert {cell.items for cell in study.cells()} == {"random", "texts"}
 
 
 def test_a_cells_scorer_is_the_models_and_else_the_backbones_own() -> None:
