@@ -20,7 +20,7 @@ POST_TRAINING = (
 CAUSAL = ("sasrec",)
 """Backbones that can learn from every position of a history."""
 Kind = Literal["chance", "popularity", "plain", "plain-deep", "loop"]
-_LATER = ("schedule", "tied", "own_depth", "scorer", "items")
+_LATER = ("schedule", "tied", "own_depth", "scorer", "items", "held_out")
 """Fields that cells were stored without: at their defaults they are no part of a key."""
 
 
@@ -74,6 +74,8 @@ class Cell:
         scorer: how a thought meets the items; None is the backbone's own, dot products where it has none.
         items: what the item table starts from: "random" numbers, or "texts", the principal components of the items'
             text embeddings.
+        held_out: whether each user's newest training target is kept from pre-training and is what post-training learns
+            from; else both learn from all.
     """
 
     data: str
@@ -119,6 +121,7 @@ class Cell:
     own_depth: bool = False
     scorer: Literal["dot", "cosine"] | None = None
     items: Literal["random", "texts"] = "random"
+    held_out: bool = False
 
     @property
     def key(self) -> str:

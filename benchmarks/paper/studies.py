@@ -98,4 +98,15 @@ def study_rpt(data: str) -> list[Row]:
         "hybrid, ratio by step": {"policy": "hybrid", "ratio": "step"},
     }
     rows = [Row("LR+SPT", center.pretrained)]
-    return rows + [Row(label, replace(center, **change), "LR+SPT") for label, change in changes.items()]
+    rows += [Row(label, replace(center, **change), "LR+SPT") for label, change in changes.items()]
+    # what a model has learned by heart rewards nearly every rollout: here it has not seen what it is rewarded for
+    apart, start = replace(center, held_out=True), "LR+SPT, newest held out"
+    rows.append(Row(start, apart.pretrained, "LR+SPT"))
+    held: dict[str, dict[str, Any]] = {
+        "pre-training goes on": {"policy": "none"},
+        "target policy": {},
+        "hybrid policy": {"policy": "hybrid"},
+        "hybrid, NDCG@10": {"policy": "hybrid", "reward": "ndcg@10"},
+        "hybrid, NDCG@10, lr 3e-4": {"policy": "hybrid", "reward": "ndcg@10", "rpt_learning_rate": 3e-4},
+    }
+    return rows + [Row(f"newest held out: {label}", replace(apart, **change), start) for label, change in held.items()]

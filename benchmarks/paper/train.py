@@ -19,6 +19,7 @@ from benchmarks.paper.thinking import thinking
 from latentloop.accelerator import make_accelerator
 from latentloop.baselines import chance, popularity
 from latentloop.data.card import content_hash
+from latentloop.data.sequences import Samples
 from latentloop.data.splits import Split
 from latentloop.evaluation import evaluate
 from latentloop.objectives import RPT, NDCGReward, RecallReward, select
@@ -28,7 +29,7 @@ from latentloop.results import Evaluation
 from latentloop.run_directory import RunDirectory
 from latentloop.training import Fitted, fit
 
-__all__ = ["run_cell"]
+__all__ = ["parts_of_training", "run_cell"]
 
 _LARGEST = 254  # a rank beyond it adds nothing to any metric that is reported
 
@@ -50,15 +51,15 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
         defaults=dataclasses.asdict(Cell(cell.data)),
     )  # fmt: skip
     objective = pre_training(cell)
-    train = split.train.to(accelerator.device)
-    norms = {"as it came": gradient_norms(model.to(accelerator.device), objective, train, cell.batch_size, cell.seed)}
+    first, later = parts_of_training(split.train.to(accelerator.device), cell.held_out)
+    norms = {"as it came": gradient_norms(model.to(accelerator.device), objective, first, cell.batch_size, cell.seed)}
     fitted = fit(
-        model, train, split.validation, objective, run=run, epochs=cell.epochs, batch_size=cell.batch_size,
+        model, first, split.validation, objective, run=run, epochs=cell.epochs, batch_size=cell.batch_size,
         learning_rate=cell.learning_rate, weight_decay=cell.weight_decay, schedule=cell.schedule, **settings,
     )  # fmt: skip
-    norms["best"] = gradient_norms(model, objective, train, cell.batch_size, cell.seed)
+    norms["best"] = gradient_norms(model, objective, first, cell.batch_size, cell.seed)
     if cell.rpt:
-        fitted = _post_train(cell, model, split, run, settings)
+        fitted = _post_train(cell, model, later, split.validation, run, settings)
     depths = [1, 2, 3, 4, 6, 8] if cell.kind == "loop" else None
     evaluations = {
         name: evaluate(model, part, split=name, stage=cell.kind, depths=depths, seeds=(cell.seed,))
@@ -77,21 +78,35 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
     }
 
 
-def _post_train(cell: Cell, model: Recommender, split: Split, run: RunDirectory, settings: dict[str, Any]) -> Fitted:
+def parts_of_training(train: Samples, held_out: bool) -> tuple[Samples, Samples]:
+    """What pre-training and what post-training learn from: all samples both, or (`held_out`) all but each user's newest
+    the one, and those the other."""
+    if not held_out:
+        return train, train
+    newest = torch.zeros(train.sequences.num_users, dtype=torch.int64, device=train.device)
+    newest.scatter_reduce_(0, train.user, train.end, "amax")
+    held = train.end == newest[train.user]
+    places = torch.arange(len(train), device=train.device)
+    return train.select(places[~held]), train.select(places[held])
+
+
+def _post_train(
+    cell: Cell, model: Recommender, train: Samples, validation: Samples, run: RunDirectory, settings: dict[str, Any]
+) -> Fitted:
     settings = settings | {
         "stage": f"rpt-{cell.key}", "run": run, "epochs": cell.rpt_epochs, "learning_rate": cell.rpt_learning_rate,
         "clip_norm": cell.clip_norm, "validate_first": True,
     }  # fmt: skip
     if cell.policy == "none":
-        return fit(model, split.train, split.validation, pre_training(cell), batch_size=cell.batch_size, **settings)
+        return fit(model, train, validation, pre_training(cell), batch_size=cell.batch_size, **settings)
     number = int(cell.reward.partition("@")[2])
     reward = RecallReward(number) if cell.reward.startswith("recall") else NDCGReward(number)
-    samples = select(model, split.train, key=fold(cell.seed, "selection"))
+    samples = select(model, train, key=fold(cell.seed, "selection"))
     policy = RPT(
         policy=cell.policy, reward=reward, kl=cell.kl, kl_weight=cell.kl_weight, dropout=cell.rollout_dropout,
         ratio=cell.ratio, updates=cell.updates, own_depth=cell.own_depth,
     )  # fmt: skip
-    return fit(model, samples, split.validation, policy, batch_size=256, **settings)
+    return fit(model, samples, validation, policy, batch_size=256, **settings)
 
 
 def _parts(split: Split) -> list[tuple[str, Any]]:

@@ -25,7 +25,9 @@ from benchmarks.paper.tables import experiment_table
 from benchmarks.paper.train import run_cell
 from latentloop.data.amazon import PUBLISHED_COUNTS
 from latentloop.data.interactions import Interactions
+from latentloop.data.splits import leave_one_out
 from latentloop.data.synthetic import synthetic_log
+from latentloop.data.windows import Windows
 from latentloop.run_directory import RunDirectory
 from latentloop.scoring import Cosine, Dot
 from latentloop.text_features import TextFeatures
@@ -213,6 +215,7 @@ def test_amazon_2023_has_the_papers_counts_or_is_refused(
         Cell("tiny", rpt=True, reward="ndcg@5", own_depth=True, backbone="bsarec", **TINY),  # type: ignore[arg-type]
         Cell("tiny", positions="all", norm="post", similarity="dot", temperature=1.0, **TINY),  # type: ignore[arg-type]
         Cell("tiny", rpt=True, policy="none", **TINY),  # type: ignore[arg-type]
+        Cell("tiny", rpt=True, held_out=True, positions="all", **TINY),  # type: ignore[arg-type]
         Cell("tiny", tied=True, schedule="cosine", scorer="cosine", **TINY),  # type: ignore[arg-type]
         Cell("tiny", positions="all", mean_depth=0, depth="fixed", **(TINY | {"pre_layers": 0})),  # type: ignore[arg-type]
     ],
@@ -223,6 +226,7 @@ def test_amazon_2023_has_the_papers_counts_or_is_refused(
         "no pre-block",
         "post-trained",
         "pre-trained further",
+        "post-trained on what it has not seen",
         "all positions",
         "tied",
         "all positions, no pre-block, one thought",
@@ -239,6 +243,21 @@ def test_a_cell_is_run_and_tested(cell: Cell, folder: Path, tmp_path: Path) -> N
             "as it came": terms, "best": terms,
         }  # fmt: skip
         assert np.where(ranks < 10, 1 / np.log2(ranks + 2.0), 0).mean() == pytest.approx(line["test"]["ndcg@10"])
+
+
+def test_each_users_newest_target_is_kept_for_post_training() -> None:
+    split = leave_one_out(synthetic_log(num_users=60, num_items=40, seed=2), 20)
+    both = train.parts_of_training(split.train, held_out=False)
+    assert both == (split.train, split.train)
+    first, later = train.parts_of_training(split.train, held_out=True)
+    for user in range(60):
+        items = split.interactions.item[split.interactions.user == user].tolist()
+        learned = first.target(torch.nonzero(first.user == user).flatten()).tolist()
+        held = later.target(torch.nonzero(later.user == user).flatten()).tolist()
+        assert (learned, held) == (items[1:-3], items[-3:-2])  # the last two are validation's and the test's
+    windows = Windows.of(first)
+    targets = windows.targets(torch.arange(len(windows)))
+    assert int((targets > 0).sum()) == len(first)
 
 
 def test_measuring_gradients_changes_no_bit(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
