@@ -3,13 +3,14 @@
 Every user has a map f of their own that leads from each node to some other. A history tells it, an item for each edge
 a -> f(a) in random order, then asks questions, each an item "start at a, take p steps", followed by its answer, the item
 of node f^p(a). One look at the history answers one step, and nothing that was learned of other users helps. Models are
-trained at every position from the first answer on, and tested on the first question of other users. Maps run into
-cycles, so many steps end at few nodes: a guess is the node that most edges lead to.
+trained at every position from the first answer on, and tested on the last question of other users, whose items stand
+at the positions that they had in training. Maps run into cycles, so many steps end at few nodes: a guess is the node
+that most edges lead to.
 
-    python -m benchmarks.hops --seeds 0 1 2 --only "plain, 2 + 2 layers" "loop, 2 + 2 layers, depth 4"
+    python -m benchmarks.hops --seeds 0 1 2 --only "plain, 1 + 1 layers" "loop, 1 + 1 layers, depth 4"
 
 prints recall at 1 for each number of steps. Lines are kept in `benchmarks/results/hops.jsonl`, and what is there is not
-run again: of one CPU core a plain model of four layers takes five minutes, the others a quarter of an hour each.
+run again: of one CPU core a plain model of four layers takes five minutes, of ten a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -40,15 +41,20 @@ from latentloop.training import fit
 
 STORED = Path("benchmarks/results/hops.jsonl")
 Name = Literal[
-    "plain, 2 + 2 layers", "plain, 2 + 8 layers", "loop, 2 + 2 layers, depth 4", "loop, 2 + 2 layers, k-bar 3"
+    "plain, 1 + 1 layers", "plain, 1 + 4 layers", "loop, 1 + 1 layers, depth 4", "loop, 1 + 1 layers, k-bar 3",
+    "plain, 2 + 2 layers", "plain, 2 + 8 layers", "loop, 2 + 2 layers, depth 4", "loop, 2 + 2 layers, k-bar 3",
 ]  # fmt: skip
-MODELS: dict[Name, tuple[int, DepthLaw | None]] = {
-    "plain, 2 + 2 layers": (2, None),
-    "plain, 2 + 8 layers": (8, None),
-    "loop, 2 + 2 layers, depth 4": (2, FixedDepth(4)),
-    "loop, 2 + 2 layers, k-bar 3": (2, LogNormalPoisson(3)),
+MODELS: dict[Name, tuple[int, int, DepthLaw | None]] = {
+    "plain, 1 + 1 layers": (1, 1, None),
+    "plain, 1 + 4 layers": (1, 4, None),
+    "loop, 1 + 1 layers, depth 4": (1, 1, FixedDepth(4)),
+    "loop, 1 + 1 layers, k-bar 3": (1, 1, LogNormalPoisson(3)),
+    "plain, 2 + 2 layers": (2, 2, None),
+    "plain, 2 + 8 layers": (2, 8, None),
+    "loop, 2 + 2 layers, depth 4": (2, 2, FixedDepth(4)),
+    "loop, 2 + 2 layers, k-bar 3": (2, 2, LogNormalPoisson(3)),
 }
-"""Layers of the core, and what a loop's depth is drawn from."""
+"""Layers before the core and of it, and what a loop's depth is drawn from."""
 DEPTHS = (1, 2, 3, 4, 6, 8)
 
 
@@ -59,7 +65,7 @@ class Task:
     Args:
         nodes: of each user's map.
         hops: the most steps that are asked for.
-        questions: in a training history.
+        questions: in a history.
         users: training histories.
         epochs: over them.
         learning_rate: decays along a cosine.
@@ -76,7 +82,7 @@ class Task:
 
     @property
     def max_length(self) -> int:
-        """L: a whole training history but for its last answer."""
+        """L: a whole history but for its last answer."""
         return self.nodes + 2 * self.questions - 1
 
 
@@ -93,19 +99,18 @@ class Options:
     task: Task = Task()
 
 
-def histories(task: Task, users: int, questions: int, key: int) -> tuple[Samples, Tensor]:
-    """Histories with the samples from their first answer on, and how many steps each first question asks for.
+def histories(task: Task, users: int, key: int) -> tuple[Samples, Tensor]:
+    """Histories with the samples from their first answer on, and how many steps each last question asks for.
 
     Args:
         task: of what kind.
         users: U.
-        questions: in each history.
         key: of the draw.
 
     Returns:
         the samples, 2 * questions - 1 a user, and (U,) int64.
     """
-    draw, nodes = generator(key), task.nodes
+    draw, nodes, questions = generator(key), task.nodes, task.questions
     leads = torch.randint(nodes - 1, (users, nodes), generator=draw)
     leads = leads + (leads >= torch.arange(nodes))  # no node leads to itself
     told = torch.rand(users, nodes, generator=draw).argsort(1)
@@ -122,12 +127,22 @@ def histories(task: Task, users: int, questions: int, key: int) -> tuple[Samples
     sequences = Sequences(items.flatten().int(), torch.arange(users + 1) * length, nodes * (nodes + task.hops + 1))
     ends = torch.arange(nodes + 1, length)
     ends = (number[:, None] * length + ends).flatten()
-    return Samples(sequences, number.repeat_interleave(len(ends) // users), ends, task.max_length), steps[:, 0]
+    return Samples(sequences, number.repeat_interleave(len(ends) // users), ends, task.max_length), steps[:, -1]
+
+
+def last_questions(task: Task, users: int, key: int) -> tuple[Samples, Tensor]:
+    """Histories' last questions, one sample a user, and their steps.
+
+    A question at another place of a history would ask for edges at positions where training had none.
+    """
+    samples, steps = histories(task, users, key)
+    each = len(samples) // users
+    return samples.select(torch.arange(each - 1, len(samples), each)), steps
 
 
 def asked_in_test(task: Task, seed: int) -> tuple[Samples, Tensor]:
     """The 6,000 questions that a seed's models are tested on, and their steps."""
-    return histories(task, 6000, 1, fold(seed, "test"))
+    return last_questions(task, 6000, fold(seed, "test"))
 
 
 def guess(task: Task, seed: int) -> list[float]:
@@ -148,13 +163,13 @@ def run(name: Name, task: Task, seed: int, work: Path) -> dict[str, Any]:
         work: where the run is kept until it is finished.
     """
     began = time.perf_counter()
-    train, _ = histories(task, task.users, task.questions, fold(seed, "train"))
-    validation, _ = histories(task, 2000, 1, fold(seed, "validation"))
+    train, _ = histories(task, task.users, fold(seed, "train"))
+    validation, _ = last_questions(task, 2000, fold(seed, "validation"))
     test, steps = asked_in_test(task, seed)
-    core_layers, law = MODELS[name]
+    pre_layers, core_layers, law = MODELS[name]
     with dropout_seed(fold(seed, "weights"), torch.device("cpu")):
         model = build_recommender(
-            SASRec(pre_layers=2, core_layers=core_layers, dropout=0.0), train.num_items, dim=64,
+            SASRec(pre_layers=pre_layers, core_layers=core_layers, dropout=0.0), train.num_items, dim=64,
             max_length=task.max_length, loop=law is not None, depth_law=law, dropout=0.0, seed=seed,
         )  # fmt: skip
     config = {"model": name, "seed": seed} | dataclasses.asdict(task)
@@ -204,7 +219,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _usual(line: dict[str, Any]) -> str:
-    law = MODELS[line["model"]][1]
+    law = MODELS[line["model"]][2]
     return "1" if law is None else str(law.inference_depth)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from latentloop.recommender import Recommender
     from latentloop.run_directory import RunDirectory
 
-__all__ = ["check_data", "data_hash", "take_up"]
+__all__ = ["check_data", "data_hash", "in_words", "take_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def take_up(
     optimizer: torch.optim.Optimizer,
     *,
     data: str,
+    settings: dict[str, str],
     from_zero: bool,
     write: bool = True,
 ) -> Progress:
@@ -45,11 +47,12 @@ def take_up(
         model: as it is before the stage.
         optimizer: as it is before the stage.
         data: `data_hash` of what it trains and validates on.
+        settings: what else decides its numbers, in words, by name.
         from_zero: whether the stage measures the weights that it begins with.
         write: whether this process is the one that writes.
 
     Raises:
-        InputError: for a state that is damaged, of another model or of other data.
+        InputError: for a state that is damaged, of another model, of other data or of other settings.
         OSError: where `run` cannot be written.
     """
     path, began = run.state_path(stage), checksum(model)
@@ -66,7 +69,8 @@ def take_up(
             progress = None
         else:
             load_state(path, model, optimizer)
-    progress = progress or Progress(began=began, data=data)
+            _check_settings(path, progress, settings)
+    progress = progress or Progress(began=began, data=data, settings=settings)
     if write:
         run.lines.restore(stage, progress.history)
     return progress
@@ -86,6 +90,21 @@ def check_data(run: RunDirectory, train: Samples, validation: Samples) -> None:
 def _check_data(path: Path, progress: Progress | None, data: str) -> None:
     if progress is not None and progress.data not in (None, data):
         raise InputError(f"{path} is of other data: train on what the run began with, or choose another run")
+
+
+def _check_settings(path: Path, progress: Progress, settings: dict[str, str]) -> None:
+    """Numbers of two ways of training under one name would be nobody's."""
+    before = progress.settings or settings
+    for name, value in settings.items():
+        if before.get(name, value) != value:
+            raise InputError(
+                f"{name} is {value}, and {path} was trained with {before[name]}: go on as it began, or choose another run"
+            )
+
+
+def in_words(value: object) -> str:
+    """A setting as text that is the same in every process: its `repr`, without addresses of objects."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
 def data_hash(train: Samples, validation: Samples) -> str:

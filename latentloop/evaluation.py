@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latentloop.across_ranks import ALONE, Processes
+from latentloop.catalog import check_catalog, cut_of, warn_of_cut
 from latentloop.checks import as_deep, at_least
 from latentloop.data.sequences import Samples
 from latentloop.dropout import evaluating
@@ -109,6 +110,7 @@ def evaluate(
         progress=progress,
         processes=processes,
     )
+    warn_of_cut(model, samples)
     protocol = describe_protocol(
         samples,
         exclude_history=exclude_history,
@@ -118,6 +120,7 @@ def evaluate(
         seeds=seeds,
         rule=rule,
         data=data,
+        cut=cut_of(model, samples),
     )
     return Evaluation.of(
         by_depth[depth],
@@ -139,8 +142,9 @@ def describe_protocol(
     seeds: Sequence[int] | None = None,
     rule: str | None = None,
     data: str | None = None,
+    cut: int | None = None,
 ) -> Protocol:
-    """The protocol of a full ranking of `samples`; the arguments are those of `evaluate`."""
+    """The protocol of a full ranking of `samples`; `cut` as in `Protocol`, the other arguments as in `evaluate`."""
     return Protocol(
         split=split or samples.part or "unnamed",
         candidates=f"all {samples.num_items:,} items",
@@ -152,6 +156,7 @@ def describe_protocol(
         samples=len(samples),
         rule=rule,
         data=data,
+        cut=cut,
     )
 
 
@@ -190,8 +195,7 @@ def ranks(
         raise InputTypeError(f"samples must be samples such as split.test, got {type(samples).__name__}")
     if not len(samples):
         raise InputError("samples: none, there is nothing to evaluate")
-    if model.num_items != samples.num_items:
-        raise InputError(f"samples: of a catalog of {samples.num_items} items, but the model knows {model.num_items}")
+    check_catalog(model, samples)
     with evaluating(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
         keys = model.keys()
         # thoughts of all depths are held at once: a deep curve goes through fewer rows at a time

@@ -34,6 +34,7 @@ class Protocol:
         ties: what a target that shares its score with others gets.
         rule: how the data was split, such as "leave-one-out"; None where not said.
         data: hash of the data; None where not said.
+        cut: the most items of a history that the samples held, where the model would have read more; else None.
     """
 
     split: str
@@ -47,6 +48,7 @@ class Protocol:
     ties: str = "expectation over random order"
     rule: str | None = None
     data: str | None = None
+    cut: int | None = None
 
     def parts(self) -> dict[str, str]:
         """Each thing that is known, in words, by field."""
@@ -57,6 +59,7 @@ class Protocol:
             "samples": f"{self.samples:,} samples" if self.samples != self.users else "",
             "candidates": self.candidates,
             "history": f"history {self.history}",
+            "cut": f"histories cut to {self.cut} items" if self.cut is not None else "",
             "depth": f"depth {self.depth}" if self.depth is not None else "",
             "stage": f"stage {self.stage}" if self.stage else "",
             "seeds": f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}" if self.seeds else "",

@@ -41,6 +41,8 @@ class Progress:
         data: hash of the data that it trains and validates on; None in runs of releases that kept none.
         history: one line an epoch, as in metrics.jsonl.
         total_steps: what the learning rate's schedule was laid over; None where it does not depend on that.
+        settings: what decides the numbers beside the data and the model, in words, by name; None in runs of releases
+            that kept none.
     """
 
     epoch: int = 0
@@ -51,6 +53,7 @@ class Progress:
     data: str | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     total_steps: int | None = None
+    settings: dict[str, str] | None = None
 
 
 def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:

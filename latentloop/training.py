@@ -11,12 +11,14 @@ import torch
 from latentloop.accelerator import allow_unused, make_accelerator
 from latentloop.across_ranks import processes_of
 from latentloop.best_weights import BestWeights
-from latentloop.continuation import data_hash, take_up
+from latentloop.catalog import check_catalog, warn_of_cut
+from latentloop.continuation import data_hash, in_words, take_up
 from latentloop.data.sequences import Samples
 from latentloop.errors import InputError, InputTypeError
 from latentloop.finite import NotFinite
 from latentloop.metrics import metric_names
 from latentloop.objectives.contract import Objective, touches_few_items
+from latentloop.objectives.learnable import check_learnable
 from latentloop.optimizer import build_optimizer
 from latentloop.row_gradients import row_gradients
 from latentloop.run_directory import RunDirectory
@@ -87,7 +89,7 @@ def fit(
     """Train `model` in place with `objective` and leave it with its best weights on validation.
 
     Args:
-        model: what to train.
+        model: what to train; one without `item_ids` gets those of `train`.
         train: training samples; an objective that reads "everywhere" gets them as windows, and a step's rows are those.
         validation: validation samples, ranked in full after each epoch.
         objective: `(views, batch) -> (loss, terms)`; may have `views`, `start(model)`, `prepare(model, batch)` and
@@ -114,8 +116,9 @@ def fit(
         progress_bar: None shows one on a terminal only.
 
     Raises:
-        InputError: for a setting out of range, no samples or those of another catalog, nothing that can be learned, or a
-            `run` that holds the state of another model or of other data, or is being trained.
+        InputError: for a setting out of range, no samples or those of another catalog, nothing that can be learned, an
+            objective with parameters of its own, or a
+            `run` that holds the state of another model, of other data or of other settings, or is being trained.
         OSError: where `run` cannot be written; its last checkpoint is whole.
         NotFinite: where a term or the weights are no numbers; the model has the best weights so far then, or those
             it came with, and the message says which.
@@ -133,7 +136,10 @@ def fit(
         raise InputError(f"metric must be one of {', '.join(metric_names())}, got {metric!r}")
     if not callable(objective):
         raise InputTypeError(f"objective must be a callable of (views, batch), such as SPT(), got {objective!r}")
+    check_learnable(objective, model)
     _check_samples(model, train, validation, epochs)
+    if model.item_ids is None:
+        model.item_ids = train.sequences.item_ids
     if epochs and not (torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())):
         raise InputError("model: nothing can be learned: gradients are switched off, or all its parameters are frozen")
     accelerator = accelerator or make_accelerator()
@@ -144,16 +150,23 @@ def fit(
     start = getattr(objective, "start", None)
     if start is not None:
         start(model)
+    # what only says when to stop is none of them, nor what only tells of progress
+    settings = {
+        name: in_words(value)
+        for name, value in (
+            ("objective", objective), ("seed", seed), ("batch_size", batch_size), ("learning_rate", learning_rate),
+            ("schedule", schedule), ("weight_decay", weight_decay), ("clip_norm", clip_norm), ("metric", metric),
+            ("exclude_history", exclude_history),
+        )
+    }  # fmt: skip
     few = touches_few_items(objective)
     optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay, few_items=few)
     validate_first = validate_first or epochs == 0
-    main = accelerator.is_main_process
+    main, data = accelerator.is_main_process, data_hash(train, validation) if run is not None else ""
     progress = (
         Progress()
         if run is None
-        else take_up(
-            run, stage, model, optimizer, data=data_hash(train, validation), from_zero=validate_first, write=main
-        )
+        else take_up(run, stage, model, optimizer, data=data, settings=settings, from_zero=validate_first, write=main)
     )
     found = processes.each(progress.step)
     if len(set(found)) > 1:
@@ -199,9 +212,7 @@ def _check_samples(model: Recommender, train: Samples, validation: Samples, epoc
     for name, samples in (("train", train), ("validation", validation)):
         if not isinstance(samples, Samples):
             raise InputTypeError(f"{name} must be Samples, such as split.{name}, got {type(samples).__name__}")
-        if samples.num_items != model.num_items:
-            raise InputError(
-                f"{name}: of a catalog of {samples.num_items} items, but the model knows {model.num_items}"
-            )
+        check_catalog(model, samples, name)
         if not len(samples) and (epochs or name == "validation"):
             raise InputError(f"{name}: no samples, there is nothing to {'learn from' if name == 'train' else 'rank'}")
+        warn_of_cut(model, samples, name)

@@ -15,8 +15,7 @@ from latentloop.data.interactions import Interactions
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate
-from latentloop.item_ids import ItemIds
-from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Objective, select, views_of
+from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Objective, Sum, select, views_of
 from latentloop.randomness import dropout_seed, fold
 from latentloop.results import Evaluation
 from latentloop.run_directory import RunDirectory
@@ -93,7 +92,6 @@ class _Recipe:
 
     def train(self, model: Recommender, objective: Objective, stage: str, samples: Any = None, **own: Any) -> None:
         """One stage, then its two evaluations with the best weights."""
-        model.item_ids = ItemIds(self.split.item_ids)
         fitted = fit(
             model,
             self.split.train if samples is None else samples,
@@ -137,7 +135,7 @@ def two_stage(
     data: Interactions | Split,
     *,
     spt: Objective | None = None,
-    rpt: RPT | None = None,
+    rpt: Objective | None = None,
     base: Recommender | None = None,
     epochs: int = 200,
     rpt_epochs: int = 50,
@@ -190,7 +188,8 @@ def two_stage(
         progress_bar: None shows one on a terminal only.
 
     Raises:
-        InputError: for data that does not fit the model, a setting out of range, or a `run` that is being trained.
+        InputError: for data that does not fit the model, a setting out of range, a model that `rpt` cannot post-train,
+            or a `run` that is being trained or was trained by other settings.
         OSError: where `run` cannot be written; its last checkpoint is whole.
     """
     if not isinstance(data, Interactions | Split):
@@ -224,6 +223,12 @@ def two_stage(
         "accelerator": accelerator,
         "progress_bar": progress_bar,
     }
+    rpt = RPT() if rpt is None else rpt
+    if rpt_epochs > 0:
+        model.to(accelerator.device)
+        for part in rpt.parts if isinstance(rpt, Sum) else (rpt,):
+            if isinstance(part, RPT):
+                part.check(model)  # not when pre-training is done
     recipe = _Recipe(split, run, seed, settings, content_hash(split.interactions))
     with closing_trackers(accelerator):
         recipe.rival("chance", chance)
@@ -245,7 +250,7 @@ def two_stage(
             if kept:
                 recipe.train(
                     model,
-                    RPT() if rpt is None else rpt,
+                    rpt,
                     "rpt",
                     samples,
                     epochs=rpt_epochs,

@@ -40,7 +40,10 @@ class Evaluate:
     depths: tuple[int, ...] = ()
     """Further depths to measure, all from one run to the deepest."""
     exclude_history: bool = False
-    """Leave items of a user's past out of the ranking; the target always stays in."""
+    """Leave items of a user's past out of the ranking, as the run does where it was trained so; the target always stays
+    in."""
+    include_history: bool = False
+    """Keep them in, whatever the run does."""
     groups: bool = False
     """Also by quartile of history length and of the target's popularity."""
     batch_size: int = 1024
@@ -69,6 +72,8 @@ class Evaluate:
         for depth in self.depths:
             if depth < 1:
                 raise InputError(f"--depths must be whole numbers of at least 1, got {depth}")
+        if self.exclude_history and self.include_history:
+            raise InputError("--exclude-history and --include-history: choose one of them")
         device = choose_device(self.device)
         run = RunDirectory.open(self.run_directory)
         model, split, stage = open_run(run, self.stage, self.encoder)
@@ -76,12 +81,13 @@ class Evaluate:
         model.to(device)
         samples = split.validation if self.split == "validation" else split.test
         data = content_hash(split.interactions)
+        exclude = self.exclude_history or (_excludes(run) and not self.include_history)
         with dropout_seed(fold(run.seed(), "evaluation"), device):  # a fresh T_0 is that of the run's own report
             result = evaluate(
                 model,
                 samples,
                 depths=self.depths or None,
-                exclude_history=self.exclude_history,
+                exclude_history=exclude,
                 batch_size=self.batch_size,
                 stage=stage,
                 seeds=(run.seed(),),
@@ -91,7 +97,7 @@ class Evaluate:
                 rule=split.protocol,
                 data=data,
             )
-        options: dict[str, Any] = {"exclude_history": self.exclude_history, "subgroups": self.groups, "data": data}
+        options: dict[str, Any] = {"exclude_history": exclude, "subgroups": self.groups, "data": data}
         rivals = {
             "chance": chance(split, samples, name=self.split, **options),
             "Popularity": popularity(split, samples, name=self.split, **options),
@@ -146,6 +152,11 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     path = run.model_path(chosen)
     if not (path / "config.json").is_file():
         raise InputError(f"{run.path} holds no {chosen} model yet: train it further with --resume, or choose --stage")
+    if "data" not in run.config():
+        raise InputError(
+            f"{run.path} was not made by `train`, which keeps data and options beside the models: load {path} with "
+            "Recommender.from_pretrained, and evaluate it in Python"
+        )
     options = saved_options(DataOptions, run.config(), "data", run.config_path)
     saved_length = read_config(path).get("max_length")
     if options.max_length != saved_length:
@@ -164,6 +175,14 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     if made.encoder != encoder:  # it may have moved, and its code was not compared
         logger.warning("%s was trained with --encoder %s, not %s", run.path, made.encoder, encoder)
     return _of_the_data(model, split, path), split, chosen
+
+
+def _excludes(run: RunDirectory) -> bool:
+    """Whether the run left the history out of its own rankings."""
+    found = run.config().get("exclude_history", False)
+    if not isinstance(found, bool):
+        raise InputError(f"{run.config_path} is damaged: exclude_history must be true or false, found {found!r}")
+    return found
 
 
 def _untold(run: RunDirectory) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Int, Int32, Int64
 from torch import Tensor
 
-from latentloop.data.interactions import Interactions
+from latentloop.data.interactions import Id, Interactions
 from latentloop.errors import InputError
 
 __all__ = ["Samples", "Sequences"]
@@ -23,18 +24,20 @@ class Sequences:
         items: (n,) int32 item numbers 1..N; user u's are `items[offsets[u] : offsets[u + 1]]`.
         offsets: (U + 1,) int64, from 0 to n.
         num_items: N.
+        item_ids: original ids of items 1..N; None where nobody said.
     """
 
     items: Int32[Tensor, " n"]
     offsets: Int64[Tensor, " users_and_one"]
     num_items: int
+    item_ids: Sequence[Id] | None = None
 
     @classmethod
     def of(cls, interactions: Interactions) -> Sequences:
         """The sequences of a table of interactions; user u keeps its number."""
         offsets = torch.zeros(interactions.num_users + 1, dtype=torch.int64)
         torch.cumsum(torch.bincount(interactions.user, minlength=interactions.num_users), 0, out=offsets[1:])
-        return cls(interactions.item.to(torch.int32), offsets, interactions.num_items)
+        return cls(interactions.item.to(torch.int32), offsets, interactions.num_items, interactions.item_ids)
 
     @property
     def num_users(self) -> int:
@@ -43,7 +46,7 @@ class Sequences:
 
     def to(self, device: torch.device | str) -> Sequences:
         """The same sequences on `device`."""
-        return Sequences(self.items.to(device), self.offsets.to(device), self.num_items)
+        return replace(self, items=self.items.to(device), offsets=self.offsets.to(device))
 
     def latest(self, max_length: int) -> Samples:
         """One sample a user that holds the whole history and no target: what to recommend from."""

@@ -14,6 +14,7 @@ from latentloop.errors import InputError
 from latentloop.item_softmax import cross_entropy
 from latentloop.objectives.compose import Composable
 from latentloop.objectives.contract import Terms
+from latentloop.objectives.shown import shown
 from latentloop.objectives.views import Views
 from latentloop.randomness import fold, generator
 
@@ -102,4 +103,4 @@ class SampledNextItem(Composable):
         return columns + 1, (self._log_proposal[columns] + math.log(self.num_negatives)).float()
 
     def __repr__(self) -> str:
-        return f"SampledNextItem({self.num_negatives})"
+        return shown(self)

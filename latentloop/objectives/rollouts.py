@@ -24,7 +24,7 @@ from latentloop.objectives.rewards import Reward
 from latentloop.randomness import dropout_seed, fold, generator
 from latentloop.recommender import Recommender
 
-__all__ = ["Prepared", "by_step", "choices", "draw_depths", "for_rollouts", "placed", "rewards_of", "think"]
+__all__ = ["Prepared", "by_step", "choices", "draw_depths", "earned", "for_rollouts", "placed", "rewards_of", "think"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,11 +104,20 @@ def rewards_of(
     final = steps[last, torch.arange(steps.shape[1], device=steps.device)]
     greater, ties = count_ranks(model.queries(final), model.keys(), for_rollouts(target, len(depths)))
     shape = (len(target), len(depths))
-    rewards: object = reward(greater.view(shape), ties.view(shape))
-    if isinstance(rewards, Tensor) and rewards.shape == shape:
+    return earned(reward, greater.view(shape), ties.view(shape))
+
+
+def earned(reward: Reward, greater: Int[Tensor, "B G"], ties: Int[Tensor, "B G"]) -> Float[Tensor, "B G"]:
+    """What a reward gives for these ranks, float64.
+
+    Raises:
+        InputError: for a reward of another shape.
+    """
+    rewards: object = reward(greater, ties)
+    if isinstance(rewards, Tensor) and rewards.shape == greater.shape:
         return rewards.double()
     found = tuple(rewards.shape) if isinstance(rewards, Tensor) else type(rewards).__name__
-    raise InputError(f"reward must return a tensor {shape} like its arguments, got {found}")
+    raise InputError(f"reward must return a tensor {tuple(greater.shape)} like its arguments, got {found}")
 
 
 def choices(

@@ -9,6 +9,7 @@ Shapes: B rows, G rollouts a row, R = rows that are differentiated x G (row b's 
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import fields
 from typing import Any, get_args
 
@@ -39,11 +40,13 @@ from latentloop.objectives.rollouts import (
     by_step,
     choices,
     draw_depths,
+    earned,
     for_rollouts,
     placed,
     rewards_of,
     think,
 )
+from latentloop.objectives.shown import shown
 from latentloop.objectives.views import Views
 from latentloop.randomness import fold, row_keys
 from latentloop.recommender import Recommender
@@ -111,17 +114,31 @@ class RPT(Composable):
         self.keep_kl, self.dropout, self.own_depth = bool(keep_kl), bool(dropout), bool(own_depth)
         self.reference: Recommender | None = None
 
+    def check(self, model: Recommender) -> None:
+        """Refuse what could not be post-trained, before anything is trained; the reward is tried on two ranks.
+
+        Raises:
+            InputError: for an encoder without T_0 while dropout is off, since all its rollouts would be the same, or a
+                reward that gives another shape than it takes.
+            InputTypeError: for a reward that does not take (greater, ties).
+        """
+        self._check_rollouts(model)
+        ranks = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
+        try:
+            inspect.signature(self.reward).bind(ranks, ranks)
+        except TypeError as error:
+            raise InputTypeError(f"reward must be a callable of (greater, ties): {error}") from None
+        except ValueError:  # a callable that does not tell
+            pass
+        earned(self.reward, ranks, ranks.clone())
+
     def start(self, model: Recommender) -> None:
         """Freeze a copy of `model` as the reference; it is held here, outside any `state_dict`.
 
         Raises:
             InputError: for an encoder without T_0 while dropout is off: all its rollouts would be the same.
         """
-        if not self.dropout and not _has_state(model):
-            raise InputError(
-                "RPT needs rollouts that differ, but this encoder has no start state: pass dropout=True or wrap it "
-                "in RecurrentDepth"
-            )
+        self._check_rollouts(model)
         self.reference = None
         if self.kl_weight > 0:
             # not eval(): the policy's own kernels, so that the divergence is exactly 0 where the weights are the same
@@ -200,7 +217,14 @@ class RPT(Composable):
         return loss, terms | self._told(batch, ratio)
 
     def __repr__(self) -> str:
-        return f"RPT(rollouts={self.rollouts}, reward={self.reward!r}, policy={self.policy!r})"
+        return shown(self, "rollouts", "reward", "policy")
+
+    def _check_rollouts(self, model: Recommender) -> None:
+        if not self.dropout and not _has_state(model):
+            raise InputError(
+                "RPT needs rollouts that differ, but this encoder has no start state: pass dropout=True or wrap it "
+                "in RecurrentDepth"
+            )
 
     @torch.no_grad()
     def _told(self, batch: Prepared, ratio: Tensor) -> Terms:

@@ -12,6 +12,7 @@ from latentloop.data.batch import Batch
 from latentloop.objectives.compose import Composable
 from latentloop.objectives.contract import Terms
 from latentloop.objectives.info_nce import Similarity, align
+from latentloop.objectives.shown import shown
 from latentloop.objectives.views import Views
 from latentloop.randomness import fold, generator
 
@@ -63,7 +64,7 @@ class StepAlignment(Composable):
         return loss, {"step": loss.detach()}
 
     def __repr__(self) -> str:
-        return f"StepAlignment(temperature={self.temperature:g})"
+        return shown(self, "temperature")
 
 
 def draw_step(key: int, depth: int) -> int:

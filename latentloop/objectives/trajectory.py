@@ -11,6 +11,7 @@ from latentloop.data.batch import Batch
 from latentloop.objectives.compose import Composable
 from latentloop.objectives.contract import Terms
 from latentloop.objectives.info_nce import Similarity, align
+from latentloop.objectives.shown import shown
 from latentloop.objectives.views import Views
 
 __all__ = ["Positives", "TrajectoryAlignment"]
@@ -66,4 +67,4 @@ class TrajectoryAlignment(Composable):
         return loss, {"trajectory": loss.detach()}
 
     def __repr__(self) -> str:
-        return f"TrajectoryAlignment(positives={self.positives!r}, temperature={self.temperature:g})"
+        return shown(self, "positives", "temperature")

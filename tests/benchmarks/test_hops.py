@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import hops
-from benchmarks.hops import Name, Options, Task, asked_in_test, guess, histories, main, table
+from benchmarks.hops import Name, Options, Task, asked_in_test, guess, histories, last_questions, main, table
+from latentloop.data.windows import Windows
 
 TINY = Task(nodes=4, hops=3, questions=2, users=64, epochs=1, batch_size=32)
 
@@ -23,7 +24,7 @@ TINY = Task(nodes=4, hops=3, questions=2, users=64, epochs=1, batch_size=32)
 )  # fmt: skip
 def test_answers_are_what_the_told_edges_lead_to(nodes: int, most: int, questions: int, users: int, key: int) -> None:
     task = Task(nodes=nodes, hops=most, questions=questions)
-    samples, steps = histories(task, users, questions, key)
+    samples, steps = histories(task, users, key)
     assert len(samples) == users * (2 * questions - 1) and len(steps) == users
     for user in range(users):
         whole = samples.sequences.items[samples.sequences.offsets[user] :][: nodes + 2 * questions].tolist()
@@ -32,19 +33,25 @@ def test_answers_are_what_the_told_edges_lead_to(nodes: int, most: int, question
         for number, (asked, answered) in enumerate(zip(whole[nodes::2], whole[nodes + 1 :: 2], strict=True)):
             at, left = divmod(asked - 1 - nodes**2, most)
             assert 0 <= left < most
-            if number == 0:
+            if number == questions - 1:
                 assert steps[user] == left + 1
             for _ in range(left + 1):
                 at = leads[at]
             assert answered == 1 + nodes**2 + nodes * most + at <= samples.num_items
 
 
-def test_the_first_sample_of_a_user_is_the_first_question() -> None:
-    samples, _ = histories(TINY, 3, 1, 5)
+def test_what_is_asked_stands_where_training_had_it() -> None:
+    """A window of training is a whole history, and so is what is asked: edges, earlier questions, the last one."""
+    train, _ = histories(TINY, 3, 5)
+    asked, _ = last_questions(TINY, 3, 6)
     every = torch.arange(3)
-    assert samples.history(every)[:, -1].gt(TINY.nodes**2).all()
-    assert samples.history(every)[:, -2].le(TINY.nodes**2).all()
-    assert samples.target(every).gt(TINY.nodes**2 + TINY.nodes * TINY.hops).all()
+    windows = Windows.of(train)
+    assert len(windows) == 3 and len(asked) == 3
+    for samples in (windows.samples, asked):
+        rows = samples.history(every)
+        assert rows.shape == (3, TINY.max_length) and rows.gt(0).all()
+        assert rows[:, : TINY.nodes].le(TINY.nodes**2).all() and rows[:, TINY.nodes :].gt(TINY.nodes**2).all()
+        assert samples.target(every).gt(TINY.nodes**2 + TINY.nodes * TINY.hops).all()
 
 
 def test_a_run_is_stored_once_and_told(

@@ -118,8 +118,15 @@ def test_a_ranking_without_the_history_is_told_with_every_number(
     told = capsys.readouterr().out
     assert "history excluded" in told and "history kept" not in told
     # the same model, measured again by the same protocol, chance and Popularity included
-    assert main(["evaluate", str(out), "--exclude-history"]) == 0
+    assert main(["evaluate", str(out)]) == 0
     again = capsys.readouterr().out
+    assert "history excluded" in again
+    assert main(["evaluate", str(out), "--exclude-history"]) == 0
+    assert capsys.readouterr().out == again
+    assert main(["evaluate", str(out), "--include-history"]) == 0
+    assert "history kept" in capsys.readouterr().out
+    assert main(["evaluate", str(out), "--include-history", "--exclude-history"]) == 2
+    assert "choose one of them" in capsys.readouterr().err
     for name in ("chance", "Popularity", "SPT"):
         trained, measured = (
             next(line.split() for line in text.splitlines() if line.startswith(name)) for text in (told, again)

@@ -228,5 +228,8 @@ def test_fit_refuses_an_encoder_that_sees_later_items_before_its_first_step() ->
 
 def test_it_is_shown_as_it_is_made() -> None:
     assert repr(NextItemEverywhere()) == "NextItemEverywhere()"
-    assert repr(0.5 * NextItemEverywhere(SampledNextItem(3))) == "0.5 * NextItemEverywhere(SampledNextItem(3))"
+    assert (
+        repr(0.5 * NextItemEverywhere(SampledNextItem(3)))
+        == "0.5 * NextItemEverywhere(SampledNextItem(num_negatives=3))"
+    )
     assert isinstance(NextItemEverywhere().part, NextItem) and not isinstance(NextItemEverywhere(), nn.Module)

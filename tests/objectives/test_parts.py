@@ -369,7 +369,7 @@ def test_sums_and_their_own_parts_are_shown_as_they_are_written() -> None:
         "2 * StepAlignment(temperature=0.2)"
     )
     assert repr(1.0 * NextItem() + total.parts[1] + total.parts[2]) == written
-    assert repr(SampledNextItem(7)) == "SampledNextItem(7)"
+    assert repr(SampledNextItem(7)) == "SampledNextItem(num_negatives=7)"
 
 
 def test_the_settings_of_spt_and_its_own_parts_are_the_papers() -> None:
@@ -463,10 +463,10 @@ def test_depth_generators_are_those_of_the_law() -> None:
 def test_objectives_are_shown_as_they_are_made() -> None:
     total = NextItem() + 0.5 * TrajectoryAlignment(temperature=0.1) + StepAlignment(temperature=2.0)
     assert repr(total) == (
-        "NextItem() + 0.5 * TrajectoryAlignment(positives='same_target', temperature=0.1) + StepAlignment(temperature=2)"
+        "NextItem() + 0.5 * TrajectoryAlignment(positives='same_target', temperature=0.1) + StepAlignment(temperature=2.0)"
     )
     weighted = 2.0 * (NextItem() + SampledNextItem(7)) + NextItem()
-    assert repr(weighted) == "2 * (NextItem() + SampledNextItem(7)) + NextItem()"
+    assert repr(weighted) == "2 * (NextItem() + SampledNextItem(num_negatives=7)) + NextItem()"
 
 
 def test_a_weighted_sum_passes_rollouts_on_too() -> None:

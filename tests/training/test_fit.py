@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentloop.across_ranks import Processes
 from latentloop.backbones.sasrec import SASRec
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError, InputTypeError
-from latentloop.objectives import RPT, SPT, NextItem
+from latentloop.objectives import RPT, SPT, NextItem, Weighted
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.run_directory import RunDirectory
@@ -350,6 +350,65 @@ def test_two_stages_refuse_what_is_no_data_or_of_another_catalog(split: Split) -
         two_stage(model, fewer)
     with pytest.raises(InputError, match=f"base {message}"):
         two_stage(small(fewer), fewer, base=small(split, loop=False))
+
+
+@pytest.mark.parametrize(
+    ("loop", "rpt", "message"),
+    [
+        (False, None, "RPT needs rollouts that differ"),
+        (True, RPT(reward=lambda greater: greater), r"reward must be a callable of \(greater, ties\)"),
+        (True, RPT(reward=lambda greater, ties: [1.0]), "reward must return a tensor .* got list"),
+        (True, RPT(reward=lambda greater: greater) + NextItem(), "reward must be a callable"),
+    ],
+)
+def test_what_cannot_be_post_trained_is_refused_before_pre_training(
+    split: Split, loop: bool, rpt: Any, message: str
+) -> None:
+    model = small(split, loop=loop)
+    before = weights(model)
+    with pytest.raises((InputError, InputTypeError), match=f"^{message}"):
+        two_stage(model, split, rpt=rpt, epochs=1, rpt_epochs=1, device="cpu")
+    assert same(weights(model), before)
+    assert two_stage(model, split, rpt=rpt, epochs=1, rpt_epochs=0, device="cpu").metrics["spt"]
+
+
+class Head(nn.Module):
+    """An objective with something to learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = nn.Linear(16, 16)
+
+    def forward(self, views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        last = views["anchor"].final
+        return (self.projection(last) - last.detach()).square().mean(), {}
+
+
+class Holder:
+    """One that holds it."""
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+
+    def __call__(self, views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.head(views, batch)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "made", [lambda h: h, lambda h: NextItem() + h, lambda h: NextItem() + Weighted(Holder(h), 2.0)]
+)
+def test_an_objectives_own_parameters_are_refused_or_the_models(split: Split, made: Callable[[Head], Any]) -> None:
+    head, model = Head(), small(split)
+    before = head.projection.weight.detach().clone()
+    with pytest.raises(
+        InputError, match="parameter 'projection.weight' that would not be trained: make its module a part"
+    ):
+        train(model, split, made(head))
+    model.head = head  # as the message says
+    train(model, split, made(head))
+    assert not torch.equal(head.projection.weight, before)
+    frozen = Head().requires_grad_(False)
+    train(small(split), split, NextItem() + Holder(frozen))
 
 
 def test_samples_are_looked_at_before_any_work(split: Split) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latentloop.backbones.sasrec import SASRec
+from latentloop.continuation import in_words
 from latentloop.data.splits import Split, global_time, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError
@@ -118,6 +119,35 @@ def test_a_run_is_never_continued_on_other_data(split: Split, whole: tuple[TwoSt
     for changed in (other, by_time):
         with pytest.raises(InputError, match=r"state/spt\.safetensors is of other data"):
             recipe(changed, RunDirectory.create(whole[1].path, {"seed": 0}, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 7}, r"^seed is 7, and .*spt\.safetensors was trained with 0: "),
+        ({"learning_rate": 0.05}, "^learning_rate is 0.05, and .* with 0.001: "),
+        ({"batch_size": 64}, "^batch_size is 64, and .* with 128: "),
+        ({"spt": SPT(gamma=0.5)}, r"^objective is .*0\.5 \* StepAlignment.*0\.1 \* StepAlignment"),
+        ({"rpt": RPT(rollouts=2, kl_weight=0.5)}, r"^objective is RPT.*kl_weight=0\.5.*rpt\.safetensors"),
+    ],
+)
+def test_a_run_is_never_continued_by_other_settings(
+    split: Split, whole: tuple[TwoStage, RunDirectory], changed: dict[str, Any], message: str
+) -> None:
+    """What stands there would be told under another name."""
+    _, run = whole
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    settings: dict[str, Any] = {"spt": SPT(), "rpt": RPT(rollouts=2), "batch_size": 128, "rpt_batch_size": 64}
+    with pytest.raises(InputError, match=message):
+        two_stage(
+            fresh(split), split, epochs=3, rpt_epochs=2, device="cpu", cut=40, run=run, **(settings | changed),
+        )  # fmt: skip
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_setting_in_words_is_the_same_in_every_process() -> None:
+    assert in_words(0.001) == "0.001"
+    assert "lambda" in in_words(lambda: 0) and "0x" not in in_words(lambda: 0) + in_words(object())
 
 
 def test_models_of_a_run_load_anywhere(split: Split, whole: tuple[TwoStage, RunDirectory]) -> None:
