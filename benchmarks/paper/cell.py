@@ -72,8 +72,8 @@ class Cell:
         tied: whether one block is both pre- and core-block, which has `core_layers` then.
         own_depth: whether each rollout draws a depth of its own.
         scorer: how a thought meets the items; None is the backbone's own, dot products where it has none.
-        items: what the item table starts from: "random" numbers, or "texts", the principal components of the items'
-            text embeddings.
+        items: what the item table starts from: "random" numbers; "texts", the principal components of the items' text
+            embeddings; "shuffled texts", the same rows at other items, which say nothing.
         held_out: whether each user's newest training target is kept from pre-training and is what post-training learns
             from; else both learn from all.
     """
@@ -120,7 +120,7 @@ class Cell:
     tied: bool = False
     own_depth: bool = False
     scorer: Literal["dot", "cosine"] | None = None
-    items: Literal["random", "texts"] = "random"
+    items: Literal["random", "texts", "shuffled texts"] = "random"
     held_out: bool = False
 
     @property

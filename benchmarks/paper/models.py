@@ -12,7 +12,7 @@ from benchmarks.paper.cell import Cell
 from latentloop.data.splits import Split
 from latentloop.data.text_encoders import load_text_features
 from latentloop.objectives import SPT, NextItem, NextItemEverywhere
-from latentloop.randomness import dropout_seed, fold
+from latentloop.randomness import dropout_seed, fold, generator
 from latentloop.recipes import BACKBONES, build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
@@ -44,9 +44,12 @@ def build(cell: Cell, num_items: int, text: TextFeatures | None = None) -> Recom
         text: what TedRec reads or the item table starts from, see `texts`.
     """
     model = _built(cell, num_items, text)
-    if cell.items == "texts" and text is not None:
+    if cell.items != "random" and text is not None:
+        start = text_start(text, cell.dim)
+        if cell.items == "shuffled texts":
+            start = start[torch.randperm(len(start), generator=generator(fold(cell.seed, "items")))]
         with torch.no_grad():
-            model.item_table.weight[1:] = text_start(text, cell.dim)
+            model.item_table.weight[1:] = start
     return model
 
 
@@ -90,7 +93,7 @@ def texts(cell: Cell, split: Split, folder: Path) -> TextFeatures | None:
 
 def reads_texts(cell: Cell) -> bool:
     """Whether the backbone reads the items' texts, or the item table starts from them."""
-    return cell.backbone == "tedrec" or cell.items == "texts"
+    return cell.backbone == "tedrec" or cell.items != "random"
 
 
 def text_path(cell: Cell, folder: Path) -> Path:

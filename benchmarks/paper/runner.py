@@ -91,10 +91,13 @@ class Options:
         return list(dict.fromkeys(cells))
 
     def _changes_of(self, row: Row) -> dict[str, Any]:
-        """What the command line decides of a row; models that see later items keep to prefix samples."""
+        """What the command line decides of a row: of what it reads, and models that see later items keep to prefix
+        samples."""
         changes = self._changes([name for name in TRAINING if name not in row.own])
         if row.cell.backbone not in CAUSAL:
             changes.pop("positions", None)
+        if not row.cell.rpt:
+            changes.pop("rpt_epochs", None)
         return changes
 
     def _rows(self, data: str) -> Sequence[Row]:

@@ -33,7 +33,9 @@ def unpack_ranks(text: str) -> np.ndarray:
 
 
 def gains(line: Line) -> np.ndarray:
-    """Each test user's NDCG@10."""
+    """Each test user's NDCG@10: of the rank, or, where scores tied, its expectation as it was stored."""
+    if "gains" in line:
+        return np.frombuffer(zlib.decompress(base64.b85decode(line["gains"])), dtype=np.float32).astype(np.float64)
     ranks = unpack_ranks(line["ranks"]).astype(np.float64)
     found: np.ndarray = np.where(ranks < 10, 1 / np.log2(ranks + 2), 0.0)
     return found

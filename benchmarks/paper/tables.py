@@ -102,15 +102,16 @@ def gradient_table(data: str, lines: Mapping[str, Line]) -> list[str]:
     found = find(EXPERIMENTS["study"](data), lines)
     text: list[str] = []
     for each in found:
-        held = [line for line in each.lines if "gradient_norms" in line]
+        held = [line for line in each.lines if "gradient_norms" in line and not each.repeats(found)]
         for moment in ("as it came", "best") if held else ():
             of_encoder = [_norms([line["gradient_norms"][moment] for line in held], "encoder")]
             of_items = [_norms([line["gradient_norms"][moment] for line in held], "items")]
             seeds = ", ".join(str(line["cell"]["seed"]) for line in held)
-            text.append(_line([each.row.label, seeds, moment, *of_encoder[0], *of_items[0]]))
+            told = _training(held[0]["cell"])
+            text.append(_line([each.row.label, told, seeds, moment, *of_encoder[0], *of_items[0]]))
     if not text:
         return []
-    head = ["row", "seeds", "weights"]
+    head = ["row", "training", "seeds", "weights"]
     for place in ("encoder", "item table"):
         head += [f"{place}: next item", "trajectory by it", "step by it"]
     told = (
@@ -123,8 +124,9 @@ def gradient_table(data: str, lines: Mapping[str, Line]) -> list[str]:
 def thinking_table(data: str, lines: Mapping[str, Line]) -> list[str]:
     """What the loops of the study do, see `thinking`; empty where no line tells."""
     text: list[str] = []
-    for each in find(EXPERIMENTS["study"](data), lines):
-        held = [line for line in each.lines if "thinking" in line]
+    found = find(EXPERIMENTS["study"](data), lines)
+    for each in found:
+        held = [line for line in each.lines if "thinking" in line and not each.repeats(found)]
         if not held:
             continue
         told = [line["thinking"] for line in held]
@@ -132,11 +134,18 @@ def thinking_table(data: str, lines: Mapping[str, Line]) -> list[str]:
         shares = [f"{statistics.mean(one[name] for one in told):.1%}" for name in ("spread", "undecided")]
         answers = [f"{statistics.mean(one['ndcg@10'][name] for one in told):.4f}" for name in told[0]["ndcg@10"]]
         seeds = ", ".join(str(line["cell"]["seed"]) for line in held)
-        text.append(_line([each.row.label, seeds, *moves, *shares, *answers]))
+        text.append(_line([each.row.label, _training(held[0]["cell"]), seeds, *moves, *shares, *answers]))
         names = list(told[0]["ndcg@10"])
     if not text:
         return []
-    head = ["row", "seeds", *(f"thought {depth} moves" for depth in _FOLLOWED), "T_0 left", "undecided users"]
+    head = [
+        "row",
+        "training",
+        "seeds",
+        *(f"thought {depth} moves" for depth in _FOLLOWED),
+        "T_0 left",
+        "undecided users",
+    ]
     about = (
         "How far a thought lies from the one before, relative to its length; how far the last thoughts of eight random",
         "start states lie from their mean, relative to their length; the share of users whose target is among the ten best",

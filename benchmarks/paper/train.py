@@ -22,6 +22,7 @@ from latentloop.data.card import content_hash
 from latentloop.data.sequences import Samples
 from latentloop.data.splits import Split
 from latentloop.evaluation import evaluate
+from latentloop.metrics import ndcg
 from latentloop.objectives import RPT, NDCGReward, RecallReward, select
 from latentloop.randomness import fold
 from latentloop.recommender import Recommender
@@ -98,7 +99,15 @@ def _post_train(
         "clip_norm": cell.clip_norm, "validate_first": True,
     }  # fmt: skip
     if cell.policy == "none":
-        return fit(model, train, validation, pre_training(cell), batch_size=cell.batch_size, **settings)
+        return fit(
+            model,
+            train,
+            validation,
+            pre_training(cell),
+            batch_size=cell.batch_size,
+            weight_decay=cell.weight_decay,
+            **settings,
+        )
     number = int(cell.reward.partition("@")[2])
     reward = RecallReward(number) if cell.reward.startswith("recall") else NDCGReward(number)
     samples = select(model, train, key=fold(cell.seed, "selection"))
@@ -117,7 +126,7 @@ def _line(cell: Cell, split: Split, evaluations: dict[str, Evaluation], *, secon
     """What every cell's line holds, as plain values."""
     test = evaluations["test"]
     ranks = test.ranks.greater.clamp(max=_LARGEST + 1).to(torch.uint8).numpy()
-    return {
+    line = {
         "key": cell.key,
         "cell": dataclasses.asdict(cell),
         "data_hash": content_hash(split.interactions),
@@ -128,3 +137,7 @@ def _line(cell: Cell, split: Split, evaluations: dict[str, Evaluation], *, secon
         "seconds": round(seconds, 1),
         "ranks": base64.b85encode(zlib.compress(ranks.tobytes(), 9)).decode(),
     }
+    if bool((test.ranks.ties > 0).any()):  # a rank among equals says too much of who gives all items one score
+        gains = ndcg(test.ranks, 10).float().numpy()
+        line["gains"] = base64.b85encode(zlib.compress(gains.tobytes(), 9)).decode()
+    return line

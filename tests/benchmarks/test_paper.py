@@ -20,7 +20,7 @@ from benchmarks.paper.matching import find
 from benchmarks.paper.models import TEXT_STD, build
 from benchmarks.paper.report import write_report
 from benchmarks.paper.rows import Row
-from benchmarks.paper.stored import CELLS, finished, unpack_ranks
+from benchmarks.paper.stored import CELLS, finished, gains, unpack_ranks
 from benchmarks.paper.tables import experiment_table
 from benchmarks.paper.train import run_cell
 from latentloop.data.amazon import PUBLISHED_COUNTS
@@ -101,6 +101,23 @@ def test_dropout_schedule_and_length_are_the_command_lines_but_for_the_rows_abou
     assert {(cell.dropout, cell.max_length) for cell in grid} == {(0.3, 50), (0.5, 50)}
 
 
+def test_what_post_training_costs_is_no_part_of_a_pre_trained_cell() -> None:
+    options = runner.Options("study_rpt", data=("tiny",), seeds=(0,), rpt_epochs=2)
+    pre = next(cell for cell in options.cells() if not cell.rpt and not cell.held_out)
+    assert pre == Cell("tiny") and {cell.rpt_epochs for cell in options.cells() if cell.rpt} == {2}
+
+
+def test_post_training_is_held_against_pre_training_that_goes_on() -> None:
+    rows = {row.label: row for row in EXPERIMENTS["study_rpt"]("tiny")}
+    for start in ("", "newest held out: "):
+        rival = rows[f"{start}pre-training goes on"]
+        assert rival.cell.policy == "none"
+        for label, row in rows.items():
+            if row.cell.rpt and row is not rival and row.cell.held_out == bool(start):
+                assert row.baseline == rival.label, label
+                assert dataclasses.replace(row.cell, policy="none").pretrained == rival.cell.pretrained
+
+
 def test_a_row_that_is_not_there_is_an_error() -> None:
     with pytest.raises(SystemExit, match="--only: table1 has no row 'LARS'; it has 'chance', 'Popularity', "):
         runner.Options("table1", data=("tiny",), only=("LARES", "LARS")).cells()
@@ -125,8 +142,12 @@ def test_an_item_table_starts_from_texts_alike_in_the_loop_and_its_rivals() -> N
     assert bool((variance.diff() <= 1e-9).all()) and float((covariance - variance.diag()).abs().max()) < 1e-6
     ratio = torch.cdist(found, found) / torch.cdist(given, given).fill_diagonal_(1.0)
     assert float(ratio[0, 1:].std() / ratio[0, 1:].mean()) < 1e-4
-    random = build(Cell("tiny", kind="plain", **small), 40, text).item_table.weight.detach()
-    assert not torch.equal(random, plain)
+    random, shuffled = (
+        build(Cell("tiny", kind="plain", items=items, **small), 40, text).item_table.weight.detach()
+        for items in ("random", "shuffled texts")
+    )
+    assert not torch.equal(random, plain) and not torch.equal(shuffled, plain)
+    assert sorted(shuffled.tolist()) == sorted(plain.tolist()) and not shuffled[0].any()
 
 
 def test_models_that_see_later_items_keep_to_prefix_samples() -> None:
@@ -145,7 +166,7 @@ def test_who_reads_texts_needs_texts(tmp_path: Path) -> None:
     assert {cell.items for cell in study.cells()} == {"random"}
     (tmp_path / "tiny.text.npy").touch()
     assert {cell.backbone for cell in options.cells()} == {"sasrec", "fmlprec", "bsarec", "tedrec"}
-    assert {cell.items for cell in study.cells()} == {"random", "texts"}
+    assert {cell.items for cell in study.cells()} == {"random", "texts", "shuffled texts"}
 
 
 def test_a_cells_scorer_is_the_models_and_else_the_backbones_own() -> None:
@@ -237,12 +258,14 @@ def test_a_cell_is_run_and_tested(cell: Cell, folder: Path, tmp_path: Path) -> N
     assert Cell(**line["cell"]) == cell
     ranks = unpack_ranks(line["ranks"])
     assert len(ranks) == 60
+    mean = gains(line).mean()  # of chance too, which gives all items one score
+    assert mean == pytest.approx(line["test"]["ndcg@10"], rel=1e-6) and len(gains(line)) == 60
+    assert ("gains" in line) == (cell.kind == "chance")
     if cell.kind != "chance":
         terms = {"next item", *["trajectory"] * (cell.alpha > 0), *["step"] * (cell.kind == "loop")}
         assert {moment: set(norms) for moment, norms in line["gradient_norms"].items()} == {
             "as it came": terms, "best": terms,
         }  # fmt: skip
-        assert np.where(ranks < 10, 1 / np.log2(ranks + 2.0), 0).mean() == pytest.approx(line["test"]["ndcg@10"])
 
 
 def test_each_users_newest_target_is_kept_for_post_training() -> None:
