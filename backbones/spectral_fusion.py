@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from latentloop.exporting import exporting
+
 __all__ = ["SpectralFusion"]
 
 
@@ -44,7 +46,7 @@ class SpectralFusion(nn.Module):
             items: padding is zeros, wherever it stands.
             text: likewise, and its place 0 leaves the item it meets where it is.
         """
-        if not len(items):  # an empty batch has no transform
+        if not exporting() and not len(items):  # an empty batch has no transform
             return items
         gated_items = items * self.item_gate(items).sigmoid()
         gated_text = text * self.text_gate(text).sigmoid()

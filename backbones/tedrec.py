@@ -31,6 +31,7 @@ from latentloop.backbones.spectral_fusion import SpectralFusion
 from latentloop.backbones.text_adaptor import TextAdaptor
 from latentloop.backbones.text_table import TextTable
 from latentloop.errors import InputError
+from latentloop.exporting import exporting
 from latentloop.quick_dropout import QuickDropout
 from latentloop.text_features import TextFeatures
 
@@ -110,7 +111,7 @@ class TedRecBlock(nn.Module):
     def text_sequence(self, history: Int[Tensor, "B L"]) -> Float[Tensor, "B L d"]:
         """The adapted texts of `history`, padding on the right."""
         size = len(self.text.features)
-        if size <= history.numel():  # whichever is less work: all items once, or every position
+        if exporting() or size <= history.numel():  # whichever is less work: all items once, or every position
             return self._adapted(torch.arange(size, device=history.device), history)
         places = torch.arange(history.numel(), device=history.device).view(history.shape)
         return self._adapted(history.flatten(), places)
@@ -122,7 +123,7 @@ class TedRecBlock(nn.Module):
         On a CPU it gets the real tokens only, which takes a third of the time; an accelerator would wait for their
         number, and is faster at padding.
         """
-        if padding_mask is None or x.device.type != "cpu" or torch.compiler.is_compiling():
+        if padding_mask is None or x.device.type != "cpu" or torch.compiler.is_compiling() or exporting():
             return None, {"padding_mask": padding_mask}
         real = ~padding_mask
         real[:, -1] = True  # a row without items still gets an answer

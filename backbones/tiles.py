@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from latentloop.exporting import exporting
+
 __all__ = ["in_tiles"]
 
 CPU_TILE = 1024
@@ -26,8 +28,10 @@ def in_tiles(
         x: positions.
         training: whether it draws.
     """
-    whole = training or torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling()
+    whole = training or torch.is_grad_enabled() or x.device.type != "cpu"
+    if whole or torch.compiler.is_compiling() or exporting():
+        return function(x)
     positions = x.shape[:-1].numel()
-    if whole or positions <= CPU_TILE:
+    if positions <= CPU_TILE:
         return function(x)
     return torch.cat([function(tile) for tile in x.reshape(positions, -1).split(CPU_TILE)]).view_as(x)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from latentloop.objectives import RPT, SPT, NextItem, StepAlignment, TrajectoryAlignment
     from latentloop.recommender import Recommender
     from latentloop.recurrence import RecurrentDepth, Thoughts
+    from latentloop.run_directory import RunDirectory
+    from latentloop.significance import compare
     from latentloop.training import fit
     from latentloop.two_stage import two_stage
 
@@ -34,12 +36,14 @@ __all__ = [
     "NextItem",
     "Recommender",
     "RecurrentDepth",
+    "RunDirectory",
     "StepAlignment",
     "Thoughts",
     "TrajectoryAlignment",
     "UniformDepth",
     "__version__",
     "adapt",
+    "compare",
     "evaluate",
     "fit",
     "global_time",
@@ -59,11 +63,13 @@ _HOME = {
     "NextItem": "objectives",
     "Recommender": "recommender",
     "RecurrentDepth": "recurrence",
+    "RunDirectory": "run_directory",
     "StepAlignment": "objectives",
     "Thoughts": "recurrence",
     "TrajectoryAlignment": "objectives",
     "UniformDepth": "depth",
     "adapt": "adapt",
+    "compare": "significance",
     "evaluate": "evaluation",
     "fit": "training",
     "global_time": "data",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import Any
 
 from latentloop.data.sequences import Samples
@@ -47,11 +48,19 @@ def cut_of(model: Any, samples: Samples) -> int | None:
     return samples.max_length if samples.max_length < getattr(model, "max_length", 0) else None
 
 
-def warn_of_cut(model: Any, samples: Samples, name: str = "samples") -> None:
-    """Say that a model reads longer histories than it is given."""
+def warn_of_cut(model: Any, samples: Samples) -> None:
+    """Say, once for the same two lengths, that a model reads longer histories than it is given."""
     cut = cut_of(model, samples)
     if cut is not None:
-        logger.warning(
-            "%s hold the newest %d items of a history, and the model reads %d: split with max_length=%d to give it all",
-            name, cut, model.max_length, model.max_length,
-        )  # fmt: skip
+        _warn(cut, model.max_length)
+
+
+@cache
+def _warn(cut: int, read: int) -> None:
+    logger.warning(
+        "the samples hold the newest %d items of a history, and the model reads %d: split with max_length=%d to give it "
+        "all",
+        cut,
+        read,
+        read,
+    )

@@ -29,6 +29,7 @@ _CHANGES_NO_ANSWER = {
     "p",
     "inplace",
     "checkpoint_steps",
+    "grad_steps",
     "gradient_checkpointing",
     "enable_nested_tensor",
     "use_nested_tensor",

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
+from latentloop.exporting import exporting
 from latentloop.facts import facts
 from latentloop.packing import Packing
 from latentloop.randomness import row_keys
@@ -28,15 +29,21 @@ def checked_history(model: Recommender, history: Int[Tensor, "B L"]) -> Int[Tens
     """The newest `max_length` item ids, int64.
 
     Raises:
+        InputTypeError: for anything but a tensor.
         InputError: for another shape or type, an id outside 0..N, or an item with padding after it.
     """
+    if not isinstance(history, Tensor):
+        raise InputTypeError(
+            f"history must be a (B, L) tensor of item numbers, got {type(history).__name__}: `recommend` takes histories "
+            "in original ids"
+        )
     if history.ndim != 2 or history.shape[1] < 1 or history.dtype not in (torch.int64, torch.int32):
         raise InputError(
             f"history must be (B, L) whole numbers with L >= 1, got {tuple(history.shape)} {history.dtype}"
         )
     history = history[:, -model.max_length :].long()
     # on an accelerator the look-up would cost a synchronisation, and the embedding checks ids there itself
-    if history.device.type == "cpu" and history.numel():
+    if history.device.type == "cpu" and history.numel() and not exporting():
         low, high = int(history.min()), int(history.max())
         if low < 0 or high > model.num_items:
             raise InputError(f"history must hold item ids 0..{model.num_items}, found {low if low < 0 else high}")
@@ -66,7 +73,8 @@ def begin(
         raise InputError(f"state must be {wanted} (rows x copies, length, dim), got {tuple(state.shape)}")
     if state_keys is not None and state_keys.shape != wanted[:1]:
         raise InputError(f"state_keys must be {wanted[:1]} (rows x copies), got {tuple(state_keys.shape)}")
-    layout = _begin_packed if model.encoder.packed_core else _begin_padded
+    # how many tokens are real is known when the graph runs, not when it is made
+    layout = _begin_packed if model.encoder.packed_core and not exporting() else _begin_padded
     hidden, start, context = layout(model, history, state, state_keys, copies)
     return hidden, start.to(hidden.dtype), context
 

@@ -48,6 +48,8 @@ class RecurrentDepth(nn.Module):
         state_std: s1, the standard deviation of T_0 ~ N(0, s1^2 I).
         dim: d, where no `Recommender` will tell it.
         checkpoint_steps: recompute each step in the backward pass instead of keeping its activations.
+        grad_steps: the last so many steps keep a graph, and memory does not grow with the steps before; what reads an
+            earlier thought gets no gradient from it. None, the paper's, is all of them.
 
     Raises:
         InputError: for a value out of range.
@@ -64,6 +66,7 @@ class RecurrentDepth(nn.Module):
         state_std: float = 1.0,
         dim: int | None = None,
         checkpoint_steps: bool = False,
+        grad_steps: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= state_std < math.inf:
@@ -75,6 +78,7 @@ class RecurrentDepth(nn.Module):
         self.depth_law: DepthLaw = LogNormalPoisson() if depth_law is None else depth_law
         self.state_std = float(state_std)
         self.checkpoint_steps = checkpoint_steps
+        self.grad_steps = None if grad_steps is None else at_least("grad_steps", grad_steps, 1)
         self.dim: int | None = None
         self.norm: nn.LayerNorm | None = None
         if dim is not None:
@@ -161,20 +165,17 @@ class RecurrentDepth(nn.Module):
             InputError: for a depth outside 1..10,000 or a state shaped unlike `hidden`.
         """
         depth = as_deep("depth", self.depth_law.inference_depth if depth is None else depth)
-        if state.shape != hidden.shape:
-            raise InputError(f"state must be shaped like hidden, {tuple(hidden.shape)}, got {tuple(state.shape)}")
-        return self._steps(hidden, state, depth, context)
+        return self._steps(hidden, state, depth, depth, context)
 
     def thoughts(
         self, hidden: Float[Tensor, "*n d"], *, state: Float[Tensor, "*n d"], depth: int, **context: Any
     ) -> Thoughts:
         """Read the newest position after each step; equal to stacking it from `unroll`, only cheaper."""
         read: list[Tensor] = []
-        if depth > 1:
-            for unrolled in self.unroll(hidden, state=state, depth=depth - 1, **context):
-                state = unrolled
-                read.append(newest(state, context.get("offsets")))
-        as_deep("depth", depth)
+        depth = as_deep("depth", depth)
+        for unrolled in self._steps(hidden, state, depth - 1, depth, context):
+            state = unrolled
+            read.append(newest(state, context.get("offsets")))
         read.append(read_newest("core_block", self.core_block, self._mix(state, hidden), **context))
         return Thoughts(torch.stack(read))
 
@@ -217,9 +218,21 @@ class RecurrentDepth(nn.Module):
         """The loop's settings."""
         return f"depth_law={self.depth_law}, state_std={self.state_std}"
 
-    def _steps(self, hidden: Tensor, state: Tensor, depth: int, context: dict[str, Any]) -> Iterator[Tensor]:
-        for _ in range(depth):
-            if self.checkpoint_steps and torch.is_grad_enabled():
+    def _steps(
+        self, hidden: Tensor, state: Tensor, count: int, depth: int, context: dict[str, Any]
+    ) -> Iterator[Tensor]:
+        """The first `count` of `depth` steps."""
+        if state.shape != hidden.shape:
+            raise InputError(f"state must be shaped like hidden, {tuple(hidden.shape)}, got {tuple(state.shape)}")
+        return self._run(hidden, state, count, depth, context)
+
+    def _run(self, hidden: Tensor, state: Tensor, count: int, depth: int, context: dict[str, Any]) -> Iterator[Tensor]:
+        without_graph = 0 if self.grad_steps is None else depth - self.grad_steps
+        for number in range(count):
+            if number < without_graph:
+                with torch.no_grad():
+                    state = self.step(state, hidden, **context)
+            elif self.checkpoint_steps and torch.is_grad_enabled():
                 state = checkpoint(
                     self.step, state, hidden, use_reentrant=False, context_fn=partial(replayed_modes, self), **context
                 )

@@ -16,7 +16,7 @@ from latentloop.continuation import data_hash, in_words, take_up
 from latentloop.data.sequences import Samples
 from latentloop.errors import InputError, InputTypeError
 from latentloop.finite import NotFinite
-from latentloop.metrics import metric_names
+from latentloop.metrics import parse_metric
 from latentloop.objectives.contract import Objective, touches_few_items
 from latentloop.objectives.learnable import check_learnable
 from latentloop.optimizer import build_optimizer
@@ -104,7 +104,7 @@ def fit(
         weight_decay: AdamW's, on matrices of the encoder only: not on tables, norms and biases.
         clip_norm: largest gradient norm; None does not clip.
         patience: stop after so many epochs without a better `metric`.
-        metric: the validation metric to choose by.
+        metric: the validation metric to choose by: "recall@K" or "ndcg@K" of any K, or "mrr".
         exclude_history: whether items of a user's past are no candidates in validation; the target always is one.
         seed: of everything random in the stage.
         accelerator: device, precision, processes and trackers (each epoch's terms and metrics are logged to those that
@@ -132,8 +132,7 @@ def fit(
         patience=patience,
     )
     factor = build_schedule(schedule)
-    if metric not in metric_names():
-        raise InputError(f"metric must be one of {', '.join(metric_names())}, got {metric!r}")
+    parse_metric(metric)
     if not callable(objective):
         raise InputTypeError(f"objective must be a callable of (views, batch), such as SPT(), got {objective!r}")
     check_learnable(objective, model)
@@ -155,7 +154,7 @@ def fit(
         name: in_words(value)
         for name, value in (
             ("objective", objective), ("seed", seed), ("batch_size", batch_size), ("learning_rate", learning_rate),
-            ("schedule", schedule), ("weight_decay", weight_decay), ("clip_norm", clip_norm), ("metric", metric),
+            ("schedule", factor), ("weight_decay", weight_decay), ("clip_norm", clip_norm), ("metric", metric),
             ("exclude_history", exclude_history),
         )
     }  # fmt: skip
@@ -215,4 +214,4 @@ def _check_samples(model: Recommender, train: Samples, validation: Samples, epoc
         check_catalog(model, samples, name)
         if not len(samples) and (epochs or name == "validation"):
             raise InputError(f"{name}: no samples, there is nothing to {'learn from' if name == 'train' else 'rank'}")
-        warn_of_cut(model, samples, name)
+        warn_of_cut(model, samples)

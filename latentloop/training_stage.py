@@ -22,6 +22,7 @@ from latentloop.data.windows import Windows
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
 from latentloop.finite import NotFinite, ScoresBroke, check_weights
+from latentloop.metrics import CUTOFFS, parse_metric
 from latentloop.objectives.contract import Objective, free_name, views_of
 from latentloop.randomness import dropout_seed, fold
 from latentloop.run_directory import RunDirectory
@@ -143,6 +144,7 @@ class TrainingStage:
                     self.model,
                     self.validation,
                     exclude_history=self.exclude_history,
+                    cutoffs=sorted({*CUTOFFS, parse_metric(self.metric).cutoff or CUTOFFS[0]}),
                     split="validation",
                     stage=self.name,
                     seeds=(self.seed,),

@@ -45,10 +45,8 @@ def write_report(cells: Path = CELLS, out: Path = OUT, costs: Path = COSTS, step
             table = experiment_table(name, data, lines, measured)
             path = draw(name, data, lines, out) if table else None
             text += table + ([f"![{name} on {data}]({path.name})", ""] if path else [])
-            if name == "table1":
-                text += steps_table(data, lines, classes)
             if name == "study":
-                text += gradient_table(data, lines) + thinking_table(data, lines)
+                text += steps_table(data, lines, classes) + gradient_table(data, lines) + thinking_table(data, lines)
     written = "\n".join(text)
     (out / "paper.md").write_text(written)
     return written

@@ -110,6 +110,7 @@ def study_rpt(data: str) -> list[Row]:
     rival = f"newest held out: {_GOES_ON}"
     rows += [Row(start, apart.pretrained, "LR+SPT"), Row(rival, replace(apart, policy="none"), start)]
     held: dict[str, dict[str, Any]] = {
+        "pre-training goes on, lr 3e-4": {"policy": "none", "rpt_learning_rate": 3e-4},
         "target policy": {},
         "hybrid policy": {"policy": "hybrid"},
         "hybrid, NDCG@10": {"policy": "hybrid", "reward": "ndcg@10"},

@@ -75,13 +75,16 @@ class Interactions:
 
     @classmethod
     def of(
-        cls, users: Sequence[Id], items: Sequence[Id], timestamps: Sequence[int | float] | None = None
+        cls,
+        users: Sequence[Id] | np.ndarray,
+        items: Sequence[Id] | np.ndarray,
+        timestamps: Sequence[int | float] | np.ndarray | None = None,
     ) -> Interactions:
         """Build the table from three parallel columns in any row order.
 
         Args:
-            users: n user ids, all integers or all strings.
-            items: n item ids, all integers or all strings.
+            users: n user ids, all integers or all strings; a list or an array.
+            items: n item ids, likewise.
             timestamps: n numbers, or None when the rows are in chronological order already.
 
         Raises:
@@ -167,8 +170,10 @@ def _as_times(times: Sequence[int | float] | np.ndarray) -> np.ndarray:
     return found if found.dtype.kind == "f" else np.ascontiguousarray(found, dtype=np.int64)
 
 
-def _number(name: str, ids: Sequence[Id]) -> tuple[list[Id], np.ndarray]:
+def _number(name: str, ids: Sequence[Id] | np.ndarray) -> tuple[list[Id], np.ndarray]:
     """Distinct ids in sorted order, and each row's place among them."""
+    if isinstance(ids, np.ndarray):
+        ids = ids.tolist()  # it holds scalars of its own
     kinds = {type(i) for i in ids}
     if len(kinds) > 1 or not kinds <= {int, str}:
         found = ", ".join(sorted(kind.__name__ for kind in kinds))

@@ -91,8 +91,7 @@ def test_rows_are_told_apart_by_steps(tmp_path: Path) -> None:
     entry: Line = {"classes": _packed([0, 0, 1, 3]), "shares": [0.5, 0.25, 0.0, 0.25]}
     text = steps_table("tiny", lines, {("tiny", 20): entry})
     plain, ours = (
-        next(line for line in text if line.startswith(f"| {label} |")).split("|")[4:-1]
-        for label in ("sasrec", "LR+SPT")
+        next(line for line in text if line.startswith(f"| {label} |")).split("|")[4:-1] for label in ("Base", "SPT")
     )
     assert [cell.strip() for cell in plain] == ["0.5000", "1.0000", "", "0.0000"]
     # differences 0 and 1: mean .5, standard error .5, and t of one degree of freedom is 12.706

@@ -350,6 +350,8 @@ def test_mistakes_in_a_call(packed: Layouts) -> None:
     for bad in (torch.ones(2, 3), torch.ones(3, dtype=torch.int64), torch.ones(2, 0, dtype=torch.int64)):
         with unchecked(), pytest.raises(InputError, match=r"history must be \(B, L\) whole numbers"):
             model.think(bad)
+    with unchecked(), pytest.raises(InputTypeError, match="must be a .* tensor of item numbers, got list: `recommend`"):
+        model.encode([["item-01"]])  # type: ignore[arg-type]
 
 
 def test_mistakes_at_construction() -> None:

@@ -138,6 +138,59 @@ def test_checkpointed_gradients_are_the_plain_ones(seed: int, packed: bool, dept
     assert all(float(g.abs().sum()) > 0 for g in found[0][-1:])
 
 
+@fewer
+@given(
+    seed=seeds, packed=LAYOUTS, depth=depths, kept=st.integers(1, 4), checkpointed=st.booleans(), whole=st.booleans()
+)  # fmt: skip
+def test_gradients_of_the_last_steps_are_those_of_a_loop_that_starts_there(
+    seed: int, packed: bool, depth: int, kept: int, checkpointed: bool, whole: bool
+) -> None:
+    """The naive twin runs the steps before without a graph, by hand; values are those of the whole loop."""
+    loop = encoder(seed, grad_steps=kept, checkpoint_steps=checkpointed).eval()
+    x, state, context = hidden_and_state(seed, packed)
+    x.requires_grad_()
+
+    def found() -> tuple[Tensor, Tensor]:
+        hidden = loop.pre(x, **context)
+        if whole:
+            thoughts, last = loop.everywhere(hidden, state=state, depth=depth, **context)
+            return thoughts.steps, last
+        steps = loop.thoughts(hidden, state=state, depth=depth, **context).steps
+        return steps, steps[-1]
+
+    def by_hand() -> tuple[Tensor, Tensor]:
+        hidden, at, read = loop.pre(x, **context), state, []
+        for number in range(depth):
+            at = loop.step(at, hidden, **context)
+            if number < depth - kept:
+                at = at.detach()
+            read.append(newest(at, context))
+        return torch.stack(read), at if whole else read[-1]
+
+    told = []
+    for make in (found, by_hand):
+        steps, last = make()
+        told.append([steps, last, *gradients(loop, (steps**3).sum() + (last**2).sum(), x)])
+    for ours, twin in zip(*told, strict=True):
+        torch.testing.assert_close(ours, twin)
+    loop = encoder(seed).eval()
+    torch.testing.assert_close(found()[0], told[0][0])
+
+
+@pytest.mark.parametrize(("kept", "graphs"), [(None, 5), (1, 1), (3, 3), (5, 5), (9, 5)])
+def test_steps_before_the_last_keep_no_graph(kept: int | None, graphs: int) -> None:
+    loop = RecurrentDepth(nn.Identity(), nn.Linear(DIM, DIM), dim=DIM, grad_steps=kept)
+    hidden, state = torch.randn(2, 4, DIM), torch.randn(2, 4, DIM)
+    steps = list(loop.unroll(hidden, state=state, depth=5))
+    assert [step.requires_grad for step in steps] == [False] * (5 - graphs) + [True] * graphs
+
+
+@pytest.mark.parametrize("kept", [0, -1, 2.0])
+def test_steps_that_keep_a_graph_are_counted_from_one(kept: Any) -> None:
+    with unchecked(), pytest.raises(InputError, match="grad_steps must be a whole number of at least 1"):
+        RecurrentDepth(nn.Identity(), nn.Linear(DIM, DIM), grad_steps=kept)
+
+
 class Counting(nn.Module):
     """A linear layer that counts its calls."""
 

@@ -38,6 +38,15 @@ def content(table: Interactions) -> list[tuple[object, object]]:
     ]
 
 
+def test_arrays_are_columns_too() -> None:
+    """Of NumPy, with scalars of its own; the ids that come back are Python's."""
+    users, items, times = [3, 1, 3], ["b", "a", "a"], [2, 1, 1]
+    wanted = Interactions.of(users, items, times)
+    table = Interactions.of(np.array(users), np.array(items), np.array(times))
+    assert content(table) == content(wanted)
+    assert {type(i) for i in table.user_ids} == {int} and {type(i) for i in table.item_ids} == {str}
+
+
 @given(rows=ROWS, floating=st.booleans())
 def test_timed_rows_are_sorted_stably_and_exact_duplicates_dropped(
     rows: list[tuple[str, int, int]], floating: bool

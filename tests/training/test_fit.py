@@ -352,6 +352,19 @@ def test_two_stages_refuse_what_is_no_data_or_of_another_catalog(split: Split) -
         two_stage(small(fewer), fewer, base=small(split, loop=False))
 
 
+@pytest.mark.parametrize("metric", ["recall@50", "ndcg@1", "mrr"])
+def test_any_metric_may_choose_the_epoch(split: Split, metric: str) -> None:
+    fitted = train(small(split), split, epochs=3, metric=metric)
+    values = [line[metric] for line in fitted.history]
+    assert len(values) == 3 and fitted.best == max(values) == values[fitted.best_epoch - 1]
+    assert {"ndcg@10", "recall@20", "mrr"} <= set(fitted.history[0])
+
+
+def test_a_metric_that_is_none_is_named(split: Split) -> None:
+    with pytest.raises(InputError, match="metric must be recall@K, ndcg@K .* or mrr, got 'hits@10'"):
+        train(small(split), split, metric="hits@10")
+
+
 @pytest.mark.parametrize(
     ("loop", "rpt", "message"),
     [

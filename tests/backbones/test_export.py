@@ -1,0 +1,54 @@
+"""Models leave for elsewhere: `torch.export` and `torch.jit.trace` give what the model gives, for any number of rows."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from latentloop.recipes import BACKBONES, build_recommender
+from latentloop.recommender import Recommender
+from latentloop.recurrence import RecurrentDepth
+from latentloop.text_features import TextFeatures
+
+ITEMS, LENGTH = 40, 6
+HISTORY = torch.tensor([[0, 0, 0, 3, 4, 5], [1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 7], [0, 0, 0, 0, 0, 0]])
+
+
+def model_of(name: str, loop: bool) -> Recommender:
+    torch.manual_seed(0)
+    if name == "own":
+        block = [nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(2)]
+        return Recommender(ITEMS, RecurrentDepth(*block) if loop else block[0], dim=8, max_length=LENGTH).eval()
+    settings: dict[str, Any] = {"pre_layers": 1, "core_layers": 1}
+    if name == "tedrec":
+        features = torch.randn(ITEMS + 1, 5)
+        features[0] = 0
+        settings["text"] = TextFeatures(features, torch.zeros(ITEMS + 1, dtype=torch.bool))
+    return build_recommender(BACKBONES[name](**settings), ITEMS, dim=8, max_length=LENGTH, loop=loop).eval()
+
+
+@pytest.mark.parametrize("loop", [True, False], ids=["loop", "plain"])
+@pytest.mark.parametrize("name", [*BACKBONES, "own"])
+@pytest.mark.parametrize("how", ["export", "trace"])
+@torch.no_grad()
+def test_an_exported_model_answers_as_the_model_does(how: str, name: str, loop: bool) -> None:
+    if how == "export" and not hasattr(torch.compiler, "is_exporting"):
+        pytest.skip("this torch does not tell that it exports")
+    model = model_of(name, loop)
+    made: Any
+    if how == "export":
+        rows = {"history": {0: torch.export.Dim("rows", min=1)}}
+        made = torch.export.export(model, (HISTORY,), dynamic_shapes=rows).module()
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            made = torch.jit.trace(model, (HISTORY,), check_trace=False)
+    others = torch.cat([HISTORY.flip(0), HISTORY.flip(0)[:1] + 0, torch.tensor([[0, 9, 8, 7, 6, 5]])])
+    for history in (HISTORY, others):
+        answer: Tensor = made(history)
+        torch.testing.assert_close(answer, model(history), rtol=1e-4, atol=1e-5)
