@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from latentloop.data.sequences import Samples
 from latentloop.errors import InputError
-from latentloop.item_ids import ItemIds
+from latentloop.item_ids import ItemId, ItemIds
 
-__all__ = ["check_catalog", "cut_of", "warn_of_cut"]
+__all__ = ["check_catalog", "check_numbering", "cut_of", "warn_of_cut"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,26 +27,44 @@ def check_catalog(model: Any, samples: Samples, name: str = "samples") -> None:
         name: what errors call them.
 
     Raises:
-        InputError: for another number of items, or an original id that has another number in the model.
+        InputError: for another number of items, or ids of which some are the model's and not all have its numbers.
     """
     if model.num_items != samples.num_items:
         raise InputError(f"{name}: of a catalog of {samples.num_items} items, but the model knows {model.num_items}")
-    known: ItemIds | None = getattr(model, "item_ids", None)
-    ids = samples.sequences.item_ids
-    if known is None or ids is None or known.ids == list(ids):
+    known = getattr(model, "item_ids", None)
+    if isinstance(known, ItemIds):
+        check_numbering(known.ids, samples.sequences.item_ids, name)
+
+
+def check_numbering(known: Sequence[ItemId], ids: Sequence[ItemId] | None, name: str) -> None:
+    """Refuse ids of which some are the model's and not all have its numbers; "7" and 7 are one id.
+
+    Args:
+        known: the model's ids of items 1..N.
+        ids: those of what is to be learned from or ranked; None where nobody said.
+        name: what errors call it.
+
+    Raises:
+        InputError: naming the first number that means two items.
+    """
+    if ids is None or known == ids or list(known) == list(ids):
         return
-    for number, original in enumerate(ids, start=1):
-        found = known.number(original)
-        if found not in (None, number):
-            raise InputError(
-                f"{name}: item {original!r} is number {number} there and {found} in the model: number the data's items "
-                "as the model does (`model.item_ids`), or make a new model"
-            )
+    ours, theirs = list(map(str, known)), list(map(str, ids))
+    if ours == theirs or set(ours).isdisjoint(theirs):
+        return
+    number = next(place for place, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+    raise InputError(
+        f"{name}: item {number + 1} is {ids[number]!r} there and {known[number]!r} in the model: number the data's items "
+        "as the model does (`model.item_ids`), or make a new model"
+    )
 
 
 def cut_of(model: Any, samples: Samples) -> int | None:
-    """The most items of a history that samples hand out, where the model would read more; None where it would not."""
-    return samples.max_length if samples.max_length < getattr(model, "max_length", 0) else None
+    """The most items of a history that samples hand out, where some have more and the model would read them."""
+    if samples.max_length >= (getattr(model, "max_length", None) or 0):
+        return None
+    whole = samples.end - samples.sequences.offsets[samples.user]
+    return samples.max_length if bool((whole > samples.max_length).any()) else None
 
 
 def warn_of_cut(model: Any, samples: Samples) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from latentloop.errors import InputError
+from latentloop.objectives.compose import Sum, Weighted
 from latentloop.train_state import Progress, check_state, load_progress, load_state
 from latentloop.weights import checksum, digest
 
@@ -68,8 +69,10 @@ def take_up(
             check_state(path, model)  # what is left aside must have been this model's all the same
             progress = None
         else:
-            load_state(path, model, optimizer)
+            check_state(path, model)  # what is refused leaves the model as it came
             _check_settings(path, progress, settings)
+            load_state(path, model, optimizer)
+            progress.settings = settings  # of an earlier release's run too, from here on
     progress = progress or Progress(began=began, data=data, settings=settings)
     if write:
         run.lines.restore(stage, progress.history)
@@ -102,9 +105,16 @@ def _check_settings(path: Path, progress: Progress, settings: dict[str, str]) ->
             )
 
 
-def in_words(value: object) -> str:
-    """A setting as text that is the same in every process: its `repr`, without addresses of objects."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+def in_words(part: object) -> str:
+    """An objective or a schedule as text that is the same in every process: ours with their settings, others by name."""
+    if isinstance(part, Sum):
+        return " + ".join(map(in_words, part.parts))
+    if isinstance(part, Weighted):
+        inner = in_words(part.part)
+        return f"{part.weight!r} * " + (f"({inner})" if isinstance(part.part, Sum) else inner)
+    if type(part).__module__.partition(".")[0] == "latentloop":
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(part))  # rewards of one's own have an address
+    return str(getattr(part, "__qualname__", type(part).__qualname__))
 
 
 def data_hash(train: Samples, validation: Samples) -> str:

@@ -104,7 +104,7 @@ def evaluate(
     by_depth = ranks(
         model,
         samples,
-        depths=[depth, *(depths or ())],
+        depths=[depth, *(() if depths is None else depths)],
         exclude_history=exclude_history,
         batch_size=batch_size,
         progress=progress,

@@ -48,6 +48,9 @@ class ItemIds:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ItemIds) and self.ids == other.ids
 
+    def __deepcopy__(self, memo: object) -> ItemIds:
+        return self  # nothing changes one; copies of a model share it
+
     __hash__ = None  # type: ignore[assignment]
 
     def original(self, number: int) -> ItemId:

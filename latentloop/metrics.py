@@ -90,10 +90,10 @@ def parse_metric(name: str) -> Metric:
     """
     if name == "mrr":
         return Metric("mrr")
-    found = re.fullmatch(r"(recall|ndcg)@([1-9][0-9]*)", name)
+    found = re.fullmatch(r"(recall|ndcg)@([1-9][0-9]*)", name) if isinstance(name, str) else None
     if found is None:
         raise InputError(f"metric must be recall@K, ndcg@K (K a whole number of at least 1) or mrr, got {name!r}")
-    return Metric(found[1], int(found[2]))
+    return Metric(found[1], as_cutoff("the metric's K", int(found[2])))
 
 
 def as_cutoff(name: str, value: object) -> int:

@@ -61,7 +61,7 @@ def recommend(
     """See `Recommender.recommend`."""
     if not is_whole(k) or not 1 <= k <= model.num_items:
         raise InputError(f"k must lie in 1..{model.num_items}, the size of the catalog, got {k!r}")
-    k, batch_size = int(k), at_least("batch_size", batch_size, 1)
+    at_least("batch_size", batch_size, 1)
     if (histories is None) == (users is None):
         raise InputError("give either histories or users (with data), and not both")
     ids = _catalog(model, data)

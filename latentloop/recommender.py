@@ -74,10 +74,8 @@ class Recommender(nn.Module, Pretrained):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        num_items, dim, max_length = (
+        for name, value in (("num_items", num_items), ("dim", dim), ("max_length", max_length)):
             at_least(name, value, 1)
-            for name, value in (("num_items", num_items), ("dim", dim), ("max_length", max_length))
-        )
         if not 0 <= dropout < 1:
             raise InputError(f"dropout must lie in [0, 1), got {dropout!r}")
         if inference_state not in get_args(InferenceState):

@@ -49,7 +49,8 @@ class RecurrentDepth(nn.Module):
         dim: d, where no `Recommender` will tell it.
         checkpoint_steps: recompute each step in the backward pass instead of keeping its activations.
         grad_steps: the last so many steps keep a graph, and memory does not grow with the steps before; what reads an
-            earlier thought gets no gradient from it. None, the paper's, is all of them.
+            earlier thought gets no gradient from it, nor does a rollout of `RPT(own_depth=True)` that is shallower by more
+            than that than the deepest of its batch. None, the paper's, is all of them.
 
     Raises:
         InputError: for a value out of range.

@@ -34,7 +34,7 @@ class Protocol:
         ties: what a target that shares its score with others gets.
         rule: how the data was split, such as "leave-one-out"; None where not said.
         data: hash of the data; None where not said.
-        cut: the most items of a history that the samples held, where the model would have read more; else None.
+        cut: the most items of a history that the samples held, where some had more and the model reads more; else None.
     """
 
     split: str

@@ -121,7 +121,7 @@ def user_differences(first: Evaluation, second: Evaluation, metric: str = "ndcg@
     Raises:
         InputError: for evaluations of different samples or under different protocols.
     """
-    for name in ("split", "candidates", "history", "ties", "cut", "rule", "data"):
+    for name in ("split", "candidates", "history", "ties", "rule", "data"):
         a, b = getattr(first.protocol, name), getattr(second.protocol, name)
         if a != b and not (name in ("rule", "data") and None in (a, b)):
             raise InputError(f"evaluations differ in {name}: {a!r} and {b!r}; evaluate both under one protocol")

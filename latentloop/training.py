@@ -11,7 +11,7 @@ import torch
 from latentloop.accelerator import allow_unused, make_accelerator
 from latentloop.across_ranks import processes_of
 from latentloop.best_weights import BestWeights
-from latentloop.catalog import check_catalog, warn_of_cut
+from latentloop.catalog import check_catalog, check_numbering, warn_of_cut
 from latentloop.continuation import data_hash, in_words, take_up
 from latentloop.data.sequences import Samples
 from latentloop.errors import InputError, InputTypeError
@@ -137,8 +137,6 @@ def fit(
         raise InputTypeError(f"objective must be a callable of (views, batch), such as SPT(), got {objective!r}")
     check_learnable(objective, model)
     _check_samples(model, train, validation, epochs)
-    if model.item_ids is None:
-        model.item_ids = train.sequences.item_ids
     if epochs and not (torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())):
         raise InputError("model: nothing can be learned: gradients are switched off, or all its parameters are frozen")
     accelerator = accelerator or make_accelerator()
@@ -151,13 +149,16 @@ def fit(
         start(model)
     # what only says when to stop is none of them, nor what only tells of progress
     settings = {
-        name: in_words(value)
-        for name, value in (
-            ("objective", objective), ("seed", seed), ("batch_size", batch_size), ("learning_rate", learning_rate),
-            ("schedule", factor), ("weight_decay", weight_decay), ("clip_norm", clip_norm), ("metric", metric),
-            ("exclude_history", exclude_history),
-        )
-    }  # fmt: skip
+        "objective": in_words(objective),
+        "seed": str(seed),
+        "batch_size": str(batch_size),
+        "learning_rate": str(float(learning_rate)),
+        "schedule": in_words(factor),
+        "weight_decay": str(float(weight_decay)),
+        "clip_norm": str(None if clip_norm is None else float(clip_norm)),
+        "metric": repr(metric),
+        "exclude_history": str(bool(exclude_history)),
+    }
     few = touches_few_items(objective)
     optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay, few_items=few)
     validate_first = validate_first or epochs == 0
@@ -187,6 +188,8 @@ def fit(
         metric=metric, exclude_history=exclude_history, batch_size=batch_size, clip_norm=clip_norm, seed=seed, progress_bar=progress_bar,
         learning_rate=learning_rate, schedule=factor, epochs=epochs,
     )  # fmt: skip
+    if model.item_ids is None:
+        model.item_ids = train.sequences.item_ids
     try:
         if validate_first and not progress.history:
             going.finish({"stage": stage, "epoch": 0, **going.validate()})
@@ -215,3 +218,6 @@ def _check_samples(model: Recommender, train: Samples, validation: Samples, epoc
         if not len(samples) and (epochs or name == "validation"):
             raise InputError(f"{name}: no samples, there is nothing to {'learn from' if name == 'train' else 'rank'}")
         warn_of_cut(model, samples)
+    ids = train.sequences.item_ids
+    if ids is not None:
+        check_numbering(ids, validation.sequences.item_ids, "validation")

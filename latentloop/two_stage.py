@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from latentloop.accelerator import Precision, closing_trackers, make_accelerator
 from latentloop.across_ranks import processes_of
 from latentloop.baselines import chance, popularity
+from latentloop.catalog import check_catalog
 from latentloop.data.card import content_hash
 from latentloop.data.interactions import Interactions
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate
-from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Objective, Sum, select, views_of
+from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Objective, Sum, Weighted, select, views_of
+from latentloop.objectives.learnable import check_learnable
 from latentloop.randomness import dropout_seed, fold
 from latentloop.results import Evaluation
 from latentloop.run_directory import RunDirectory
@@ -198,6 +200,8 @@ def two_stage(
     for name, given in (("model", model), ("base", base)):
         if given is not None and given.num_items != split.num_items:
             raise InputError(f"{name} knows {given.num_items} items, the data holds {split.num_items}")
+        if given is not None:
+            check_catalog(given, split.train, "data")
     check_settings(
         epochs=epochs,
         rpt_epochs=rpt_epochs,
@@ -226,9 +230,7 @@ def two_stage(
     rpt = RPT() if rpt is None else rpt
     if rpt_epochs > 0:
         model.to(accelerator.device)
-        for part in rpt.parts if isinstance(rpt, Sum) else (rpt,):
-            if isinstance(part, RPT):
-                part.check(model)  # not when pre-training is done
+        _check_before(rpt, model)
     recipe = _Recipe(split, run, seed, settings, content_hash(split.interactions))
     with closing_trackers(accelerator):
         recipe.rival("chance", chance)
@@ -259,3 +261,16 @@ def two_stage(
                     validate_first=True,  # so that the pre-trained weights come back where nothing beats them
                 )
     return TwoStage(model, recipe.outcomes, len(split.train), kept, split)
+
+
+def _check_before(rpt: Objective, model: Recommender) -> None:
+    """Refuse what cannot post-train, not when pre-training is done."""
+    if not callable(rpt):
+        raise InputTypeError(f"rpt must be an objective such as RPT(), got {rpt!r}")
+    check_learnable(rpt, model)
+    parts = [rpt]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, RPT):
+            part.check(model)
+        parts += part.parts if isinstance(part, Sum) else [part.part] if isinstance(part, Weighted) else []

@@ -23,13 +23,7 @@ def test_whole_numbers_from_least_on(least: int, value: int) -> None:
         at_least("rows", value, least)
 
 
-@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
-def test_whole_numbers_of_numpy_become_pythons(kind: type) -> None:
-    found = at_least("rows", kind(3), 1)
-    assert found == 3 and type(found) is int and is_whole(kind(3))
-
-
-@pytest.mark.parametrize("value", [True, np.bool_(True), 2.0, np.float64(2.0), "2", None, math.nan])
+@pytest.mark.parametrize("value", [True, np.int64(2), 2.0, "2", None, math.nan])
 def test_what_only_looks_like_a_whole_number(value: Any) -> None:
     assert not is_whole(value)
     with pytest.raises(InputError, match="^rows must be a whole number of at least 1, got "):

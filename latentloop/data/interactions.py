@@ -172,8 +172,8 @@ def _as_times(times: Sequence[int | float] | np.ndarray) -> np.ndarray:
 
 def _number(name: str, ids: Sequence[Id] | np.ndarray) -> tuple[list[Id], np.ndarray]:
     """Distinct ids in sorted order, and each row's place among them."""
-    if isinstance(ids, np.ndarray):
-        ids = ids.tolist()  # it holds scalars of its own
+    # NumPy has scalars of its own
+    ids = ids.tolist() if isinstance(ids, np.ndarray) else [i.item() if isinstance(i, np.generic) else i for i in ids]
     kinds = {type(i) for i in ids}
     if len(kinds) > 1 or not kinds <= {int, str}:
         found = ", ".join(sorted(kind.__name__ for kind in kinds))

@@ -90,7 +90,7 @@ class Weighted(Composable):
         return loss * self.weight, terms
 
     def __repr__(self) -> str:
-        return f"{self.weight:g} * " + (f"({self.part!r})" if isinstance(self.part, Sum) else repr(self.part))
+        return f"{self.weight:.15g} * " + (f"({self.part!r})" if isinstance(self.part, Sum) else repr(self.part))
 
 
 class Sum(Composable):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from latentloop.errors import InputError
+from latentloop.objectives.compose import Sum, Weighted
 
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
@@ -18,31 +19,30 @@ __all__ = ["check_learnable"]
 def check_learnable(objective: Any, model: Recommender) -> None:
     """Refuse parameters that would stay as they are without a word: a projection head, say.
 
-    Those of a module that the objective holds count, in sums and weighted parts too; the model's own and frozen ones do
-    not.
+    What counts is a module that the objective is, or modules and parameters that are its attributes, in sums and
+    weighted parts too. The model's own do not, nor frozen ones, nor those of another recommender, which teaches.
 
     Raises:
         InputError: naming the parameter.
     """
     own = {id(parameter) for parameter in model.parameters()}
-    for holder, module in _modules(objective):
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad and id(parameter) not in own:
-                raise InputError(
-                    f"objective: {holder} has a parameter {name!r} that would not be trained: make its module a part of the "
-                    "model (`model.head = head`), or freeze it (`requires_grad_(False)`)"
-                )
+    for holder, name, parameter in _parameters(objective, type(model)):
+        if parameter.requires_grad and id(parameter) not in own:
+            raise InputError(
+                f"objective: {holder} has a parameter {name!r} that would not be trained: make its module a part of the "
+                "model (`model.head = head`), or freeze it (`requires_grad_(False)`)"
+            )
 
 
-def _modules(part: Any) -> Iterator[tuple[str, nn.Module]]:
-    """Every module that an objective is or holds, and the name of who holds it."""
-    name = type(part).__name__
-    if isinstance(part, nn.Module):
-        yield name, part
-        return
-    for value in getattr(part, "__dict__", {}).values():
-        if isinstance(value, nn.Module):
-            yield name, value
-    for inner in (getattr(part, "part", None), *(getattr(part, "parts", None) or ())):
-        if inner is not None:
-            yield from _modules(inner)
+def _parameters(part: Any, teacher: type) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """Every parameter that an objective holds, its name, and who holds it."""
+    holder = type(part).__name__
+    held = {"": part} if isinstance(part, nn.Module) else dict(getattr(part, "__dict__", {}))
+    for name, value in held.items():
+        if isinstance(value, nn.Parameter):
+            yield holder, name, value
+        elif isinstance(value, nn.Module) and not isinstance(value, teacher):
+            yield from ((holder, inner, parameter) for inner, parameter in value.named_parameters())
+    inside = part.parts if isinstance(part, Sum) else (part.part,) if isinstance(part, Weighted) else ()
+    for each in inside:
+        yield from _parameters(each, teacher)

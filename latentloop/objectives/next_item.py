@@ -103,4 +103,5 @@ class SampledNextItem(Composable):
         return columns + 1, (self._log_proposal[columns] + math.log(self.num_negatives)).float()
 
     def __repr__(self) -> str:
-        return shown(self)
+        counted = "" if self._cumulative is None else f", item_counts=<{len(self._cumulative)} counts>"
+        return shown(self)[:-1] + counted + ")"

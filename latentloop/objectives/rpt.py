@@ -115,7 +115,7 @@ class RPT(Composable):
         self.reference: Recommender | None = None
 
     def check(self, model: Recommender) -> None:
-        """Refuse what could not be post-trained, before anything is trained; the reward is tried on two ranks.
+        """Refuse what could not be post-trained, before anything is trained; the reward is tried on one row.
 
         Raises:
             InputError: for an encoder without T_0 while dropout is off, since all its rollouts would be the same, or a
@@ -123,7 +123,7 @@ class RPT(Composable):
             InputTypeError: for a reward that does not take (greater, ties).
         """
         self._check_rollouts(model)
-        ranks = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
+        ranks = torch.zeros(1, self.rollouts, dtype=torch.int64, device=model.device)
         try:
             inspect.signature(self.reward).bind(ranks, ranks)
         except TypeError as error:

@@ -43,7 +43,10 @@ def test_arrays_are_columns_too() -> None:
     users, items, times = [3, 1, 3], ["b", "a", "a"], [2, 1, 1]
     wanted = Interactions.of(users, items, times)
     table = Interactions.of(np.array(users), np.array(items), np.array(times))
-    assert content(table) == content(wanted)
+    with unchecked():
+        listed = Interactions.of(list(np.array(users)), list(np.array(items)))
+    assert content(table) == content(wanted) and len(listed) == 3
+    assert {type(i) for i in listed.user_ids} == {int}
     assert {type(i) for i in table.user_ids} == {int} and {type(i) for i in table.item_ids} == {str}
 
 

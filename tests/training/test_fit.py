@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Callable
@@ -361,8 +362,11 @@ def test_any_metric_may_choose_the_epoch(split: Split, metric: str) -> None:
 
 
 def test_a_metric_that_is_none_is_named(split: Split) -> None:
-    with pytest.raises(InputError, match="metric must be recall@K, ndcg@K .* or mrr, got 'hits@10'"):
-        train(small(split), split, metric="hits@10")
+    for metric in ("hits@10", 10):
+        with unchecked(), pytest.raises(InputError, match=f"metric must be recall@K, ndcg@K .* or mrr, got {metric!r}"):
+            train(small(split), split, metric=metric)
+    with pytest.raises(InputError, match="the metric's K must be at most"):
+        train(small(split), split, metric="ndcg@99999999999999999999")
 
 
 @pytest.mark.parametrize(
@@ -372,6 +376,8 @@ def test_a_metric_that_is_none_is_named(split: Split) -> None:
         (True, RPT(reward=lambda greater: greater), r"reward must be a callable of \(greater, ties\)"),
         (True, RPT(reward=lambda greater, ties: [1.0]), "reward must return a tensor .* got list"),
         (True, RPT(reward=lambda greater: greater) + NextItem(), "reward must be a callable"),
+        (True, 0.5 * RPT(reward=lambda greater, ties: greater.sum()), "reward must return a tensor"),
+        (True, 3, "rpt must be an objective such as"),
     ],
 )
 def test_what_cannot_be_post_trained_is_refused_before_pre_training(
@@ -379,10 +385,18 @@ def test_what_cannot_be_post_trained_is_refused_before_pre_training(
 ) -> None:
     model = small(split, loop=loop)
     before = weights(model)
-    with pytest.raises((InputError, InputTypeError), match=f"^{message}"):
+    with unchecked(), pytest.raises((InputError, InputTypeError), match=f"^{message}"):
         two_stage(model, split, rpt=rpt, epochs=1, rpt_epochs=1, device="cpu")
     assert same(weights(model), before)
-    assert two_stage(model, split, rpt=rpt, epochs=1, rpt_epochs=0, device="cpu").metrics["spt"]
+    with unchecked():
+        assert two_stage(model, split, rpt=rpt, epochs=1, rpt_epochs=0, device="cpu").metrics["spt"]
+
+
+def test_a_reward_may_count_on_its_rollouts(split: Split) -> None:
+    """It is tried on as many as it will get."""
+    by_place = torch.tensor([1.0, 0.9, 0.8, 0.7])
+    rpt = RPT(reward=lambda greater, ties: (greater < 10).double() * by_place, rollouts=4)
+    assert two_stage(small(split), split, rpt=rpt, epochs=1, rpt_epochs=1, device="cpu", cut=60).metrics["rpt"]
 
 
 class Head(nn.Module):
@@ -395,6 +409,37 @@ class Head(nn.Module):
     def forward(self, views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         last = views["anchor"].final
         return (self.projection(last) - last.detach()).square().mean(), {}
+
+
+class Tau:
+    """One with a single number to learn."""
+
+    def __init__(self) -> None:
+        self.tau, self.parts = nn.Parameter(torch.ones(())), 3
+
+    def __call__(self, views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return views["anchor"].final.square().mean() * self.tau, {}
+
+
+class Taught:
+    """One that learns from another model."""
+
+    def start(self, model: Recommender) -> None:
+        self.teacher = copy.deepcopy(model).eval()
+
+    def __call__(self, views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        wanted = self.teacher.think(batch.history).final.detach()
+        return (views["anchor"].final - wanted).square().mean(), {}
+
+    views = ("anchor",)
+
+
+def test_a_single_parameter_is_refused_and_a_teacher_is_not(split: Split) -> None:
+    with pytest.raises(InputError, match="Tau has a parameter 'tau'"):
+        train(small(split), split, NextItem() + Tau())
+    taught = Taught()
+    for _ in range(2):  # the second time it holds one
+        train(small(split), split, NextItem() + taught, epochs=1)
 
 
 class Holder:

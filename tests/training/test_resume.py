@@ -18,11 +18,13 @@ from latentloop.continuation import in_words
 from latentloop.data.splits import Split, global_time, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError
-from latentloop.objectives import RPT, SPT
+from latentloop.objectives import RPT, SPT, NextItem, SampledNextItem, Weighted
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.run_directory import RunDirectory
+from latentloop.training import fit, make_accelerator
 from latentloop.two_stage import TwoStage, two_stage
+from tests.inputs.worlds import unchecked
 
 TIMES = ("train_seconds", "samples_per_second")
 
@@ -145,9 +147,50 @@ def test_a_run_is_never_continued_by_other_settings(
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
-def test_a_setting_in_words_is_the_same_in_every_process() -> None:
-    assert in_words(0.001) == "0.001"
-    assert "lambda" in in_words(lambda: 0) and "0x" not in in_words(lambda: 0) + in_words(object())
+class Annealed:
+    """An objective whose settings change while it is used."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, views: Any, batch: Any) -> Any:
+        return NextItem()(views, batch)
+
+    def __repr__(self) -> str:
+        return f"Annealed({self.weight})"
+
+
+def test_an_objective_in_words_is_the_same_in_every_process() -> None:
+    assert in_words(Annealed(1.0)) == in_words(Annealed(0.5)) == "Annealed"
+    assert in_words(0.25 * NextItem() + Annealed(1.0)) == "0.25 * NextItem() + Annealed"
+    assert in_words(Weighted(NextItem() + Annealed(1.0), 2.0)) == "2.0 * (NextItem() + Annealed)"
+    assert in_words(RPT(reward=lambda greater, ties: greater)).count("lambda") == 1
+    assert "0x" not in in_words(RPT(reward=lambda greater, ties: greater)) + in_words(lambda views, batch: 0)
+    counted = SampledNextItem(5, item_counts=torch.ones(9, dtype=torch.int64))
+    assert in_words(counted) == "SampledNextItem(num_negatives=5, item_counts=<9 counts>)"
+
+
+def test_a_run_of_an_earlier_release_keeps_its_settings_once_it_is_taken_up(
+    split: Split, whole: tuple[TwoStage, RunDirectory], tmp_path: Path
+) -> None:
+    """Equal numbers of other types are equal settings; a refusal leaves the model as it came."""
+    run, train = RunDirectory.create(tmp_path / "run", {}), (split.train, split.validation, NextItem())
+    settings: dict[str, Any] = {"accelerator": make_accelerator(device="cpu"), "run": run, "batch_size": 128}
+    with unchecked():
+        fit(fresh(split), *train, epochs=1, clip_norm=1, **settings)
+    path = run.state_path("spt")
+    with safe_open(str(path), framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    progress = json.loads(metadata["progress"])
+    del progress["settings"]
+    save_file(tensors, str(path), metadata={"progress": json.dumps(progress)})
+    with unchecked():
+        fit(fresh(split), *train, epochs=2, clip_norm=1.0, weight_decay=0, exclude_history=False, **settings)
+    model = fresh(split)
+    with pytest.raises(InputError, match="^clip_norm is 2.0, and .* with 1.0"):
+        fit(model, *train, epochs=3, clip_norm=2.0, **settings)
+    same_weights(model.state_dict(), fresh(split).state_dict())
+    assert model.item_ids is None
 
 
 def test_models_of_a_run_load_anywhere(split: Split, whole: tuple[TwoStage, RunDirectory]) -> None:
