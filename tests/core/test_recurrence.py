@@ -185,6 +185,26 @@ def test_steps_before_the_last_keep_no_graph(kept: int | None, graphs: int) -> N
     assert [step.requires_grad for step in steps] == [False] * (5 - graphs) + [True] * graphs
 
 
+class Asking(nn.Module):
+    """A block that keeps what it was told of padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Tensor | None] = []
+
+    def forward(self, x: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+        self.told.append(padding_mask)
+        return x
+
+
+def test_steps_without_a_graph_are_told_what_the_others_are() -> None:
+    core, mask = Asking(), torch.tensor([[True, False, False], [False, False, False]])
+    loop = RecurrentDepth(nn.Identity(), core, dim=DIM, grad_steps=1)
+    list(loop.unroll(torch.randn(2, 3, DIM), state=torch.randn(2, 3, DIM), depth=3, padding_mask=mask))
+    steps = core.told[-3:]  # before them it was tried out
+    assert [told is not None and torch.equal(told, mask) for told in steps] == [True] * 3
+
+
 @pytest.mark.parametrize("kept", [0, -1, 2.0])
 def test_steps_that_keep_a_graph_are_counted_from_one(kept: Any) -> None:
     with unchecked(), pytest.raises(InputError, match="grad_steps must be a whole number of at least 1"):

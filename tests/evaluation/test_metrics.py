@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentloop.errors import InputError
-from latentloop.metrics import Metric, Ranks, metric_names, metric_table, mrr, ndcg, parse_metric, recall
+from latentloop.metrics import Metric, Ranks, as_cutoff, metric_names, metric_table, mrr, ndcg, parse_metric, recall
+from tests.inputs.worlds import unchecked
 
 
 def ranks_of(pairs: list[tuple[int, int]]) -> Ranks:
@@ -107,6 +108,17 @@ def test_other_names_are_refused_in_one_line(name: str) -> None:
     with pytest.raises(InputError, match="metric must be") as caught:
         parse_metric(name)
     assert "\n" not in str(caught.value)
+
+
+def test_the_largest_cutoff_is_what_64_bits_count() -> None:
+    assert as_cutoff("k", 2**62) == 2**62
+    with pytest.raises(InputError, match=f"^k must be at most {2**62}, got {2**62 + 1}$"):
+        as_cutoff("k", 2**62 + 1)
+    assert parse_metric(f"ndcg@{2**62}").cutoff == 2**62
+    with pytest.raises(InputError, match="^the metric's K must be at most"):
+        parse_metric(f"ndcg@{2**62 + 1}")
+    with unchecked(), pytest.raises(InputError, match="^metric must be .* got 10$"):
+        parse_metric(10)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("cutoff", [0, -5, True])
