@@ -196,7 +196,7 @@ def steps_table(data: str, lines: Mapping[str, Line], steps: Steps) -> list[str]
     about = (
         "Test NDCG@10 of the users whose target some user took, in the training part, directly after the newest item of",
         "their history, after an earlier item of it, after an item that came directly after one of it, and of all others;",
-        "in brackets the 95 % interval of the difference to Base, and of the loop from texts to Base from texts, over the",
+        "then the difference to Base, and of the loop from texts to Base from texts, with its 95 % interval, over the",
         f"seeds of both. Told after the test was seen: nothing was chosen by it. Shares of users: {shares}.",
     )
     head = ["row", "training", "seeds", *CLASSES]
@@ -205,7 +205,7 @@ def steps_table(data: str, lines: Mapping[str, Line], steps: Steps) -> list[str]
 
 def _change(difference: Difference) -> str:
     low, high = (end - difference.mean for end in difference.interval)
-    return f"[{low:+.4f}, {high:+.4f}]"
+    return f"{(low + high) / 2:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def _norms(held: Sequence[Mapping[str, Mapping[str, float]]], place: str) -> list[str]:

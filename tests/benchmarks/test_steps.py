@@ -95,7 +95,7 @@ def test_rows_are_told_apart_by_steps(tmp_path: Path) -> None:
     )
     assert [cell.strip() for cell in plain] == ["0.5000", "1.0000", "", "0.0000"]
     # differences 0 and 1: mean .5, standard error .5, and t of one degree of freedom is 12.706
-    assert ours[0].strip() == "1.0000 [-5.8531, +6.8531]"
+    assert ours[0].strip() == "1.0000 +0.5000 [-5.8531, +6.8531]"
     assert ours[1].strip().startswith("0.0000")
     assert any("50.0%" in line for line in text)
     assert steps_table("tiny", lines, {("tiny", 50): entry}) == []
