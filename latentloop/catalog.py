@@ -67,11 +67,12 @@ def cut_of(model: Any, samples: Samples) -> int | None:
     return samples.max_length if bool((whole > samples.max_length).any()) else None
 
 
-def warn_of_cut(model: Any, samples: Samples) -> None:
-    """Say, once for the same two lengths, that a model reads longer histories than it is given."""
+def warn_of_cut(model: Any, samples: Samples) -> int | None:
+    """`cut_of`, and a warning, once for the same two lengths, where it is not None."""
     cut = cut_of(model, samples)
     if cut is not None:
         _warn(cut, model.max_length)
+    return cut
 
 
 @cache

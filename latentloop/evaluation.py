@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latentloop.across_ranks import ALONE, Processes
-from latentloop.catalog import check_catalog, cut_of, warn_of_cut
+from latentloop.catalog import check_catalog, warn_of_cut
 from latentloop.checks import as_deep, at_least
 from latentloop.data.sequences import Samples
 from latentloop.dropout import evaluating
@@ -110,7 +110,6 @@ def evaluate(
         progress=progress,
         processes=processes,
     )
-    warn_of_cut(model, samples)
     protocol = describe_protocol(
         samples,
         exclude_history=exclude_history,
@@ -120,7 +119,7 @@ def evaluate(
         seeds=seeds,
         rule=rule,
         data=data,
-        cut=cut_of(model, samples),
+        cut=warn_of_cut(model, samples),
     )
     return Evaluation.of(
         by_depth[depth],

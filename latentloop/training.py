@@ -117,8 +117,8 @@ def fit(
 
     Raises:
         InputError: for a setting out of range, no samples or those of another catalog, nothing that can be learned, an
-            objective with parameters of its own, or a
-            `run` that holds the state of another model, of other data or of other settings, or is being trained.
+            objective with parameters of its own, or a `run` that holds the state of another model, of other data or of
+            other settings, or is being trained.
         OSError: where `run` cannot be written; its last checkpoint is whole.
         NotFinite: where a term or the weights are no numbers; the model has the best weights so far then, or those
             it came with, and the message says which.
@@ -162,12 +162,12 @@ def fit(
     few = touches_few_items(objective)
     optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay, few_items=few)
     validate_first = validate_first or epochs == 0
-    main, data = accelerator.is_main_process, data_hash(train, validation) if run is not None else ""
-    progress = (
-        Progress()
-        if run is None
-        else take_up(run, stage, model, optimizer, data=data, settings=settings, from_zero=validate_first, write=main)
-    )
+    main, progress = accelerator.is_main_process, Progress()
+    if run is not None:
+        data = data_hash(train, validation)
+        progress = take_up(
+            run, stage, model, optimizer, data=data, settings=settings, from_zero=validate_first, write=main
+        )
     found = processes.each(progress.step)
     if len(set(found)) > 1:
         where = run.path if run is not None else "the run"
