@@ -1,6 +1,7 @@
-"""What a model has to beat: chance and Popularity, as evaluations of the same shape and protocol.
+"""What a model has to beat: chance, Popularity and Followers, as evaluations of the same shape and protocol.
 
-Neither holds rows x items: chance needs a count of candidates, Popularity a sorted list of counts.
+None holds rows x items: chance needs a count of candidates, Popularity a sorted list of counts, Followers the few items
+that followed something in a history.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from latentloop.data.sequences import Samples
 from latentloop.data.splits import Split
 from latentloop.errors import InputError
 from latentloop.evaluation import describe_protocol
+from latentloop.followers import Followers
 from latentloop.metrics import CUTOFFS, Ranks
 from latentloop.results import Evaluation
 
-__all__ = ["chance", "chance_ranks", "popularity", "popularity_ranks"]
+__all__ = ["chance", "chance_ranks", "followers", "followers_ranks", "popularity", "popularity_ranks"]
 
 _ROWS = 4096  # samples whose whole past is gathered at a time
 
@@ -81,6 +83,31 @@ def popularity(
     return Evaluation.of(ranks, samples, cutoffs=cutoffs, protocol=protocol, item_counts=groups)
 
 
+def followers(
+    split: Split,
+    samples: Samples,
+    *,
+    name: str | None = None,
+    exclude_history: bool = False,
+    cutoffs: Sequence[int] = CUTOFFS,
+    subgroups: bool = False,
+    data: str | None = None,
+) -> Evaluation:
+    """Metrics of ranking by how often each item followed those of the history in training, see `Followers`.
+
+    Nothing is trained; items that never followed any are tied. The arguments are those of `chance`.
+
+    Raises:
+        InputError: for no samples.
+    """
+    ranks = followers_ranks(samples, Followers.of(split), exclude_history=exclude_history)
+    protocol = describe_protocol(
+        samples, exclude_history=exclude_history, split=name, stage="Followers", rule=split.protocol, data=data
+    )
+    groups = split.item_counts if subgroups else None
+    return Evaluation.of(ranks, samples, cutoffs=cutoffs, protocol=protocol, item_counts=groups)
+
+
 def chance_ranks(samples: Samples, *, exclude_history: bool = False) -> Ranks:
     """Ranks of a scorer that gives every candidate the same score.
 
@@ -126,6 +153,42 @@ def popularity_ranks(
             count, wanted = counts[item], target[index][row]
             greater[index] -= torch.bincount(row[count > wanted], minlength=len(index))
             ties[index] -= torch.bincount(row[count == wanted], minlength=len(index))
+    return Ranks(greater, ties)
+
+
+def followers_ranks(samples: Samples, counts: Followers, *, exclude_history: bool = False) -> Ranks:
+    """Ranks of the targets in the order of their counts after each history, equal counts tied.
+
+    Naive equivalent: `greater = sum(n[i] > n[target] for i in candidates)`, ties alike with `==`.
+
+    Args:
+        samples: S samples.
+        counts: of the training part.
+        exclude_history: whether items of the user's past are no candidates; the target always is one.
+
+    Raises:
+        InputError: for counts of another catalog.
+    """
+    if counts.num_items != samples.num_items:
+        raise InputError(f"counts must be of {samples.num_items} items, got {counts.num_items}")
+    samples, counts, size = samples.to("cpu"), counts.to("cpu"), samples.num_items + 1
+    greater, ties = torch.empty(2, len(samples), dtype=torch.int64)
+    excluded = _excluded(samples) if exclude_history else None
+    for index in torch.split(torch.arange(len(samples)), _ROWS):
+        row, item, count = counts.counted(samples.history(index))
+        left = torch.full((len(index),), samples.num_items)  # candidates
+        if excluded is not None:
+            _, past, known = next(excluded)
+            left -= torch.bincount(past, minlength=len(index))
+            kept = ~torch.isin(row * size + item, past * size + known)
+            row, item, count = row[kept], item[kept], count[kept]
+        own = torch.zeros(len(index))
+        hit = item == samples.target(index)[row]
+        own[row[hit]] = count[hit]
+        greater[index] = torch.bincount(row[count > own[row]], minlength=len(index))
+        equal = torch.bincount(row[count == own[row]], minlength=len(index))
+        uncounted = left - torch.bincount(row, minlength=len(index))
+        ties[index] = torch.where(own > 0, equal, uncounted) - 1
     return Ranks(greater, ties)
 
 

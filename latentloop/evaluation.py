@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latentloop.across_ranks import ALONE, Processes
+from latentloop.bonus import Bonus, Scores, bonus_of
 from latentloop.catalog import check_catalog, warn_of_cut
 from latentloop.checks import as_deep, at_least
 from latentloop.data.sequences import Samples
@@ -73,6 +74,7 @@ def evaluate(
     data: str | None = None,
     progress: bool = False,
     processes: Processes = ALONE,
+    bonus: Bonus | None = None,
 ) -> Evaluation:
     """Rank every sample's target among all N items and sum up, with the protocol beside the numbers.
 
@@ -93,6 +95,7 @@ def evaluate(
         data: hash of the data, for the protocol.
         progress: whether to show a progress bar.
         processes: who ranks a part each; every one of them calls this, and gets the whole.
+        bonus: what is added to the scores of some items of each history, such as `Followers`.
 
     Raises:
         InputError: for no samples, a depth the model cannot run at, a NaN score, or a catalog unlike the model's.
@@ -109,6 +112,7 @@ def evaluate(
         batch_size=batch_size,
         progress=progress,
         processes=processes,
+        bonus=bonus,
     )
     protocol = describe_protocol(
         samples,
@@ -120,6 +124,7 @@ def evaluate(
         rule=rule,
         data=data,
         cut=warn_of_cut(model, samples),
+        bonus=None if bonus is None else str(bonus),
     )
     return Evaluation.of(
         by_depth[depth],
@@ -142,8 +147,9 @@ def describe_protocol(
     rule: str | None = None,
     data: str | None = None,
     cut: int | None = None,
+    bonus: str | None = None,
 ) -> Protocol:
-    """The protocol of a full ranking of `samples`; `cut` as in `Protocol`, the other arguments as in `evaluate`."""
+    """The protocol of a full ranking of `samples`; `cut` and `bonus` as in `Protocol`, the others as in `evaluate`."""
     return Protocol(
         split=split or samples.part or "unnamed",
         candidates=f"all {samples.num_items:,} items",
@@ -156,6 +162,7 @@ def describe_protocol(
         rule=rule,
         data=data,
         cut=cut,
+        bonus=bonus,
     )
 
 
@@ -168,6 +175,7 @@ def ranks(
     batch_size: int = 1024,
     progress: bool = False,
     processes: Processes = ALONE,
+    bonus: Bonus | None = None,
 ) -> dict[int, Ranks]:
     """Each sample's rank at each depth, in the samples' order, on the CPU.
 
@@ -182,6 +190,7 @@ def ranks(
         batch_size: samples at a time.
         progress: whether to show a progress bar.
         processes: see `evaluate`; a batch is ranked by one of them, the same batches whatever their number.
+        bonus: see `evaluate`.
 
     Raises:
         InputError: see `evaluate`.
@@ -210,9 +219,11 @@ def ranks(
         for number, index in tqdm(own, desc="evaluate", unit="batch", disable=not progress, leave=False):
             target, exclude = samples.target(index), samples.past(index) if exclude_history else None
             with nullcontext() if fresh is None else dropout_seed(fold(fresh, number), keys.device):
-                steps = model.think(samples.history(index), depth=deepest).steps
+                history = samples.history(index)
+                steps = model.think(history, depth=deepest).steps
+            more = bonus_of(bonus, history, len(keys))
             for depth, place in found.items():
-                place[:, index.cpu()] = _count(model, steps[depth - 1], keys, target, exclude)
+                place[:, index.cpu()] = _count(model, steps[depth - 1], keys, target, exclude, more)
     return {depth: Ranks(*processes.add_up(place)) for depth, place in sorted(found.items())}
 
 
@@ -222,6 +233,7 @@ def _count(
     keys: Float[Tensor, "N d"],
     target: Int64[Tensor, " B"],
     exclude: tuple[Tensor, Tensor] | None,
+    bonus: Scores | None,
 ) -> Int64[Tensor, "2 B"]:
-    greater, ties = count_ranks(model.queries(thoughts), keys, target, exclude=exclude)
+    greater, ties = count_ranks(model.queries(thoughts), keys, target, exclude=exclude, bonus=bonus)
     return torch.stack([greater, ties]).cpu()

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from latentloop.bonus import Scores, add_bonus
 from latentloop.errors import InputError
 from latentloop.finite import ScoresBroke
 from latentloop.item_scores import ChunkScorer, check_ids, checked, chunks, no_autocast, pick
@@ -54,6 +55,7 @@ def count_ranks(
     target: Int[Tensor, " R"],
     *,
     exclude: tuple[Int[Tensor, " n"], Int[Tensor, " R1"]] | None = None,
+    bonus: Scores | None = None,
 ) -> tuple[Int[Tensor, " R"], Int[Tensor, " R"]]:
     """How many items score above the target, and how many others exactly as high.
 
@@ -67,6 +69,7 @@ def count_ranks(
         target: (R,) int64 item ids 1..N.
         exclude: items left out of the ranking: (flat ids, offsets (R + 1,)), row r's are
             `flat[offsets[r]:offsets[r + 1]]`; repeats are fine, and the target is never left out.
+        bonus: (row, item, score), what is added to the scores of some items.
 
     Raises:
         InputError: for shapes that do not fit, an id outside 1..N, or a score that is NaN.
@@ -76,8 +79,9 @@ def count_ranks(
     unsure = may_be_nan(queries, keys)
     copies, originals = same_keys(keys)
     with no_autocast(queries):
-        if queries.device.type != "cpu" or unsure or copies.numel():
-            return _count_in_rows(queries, keys, target, hidden, copies, originals, unsure)
+        # the tiles never hold a whole row, to which a bonus could be added
+        if queries.device.type != "cpu" or unsure or copies.numel() or bonus is not None:
+            return _count_in_rows(queries, keys, target, hidden, copies, originals, unsure, bonus)
         greater, ties, sure = count_in_tiles(queries, keys, target, hidden)
         if not bool(sure.all()):
             left = (~sure).nonzero()[:, 0]
@@ -95,6 +99,7 @@ def _count_in_rows(
     copies: Tensor,
     originals: Tensor,
     unsure: bool,
+    bonus: Scores | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The counts, by chunks of rows that are scored against all items first: each score is taken from there."""
     greater, ties = torch.empty(2, len(queries), dtype=torch.int64, device=queries.device)
@@ -106,6 +111,8 @@ def _count_in_rows(
             raise ScoresBroke(f"scores must be numbers, found NaN in row {row}: the model has diverged")
         if copies.numel():
             scores.index_copy_(1, copies, scores.index_select(1, originals))
+        if bonus is not None:
+            add_bonus(scores, bonus, part, slice(1, len(keys) + 1))
         own = pick(scores, target[part] - 1)
         if hidden is not None:
             rows, items = hidden.between(part.start, part.stop)

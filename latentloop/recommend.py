@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from latentloop.bonus import Bonus, bonus_of
 from latentloop.checks import at_least, is_whole
 from latentloop.dropout import evaluating
 from latentloop.errors import InputError, InputTypeError
@@ -57,6 +58,7 @@ def recommend(
     deny: Sequence[ItemId] | None = None,
     strict: bool = False,
     batch_size: int = 1024,
+    bonus: Bonus | None = None,
 ) -> Recommendations:
     """See `Recommender.recommend`."""
     if not is_whole(k) or not 1 <= k <= model.num_items:
@@ -81,7 +83,8 @@ def recommend(
             padded = left_padded(part, model.max_length).to(model.device)
             queries = model.queries(model.think(padded, depth=depth).final)
             exclude = _pairs(part, model.device) if exclude_history else None
-            best, chosen = top_k(queries, keys, k, exclude=exclude, candidates=candidates)
+            more = bonus_of(bonus, padded, model.num_items)
+            best, chosen = top_k(queries, keys, k, exclude=exclude, candidates=candidates, bonus=more)
             for row_scores, row_items in zip(best.tolist(), chosen.tolist(), strict=True):
                 kept = [(s, i) for s, i in zip(row_scores, row_items, strict=True) if s != float("-inf")]
                 scores.append([s for s, _ in kept])

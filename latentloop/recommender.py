@@ -27,6 +27,7 @@ from latentloop.single_pass import SinglePass
 from latentloop.stacked import Stacked
 
 if TYPE_CHECKING:
+    from latentloop.bonus import Bonus
     from latentloop.data.interactions import Interactions
     from latentloop.data.splits import Split
     from latentloop.recommend import Recommendations
@@ -223,6 +224,7 @@ class Recommender(nn.Module, Pretrained):
         deny: Sequence[ItemId] | None = None,
         strict: bool = False,
         batch_size: int = 1024,
+        bonus: Bonus | None = None,
     ) -> Recommendations:
         """The k best items for each history or known user, in original ids.
 
@@ -237,6 +239,7 @@ class Recommender(nn.Module, Pretrained):
             deny: never these items.
             strict: an unknown item is an error instead of a warning.
             batch_size: histories at a time; memory does not grow with users x items.
+            bonus: what is added to the scores of some items of each history, such as `Followers`.
 
         Raises:
             InputError: for k outside 1..N, an unknown user, no history or user at all, or (strict) an unknown item.
@@ -255,6 +258,7 @@ class Recommender(nn.Module, Pretrained):
             deny=deny,
             strict=strict,
             batch_size=batch_size,
+            bonus=bonus,
         )
 
     def forward(self, history: Int[Tensor, "B L"], *, depth: int | None = None) -> Float[Tensor, "B d"]:

@@ -35,6 +35,7 @@ class Protocol:
         rule: how the data was split, such as "leave-one-out"; None where not said.
         data: hash of the data; None where not said.
         cut: the most items of a history that the samples held, where some had more and the model reads more; else None.
+        bonus: what was added to the model's scores; None for nothing.
     """
 
     split: str
@@ -49,6 +50,7 @@ class Protocol:
     rule: str | None = None
     data: str | None = None
     cut: int | None = None
+    bonus: str | None = None
 
     def parts(self) -> dict[str, str]:
         """Each thing that is known, in words, by field."""
@@ -62,6 +64,7 @@ class Protocol:
             "cut": f"histories cut to {self.cut} items" if self.cut is not None else "",
             "depth": f"depth {self.depth}" if self.depth is not None else "",
             "stage": f"stage {self.stage}" if self.stage else "",
+            "bonus": f"plus {self.bonus}" if self.bonus else "",
             "seeds": f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}" if self.seeds else "",
             "ties": f"ties: {self.ties}",
             "data": f"data {self.data[:12]}" if self.data else "",

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from latentloop.bonus import Scores, add_bonus
 from latentloop.errors import InputError
 from latentloop.item_ranks import may_be_nan
 from latentloop.item_scores import ACCELERATOR_BUDGET, no_autocast
@@ -32,6 +33,7 @@ def top_k(
     *,
     exclude: tuple[Int[Tensor, " n"], Int[Tensor, " n"]] | None = None,
     candidates: Bool[Tensor, " N"] | None = None,
+    bonus: Scores | None = None,
 ) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
     """The k best items of each row; -inf marks what is no candidate, in any order.
 
@@ -44,6 +46,7 @@ def top_k(
         k: 1..N.
         exclude: (row, item) pairs to leave out, as two equally long vectors.
         candidates: (N,) which items may come at all.
+        bonus: (row, item, score), what is added to the scores of some items.
 
     Returns:
         Scores (B, k), descending, and item numbers 1..N (B, k).
@@ -71,6 +74,8 @@ def top_k(
                 scores[:, stop - first :] = -torch.inf  # what fills the last tile up
                 if unsure and bool(_block_maxima(scores).isnan().any()):  # a maximum is NaN where any of its block is
                     raise InputError("the model's scores hold NaN: it cannot rank; load an earlier checkpoint")
+                if bonus is not None:
+                    add_bonus(known, bonus, part, slice(first + 1, stop + 1))
                 if never is not None:
                     known.masked_fill_(never[first:stop], -torch.inf)
                 if pairs is not None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson
 
-__all__ = ["CAUSAL", "POST_TRAINING", "Cell"]
+__all__ = ["CAUSAL", "POST_TRAINING", "UNTRAINED", "Cell"]
 
 POST_TRAINING = (
     "policy", "reward", "rpt_epochs", "rpt_learning_rate", "kl", "kl_weight", "clip_norm", "rollout_dropout", "ratio",
@@ -19,7 +19,9 @@ POST_TRAINING = (
 """Fields that pre-training does not read."""
 CAUSAL = ("sasrec",)
 """Backbones that can learn from every position of a history."""
-Kind = Literal["chance", "popularity", "plain", "plain-deep", "loop"]
+UNTRAINED = ("chance", "popularity", "followers")
+"""Kinds that nothing is trained for."""
+Kind = Literal["chance", "popularity", "followers", "plain", "plain-deep", "loop"]
 _LATER = ("schedule", "tied", "own_depth", "scorer", "items", "held_out")
 """Fields that cells were stored without: at their defaults they are no part of a key."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paper.cell import UNTRAINED
 from benchmarks.paper.costs import counted_flops
 from benchmarks.paper.grids import EXPERIMENTS
 from benchmarks.paper.matching import Found, find, most_common
@@ -29,7 +30,7 @@ def draw(name: str, data: str, lines: Mapping[str, Line], folder: Path) -> Path 
 
     found = most_common(find(EXPERIMENTS[name](data), lines))
     drawings = {"figure3": _curves, "figure4": _epochs, "figure5": _curves, "table4": _by_flops}
-    points = [each for each in found if each.row.cell.kind not in ("chance", "popularity")]
+    points = [each for each in found if each.row.cell.kind not in UNTRAINED]
     if len(points) < 2:
         return None
     wide = max(6.0, 0.42 * len(points)) if name not in drawings else 6.0

@@ -17,6 +17,7 @@ def table1(data: str) -> list[Row]:
     """The models that exist, and each fair rival of the loop."""
     plain = Cell(data, kind="plain", alpha=0.0)
     rows = [Row("chance", Cell(data, kind="chance")), Row("Popularity", Cell(data, kind="popularity"))]
+    rows.append(Row("Followers", Cell(data, kind="followers")))
     rows += [Row(name, replace(plain, backbone=name)) for name in ("sasrec", "fmlprec", "bsarec")]
     rows += [
         Row("sasrec, equal FLOPs", replace(plain, kind="plain-deep"), "sasrec"),

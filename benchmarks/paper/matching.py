@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.paper.cell import CAUSAL, Cell
+from benchmarks.paper.cell import CAUSAL, UNTRAINED, Cell
 from benchmarks.paper.rows import TRAINING, Row
 from benchmarks.paper.stored import Line, gains
 from latentloop.significance import paired_t
@@ -115,7 +115,7 @@ def _of_row(row: Row, cells: Sequence[tuple[Cell, Line]]) -> list[Found]:
     fixed = (*row.own, *unread) if row.cell.backbone in CAUSAL else (*row.own, *unread, "positions")
     free = [name for name in TRAINING if name not in fixed]
     wanted = {name: value for name, value in vars(row.cell).items() if name not in (*free, *unread)}
-    if row.cell.kind in ("chance", "popularity"):
+    if row.cell.kind in UNTRAINED:
         free = []
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for cell, line in cells:

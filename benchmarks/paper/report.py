@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.paper.costs import COSTS, stored_costs
 from benchmarks.paper.figures import draw
+from benchmarks.paper.followed import followers_table
 from benchmarks.paper.grids import EXPERIMENTS
 from benchmarks.paper.steps import STEPS, stored_steps
 from benchmarks.paper.stored import CELLS, finished
@@ -46,7 +47,8 @@ def write_report(cells: Path = CELLS, out: Path = OUT, costs: Path = COSTS, step
             path = draw(name, data, lines, out) if table else None
             text += table + ([f"![{name} on {data}]({path.name})", ""] if path else [])
             if name == "study":
-                text += steps_table(data, lines, classes) + gradient_table(data, lines) + thinking_table(data, lines)
+                text += followers_table(data, lines) + steps_table(data, lines, classes)
+                text += gradient_table(data, lines) + thinking_table(data, lines)
     written = "\n".join(text)
     (out / "paper.md").write_text(written)
     return written

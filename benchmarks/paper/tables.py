@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.paper.cell import Cell
+from benchmarks.paper.cell import UNTRAINED, Cell
 from benchmarks.paper.costs import counted_flops, counted_parameters
 from benchmarks.paper.grids import EXPERIMENTS
 from benchmarks.paper.matching import Difference, Found, find, seeds_of
@@ -17,7 +17,10 @@ from benchmarks.paper.steps import CLASSES, classes_of
 from benchmarks.paper.stored import Line
 from benchmarks.paper.tuning import GRID, SEED, budgets, choices, settings_text, tuned
 
-__all__ = ["experiment_table", "gradient_table", "steps_table", "thinking_table", "tuning_tables"]
+__all__ = [
+    "experiment_table", "gradient_table", "head_of", "line_of", "mean_of", "relative_of", "steps_table", "thinking_table",
+    "training_of", "tuning_tables",
+]  # fmt: skip
 
 _HEAD = ("row", "training", "seeds", "validation NDCG@10", "test NDCG@10", "test Recall@10", "against", "p", "paper")
 _COST_HEAD = ("parameters", "MFLOPs", "ms", "time, ratio", "MiB", "paper: parameters, FLOPs, memory, time")
@@ -64,16 +67,16 @@ def experiment_table(name: str, data: str, lines: Mapping[str, Line], costs: Cos
     measured = costly and any((data, row.label) in (costs or {}) for row in rows)
     if not found and not measured:
         return []
-    text = [f"### {name}, {data}", "", *_head([*_HEAD, *(_COST_HEAD if costly else ())])]
+    text = [f"### {name}, {data}", "", *head_of([*_HEAD, *(_COST_HEAD if costly else ())])]
     for row in rows:
         own = [each for each in found if each.row is row and not each.repeats(found)]
         paper = PUBLISHED.get(data, {}).get(name, {}).get(row.label)
         extra = _cost_cells(row, data, costs or {}) if costly else []
         if not own and (measured or paper):
             blank = [row.label, "", "", "", "", "", "", "", _pair(paper)]
-            text.append(_line([*blank, *extra]))
+            text.append(line_of([*blank, *extra]))
         for each in own:
-            text.append(_line([*_cells(each, found), _pair(paper), *extra]))
+            text.append(line_of([*_cells(each, found), _pair(paper), *extra]))
     return [*text, ""]
 
 
@@ -84,21 +87,21 @@ def tuning_tables(data: str, lines: Mapping[str, Line]) -> list[str]:
         found = choices(data, lines, budget)
         told = ", ".join(f"{name} {value}" for name, value in budget.items())
         text += [f"### tuning, {data} ({told})", "", f"Validation NDCG@10 of seed {SEED}.", ""]
-        text += _head(["settings", *(choice.model for choice in found)])
+        text += head_of(["settings", *(choice.model for choice in found)])
         for number, point in enumerate(GRID):
             values = [choice.values.get(number) for choice in found]
-            text.append(_line([settings_text(point), *("" if v is None else f"{v:.4f}" for v in values)]))
+            text.append(line_of([settings_text(point), *("" if v is None else f"{v:.4f}" for v in values)]))
         text += ["", f"### tuned, {data}: chosen on validation", ""]
-        text += _head(["model", "points finished", "chosen", *_HEAD[2:-1]])
+        text += head_of(["model", "points finished", "chosen", *_HEAD[2:-1]])
         rows = find(tuned(data, lines, budget), lines)
         for choice in found:
             own = [each for each in rows if each.row.label == choice.model]
             finished = f"{len(choice.values)} of {len(GRID)}" + ("" if choice.complete else ", incomplete")
             chosen = "" if choice.cell is None else settings_text(vars(choice.cell))
             for each in own:
-                text.append(_line([choice.model, finished, chosen, *_cells(each, rows)[2:]]))
+                text.append(line_of([choice.model, finished, chosen, *_cells(each, rows)[2:]]))
             if not own:
-                text.append(_line([choice.model, finished, *[""] * 7]))
+                text.append(line_of([choice.model, finished, *[""] * 7]))
         if not all(choice.complete for choice in found):
             text += [
                 "",
@@ -118,8 +121,8 @@ def gradient_table(data: str, lines: Mapping[str, Line]) -> list[str]:
             of_encoder = [_norms([line["gradient_norms"][moment] for line in held], "encoder")]
             of_items = [_norms([line["gradient_norms"][moment] for line in held], "items")]
             seeds = ", ".join(str(line["cell"]["seed"]) for line in held)
-            told = _training(held[0]["cell"])
-            text.append(_line([each.row.label, told, seeds, moment, *of_encoder[0], *of_items[0]]))
+            told = training_of(held[0]["cell"])
+            text.append(line_of([each.row.label, told, seeds, moment, *of_encoder[0], *of_items[0]]))
     if not text:
         return []
     head = ["row", "training", "seeds", "weights"]
@@ -129,7 +132,7 @@ def gradient_table(data: str, lines: Mapping[str, Line]) -> list[str]:
         "Norms of each weighted term's gradient, means over a few training batches and the seeds; of the alignments as",
         "shares of the next-item loss's.",
     )
-    return [f"### Gradients of the terms, {data}", "", *told, "", *_head(head), *text, ""]
+    return [f"### Gradients of the terms, {data}", "", *told, "", *head_of(head), *text, ""]
 
 
 def thinking_table(data: str, lines: Mapping[str, Line]) -> list[str]:
@@ -145,7 +148,7 @@ def thinking_table(data: str, lines: Mapping[str, Line]) -> list[str]:
         shares = [f"{statistics.mean(one[name] for one in told):.1%}" for name in ("spread", "undecided")]
         answers = [f"{statistics.mean(one['ndcg@10'][name] for one in told):.4f}" for name in told[0]["ndcg@10"]]
         seeds = ", ".join(str(line["cell"]["seed"]) for line in held)
-        text.append(_line([each.row.label, _training(held[0]["cell"]), seeds, *moves, *shares, *answers]))
+        text.append(line_of([each.row.label, training_of(held[0]["cell"]), seeds, *moves, *shares, *answers]))
         names = list(told[0]["ndcg@10"])
     if not text:
         return []
@@ -163,7 +166,7 @@ def thinking_table(data: str, lines: Mapping[str, Line]) -> list[str]:
         "from some of these start states only; validation NDCG@10 from the saved start state, from the mean of the eight",
         "last thoughts and from zeros. The first 2,048 users.",
     )
-    return [f"### Thoughts, {data}", "", *about, "", *_head([*head, *names]), *text, ""]
+    return [f"### Thoughts, {data}", "", *about, "", *head_of([*head, *names]), *text, ""]
 
 
 def steps_table(data: str, lines: Mapping[str, Line], steps: Steps) -> list[str]:
@@ -183,13 +186,13 @@ def steps_table(data: str, lines: Mapping[str, Line], steps: Steps) -> list[str]
             continue
         classes, gains = classes_of(held), each.gains(seeds_of(each.lines))
         seeds = ", ".join(map(str, sorted(seeds_of(each.lines))))
-        cells = [each.row.label, _training(each.lines[0]["cell"]), seeds]
+        cells = [each.row.label, training_of(each.lines[0]["cell"]), seeds]
         for number in range(len(CLASSES)):
             users = classes == number
             difference = each.against(found, users) if users.sum() > 1 else None
             value = f"{gains[users].mean():.4f}" if users.any() else ""
             cells.append(value if difference is None else f"{value} {_change(difference)}")
-        text.append(_line(cells))
+        text.append(line_of(cells))
         shares = ", ".join(f"{name}: {share:.1%}" for name, share in zip(CLASSES, held["shares"], strict=True))
     if not text:
         return []
@@ -200,7 +203,7 @@ def steps_table(data: str, lines: Mapping[str, Line], steps: Steps) -> list[str]
         f"seeds of both. Told after the test was seen: nothing was chosen by it. Shares of users: {shares}.",
     )
     head = ["row", "training", "seeds", *CLASSES]
-    return [f"### Steps, {data}", "", *about, "", *_head(head), *text, ""]
+    return [f"### Steps, {data}", "", *about, "", *head_of(head), *text, ""]
 
 
 def _change(difference: Difference) -> str:
@@ -219,16 +222,19 @@ def _norms(held: Sequence[Mapping[str, Mapping[str, float]]], place: str) -> lis
 
 def _cells(found: Found, others: Sequence[Found]) -> list[str]:
     """A row's columns up to the paper's."""
-    difference = found.against(others)
-    against, p = "", ""
-    if difference is not None:
-        low, high = (end / difference.mean - 1 for end in difference.interval)
-        against = f"{difference.baseline}: {difference.relative:+.1%} [{low:+.1%}, {high:+.1%}]"
-        p = f"{difference.p:.2g}"
+    against, p = relative_of(found.against(others))
     seeds = ", ".join(map(str, sorted(seeds_of(found.lines))))
     columns = (("validation", "ndcg@10"), ("test", "ndcg@10"), ("test", "recall@10"))
-    numbers = [_mean([line[part][metric] for line in found.lines]) for part, metric in columns]
-    return [found.row.label, _training(found.lines[0]["cell"]), seeds, *numbers, against, p]
+    numbers = [mean_of([line[part][metric] for line in found.lines]) for part, metric in columns]
+    return [found.row.label, training_of(found.lines[0]["cell"]), seeds, *numbers, against, p]
+
+
+def relative_of(difference: Difference | None) -> tuple[str, str]:
+    """A difference by its baseline, and p; empty without one."""
+    if difference is None:
+        return "", ""
+    low, high = (end / difference.mean - 1 for end in difference.interval)
+    return f"{difference.baseline}: {difference.relative:+.1%} [{low:+.1%}, {high:+.1%}]", f"{difference.p:.2g}"
 
 
 def _cost_cells(row: Row, data: str, costs: Costs) -> list[str]:
@@ -249,7 +255,8 @@ def _cost_cells(row: Row, data: str, costs: Costs) -> list[str]:
     ]
 
 
-def _mean(values: Sequence[float]) -> str:
+def mean_of(values: Sequence[float]) -> str:
+    """The mean, with the standard deviation of several."""
     spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4f}{spread}"
 
@@ -258,8 +265,9 @@ def _pair(paper: tuple[float, float] | None) -> str:
     return "" if paper is None else f"{paper[0]:.4f}, {paper[1]:.4f}"
 
 
-def _training(cell: Mapping[str, Any]) -> str:
-    if cell["kind"] in ("chance", "popularity"):
+def training_of(cell: Mapping[str, Any]) -> str:
+    """How a cell was trained, in words."""
+    if cell["kind"] in UNTRAINED:
         return ""
     epochs = f"up to {cell['epochs']}{' + ' + str(cell['rpt_epochs']) if cell['rpt'] else ''} epochs"
     told = f"{epochs}, {cell['positions']} positions, batch {cell['batch_size']}, lr {cell['learning_rate']:g}"
@@ -269,9 +277,11 @@ def _training(cell: Mapping[str, Any]) -> str:
     return told + "".join(f", {name.replace('_', ' ')} {value}" for name, value in unusual.items())
 
 
-def _head(names: Sequence[str]) -> list[str]:
-    return [_line(names), "|" + "|".join("---" if name in _WORDS else "---:" for name in names) + "|"]
+def head_of(names: Sequence[str]) -> list[str]:
+    """A table's first two lines."""
+    return [line_of(names), "|" + "|".join("---" if name in _WORDS else "---:" for name in names) + "|"]
 
 
-def _line(cells: Sequence[str]) -> str:
+def line_of(cells: Sequence[str]) -> str:
+    """A table's line."""
     return f"| {' | '.join(cells)} |"

@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from benchmarks.paper.cell import Cell
+from benchmarks.paper.cell import UNTRAINED, Cell
 from benchmarks.paper.data import load_split
 from benchmarks.paper.gradients import gradient_norms
 from benchmarks.paper.models import build, pre_training, texts
 from benchmarks.paper.thinking import thinking
 from latentloop.accelerator import make_accelerator
-from latentloop.baselines import chance, popularity
+from latentloop.baselines import chance, followers, popularity
 from latentloop.data.card import content_hash
 from latentloop.data.sequences import Samples
 from latentloop.data.splits import Split
 from latentloop.evaluation import evaluate
+from latentloop.followers import Followers
 from latentloop.metrics import ndcg
 from latentloop.objectives import RPT, NDCGReward, RecallReward, select
 from latentloop.randomness import fold
@@ -39,8 +41,8 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
     """Train a cell where it stands in `work`, test once, and return its line."""
     split = load_split(cell.data, folder, cell.max_length)
     began = time.perf_counter()
-    if cell.kind in ("chance", "popularity"):
-        make = chance if cell.kind == "chance" else popularity
+    if cell.kind in UNTRAINED:
+        make = {"chance": chance, "popularity": popularity, "followers": followers}[cell.kind]
         found = {name: make(split, part, name=name) for name, part in _parts(split)}
         return _line(cell, split, found, seconds=0.0)
     model = build(cell, split.num_items, texts(cell, split, folder))
@@ -69,6 +71,7 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
     line = _line(cell, split, evaluations, seconds=time.perf_counter() - began)
     if cell.kind == "loop":
         line["thinking"] = thinking(model, split.validation.to(accelerator.device), seed=cell.seed)
+    line["followed"] = _followed(model, split)
     kept = ("epoch", "loss", "ndcg@10", "reward_mean", "zero_variance", "kl")
     return line | {
         "parameters": sum(p.numel() for p in model.encoder.parameters()),
@@ -118,6 +121,18 @@ def _post_train(
     return fit(model, samples, validation, policy, batch_size=256, **settings)
 
 
+def _followed(model: Recommender, split: Split) -> dict[str, Any]:
+    """The model with counts of followers added to its scores, by the weight that is best on validation."""
+    bonus = Followers.of(split).tuned(model, split.validation)
+    found = {name: evaluate(model, part, bonus=bonus) for name, part in _parts(split)}
+    return {
+        "weight": bonus.weight,
+        "validation": dict(found["validation"].metrics),
+        "test": dict(found["test"].metrics),
+        "ranks": _packed(found["test"].ranks.greater),
+    }
+
+
 def _parts(split: Split) -> list[tuple[str, Any]]:
     return [("validation", split.validation), ("test", split.test)]
 
@@ -125,7 +140,6 @@ def _parts(split: Split) -> list[tuple[str, Any]]:
 def _line(cell: Cell, split: Split, evaluations: dict[str, Evaluation], *, seconds: float) -> dict[str, Any]:
     """What every cell's line holds, as plain values."""
     test = evaluations["test"]
-    ranks = test.ranks.greater.clamp(max=_LARGEST + 1).to(torch.uint8).numpy()
     line = {
         "key": cell.key,
         "cell": dataclasses.asdict(cell),
@@ -135,9 +149,13 @@ def _line(cell: Cell, split: Split, evaluations: dict[str, Evaluation], *, secon
         "test": dict(test.metrics),
         "by_depth": {str(depth): metrics["ndcg@10"] for depth, metrics in test.per_depth.items()},
         "seconds": round(seconds, 1),
-        "ranks": base64.b85encode(zlib.compress(ranks.tobytes(), 9)).decode(),
+        "ranks": _packed(test.ranks.greater),
     }
     if bool((test.ranks.ties > 0).any()):  # a rank among equals says too much of who gives all items one score
         gains = ndcg(test.ranks, 10).float().numpy()
         line["gains"] = base64.b85encode(zlib.compress(gains.tobytes(), 9)).decode()
     return line
+
+
+def _packed(ranks: Tensor) -> str:
+    return base64.b85encode(zlib.compress(ranks.clamp(max=_LARGEST + 1).to(torch.uint8).numpy().tobytes(), 9)).decode()

@@ -1,0 +1,218 @@
+"""What follows what: a count of the training part, a rival that nothing has to be trained for, and a bonus on a model.
+
+How often item b followed item a, over all pairs of places of one user of the training part that lie at most `window` apart:
+n(b | a) = sum of decay^(distance - 1). A history with the items a_1 (the newest), a_2, ... counts
+n(b) = sum over j of fade^(j - 1) n(b | a_j) for item b; most items have none.
+
+Shapes: B histories, n counted (row, item) pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float32, Int, Int64
+from torch import Tensor
+
+from latentloop.bonus import Scores
+from latentloop.checks import at_least, zero_or_more
+from latentloop.errors import InputError
+from latentloop.evaluation import Thinker, ranks
+from latentloop.metrics import parse_metric
+
+if TYPE_CHECKING:
+    from latentloop.data.sequences import Samples
+    from latentloop.data.splits import Split
+
+__all__ = ["WEIGHTS", "Followers"]
+
+WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""What `tuned` chooses from."""
+_ENTRIES = 1 << 23  # followers that are gathered at once
+
+
+@dataclass(frozen=True, eq=False)
+class Followers:
+    """Counts of what follows what; called with histories, the bonus `weight * log(1 + n(b))` of each item that has one.
+
+    Args:
+        offsets: (N + 2,) int64: item a's followers are places offsets[a]..offsets[a + 1]; the padding has none.
+        items: (m,) int64, which.
+        counts: (m,) float32, n(b | a), above 0.
+        newest: items of a history that count, the newest ones.
+        fade: what the next older item of a history counts by that of the newer one, 0..1.
+        weight: of the bonus, at least 0.
+
+    Raises:
+        InputError: for a value out of range.
+    """
+
+    offsets: Int64[Tensor, " N_and_two"]
+    items: Int64[Tensor, " m"]
+    counts: Float32[Tensor, " m"]
+    newest: int = 10
+    fade: float = 0.3
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least("newest", self.newest, 1)
+        _share("fade", self.fade)
+        zero_or_more("weight", self.weight)
+
+    @classmethod
+    def of(
+        cls,
+        split: Split,
+        *,
+        window: int = 5,
+        decay: float = 0.7,
+        newest: int = 10,
+        fade: float = 0.3,
+        weight: float = 1.0,
+    ) -> Followers:
+        """Count the training part of a split.
+
+        The defaults are the best on validation of the few that were tried on two public logs; see
+        `benchmarks/RESULTS.md`.
+
+        Args:
+            split: its training part is counted.
+            window: how many places apart two items of a user may be, at least 1.
+            decay: what a pair counts by one that is a place closer, 0..1.
+            newest: see the class.
+            fade: see the class.
+            weight: see the class.
+
+        Raises:
+            InputError: for a value out of range.
+        """
+        at_least("window", window, 1)
+        _share("decay", decay)
+        size = split.num_items + 1
+        kept = torch.nonzero(split.training)[:, 0]
+        item, user = split.interactions.item[kept].long(), split.interactions.user[kept]
+        pairs, counts = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64)
+        for distance in range(1, window + 1):
+            same = user[distance:] == user[:-distance]
+            found = (item[:-distance] * size + item[distance:])[same]
+            weights = torch.full((len(found),), decay ** (distance - 1), dtype=torch.float64)
+            # after each distance, so that a pair of a long log is held once
+            pairs, counts = _added(torch.cat([pairs, found]), torch.cat([counts, weights]))
+        pairs, counts = pairs[counts > 0], counts[counts > 0]
+        offsets = torch.zeros(size + 1, dtype=torch.int64)
+        torch.cumsum(torch.bincount(pairs // size, minlength=size), 0, out=offsets[1:])
+        return cls(offsets, pairs % size, counts.float(), newest, fade, weight)
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        return len(self.offsets) - 2
+
+    def to(self, device: torch.device | str) -> Followers:
+        """The same counts on `device`."""
+        return replace(
+            self, offsets=self.offsets.to(device), items=self.items.to(device), counts=self.counts.to(device)
+        )
+
+    def counted(self, history: Int[Tensor, "B L"]) -> Scores:
+        """The items that have followed something in each history: their row, their number, and n(b) above 0.
+
+        Naive equivalent: `for row: for j, a in enumerate(newest first): for b: n[row, b] += fade ** j * n(b | a)`. Pairs
+        of row and item come in rising order, each once.
+
+        Args:
+            history: (B, L) item ids, left-padded with 0.
+
+        Raises:
+            InputError: for an item id outside 0..N.
+        """
+        if history.numel() and (int(history.min()) < 0 or int(history.max()) > self.num_items):
+            raise InputError(
+                f"history must hold item ids 0..{self.num_items}, got {int(history.max())}: count its own split"
+            )
+        read = history[:, -self.newest :].flip(1).long()
+        many = self.offsets.diff()[read].sum(1)  # followers of a row
+        bounds = torch.div(many.cumsum(0) - many, _ENTRIES, rounding_mode="floor")
+        parts = torch.unique_consecutive(bounds, return_counts=True)[1].tolist()
+        found, start = [], 0
+        for rows in parts:
+            row, item, count = self._counted(read[start : start + rows])
+            found.append((row + start, item, count))
+            start += rows
+        if not found:
+            nothing = read.new_empty(0)
+            return nothing, nothing, nothing.float()
+        row, item, count = (torch.cat(column) for column in zip(*found, strict=True))
+        return row, item, count
+
+    def _counted(self, read: Int64[Tensor, "B R"]) -> tuple[Tensor, Tensor, Tensor]:
+        first, many = self.offsets[read].flatten(), self.offsets.diff()[read].flatten()
+        # the place of each follower: those of the first item of the first row, of its second item, ...
+        which = torch.repeat_interleave(many)
+        place = torch.arange(len(which), device=read.device) - (many.cumsum(0) - many)[which] + first[which]
+        row, age = which // read.shape[1], which % read.shape[1]
+        size = self.num_items + 1
+        counts = self.counts[place].double() * torch.pow(torch.tensor(self.fade, dtype=torch.float64), age)
+        pairs, total = _added(row * size + self.items[place], counts)
+        kept = total > 0  # with fade = 0 only the newest item counts
+        return pairs[kept] // size, pairs[kept] % size, total[kept].float()
+
+    def __call__(self, history: Int[Tensor, "B L"]) -> Scores:
+        """(row, item, score) of what `evaluate` and `recommend` add to a model's scores: weight * log(1 + n(b)).
+
+        Args:
+            history: (B, L) item ids, left-padded with 0.
+        """
+        row, item, count = self.counted(history)
+        return row, item, self.weight * torch.log1p(count)
+
+    def tuned(
+        self,
+        model: Thinker,
+        validation: Samples,
+        *,
+        weights: Sequence[float] = WEIGHTS,
+        metric: str = "ndcg@10",
+        exclude_history: bool = False,
+        depth: int | None = None,
+    ) -> Followers:
+        """The same counts with the weight that is best for a model on validation; of equal ones the smallest.
+
+        Args:
+            model: whose scores they are added to.
+            validation: what to choose on, never the test part.
+            weights: to choose from, at least one.
+            metric: what decides.
+            exclude_history: as in `evaluate`.
+            depth: as in `evaluate`.
+
+        Raises:
+            InputError: for no weights, or as `evaluate`.
+        """
+        if not weights:
+            raise InputError("weights: none given, expected at least one")
+        depth = model.inference_depth if depth is None else depth
+        measure = parse_metric(metric)
+        found = {}
+        for weight in sorted(weights):
+            tried = replace(self, weight=weight)
+            got = ranks(model, validation, depths=[depth], exclude_history=exclude_history, bonus=tried)[depth]
+            found[weight] = float(measure(got).mean())
+        return replace(self, weight=max(found, key=lambda weight: found[weight]))
+
+    def __repr__(self) -> str:
+        return f"followers * {self.weight:g}"
+
+
+def _added(pairs: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Each pair once, in rising order, with the sum of its counts."""
+    unique, where = torch.unique(pairs, return_inverse=True)
+    return unique, torch.zeros(len(unique), dtype=counts.dtype, device=counts.device).index_add_(0, where, counts)
+
+
+def _share(name: str, value: float) -> None:
+    if zero_or_more(name, value) > 1:
+        raise InputError(f"{name} must be at most 1, got {value!r}")

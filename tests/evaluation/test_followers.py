@@ -1,0 +1,173 @@
+"""Followers against loops over users and items, alone and as a bonus on a model's scores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentloop import baselines, followers
+from latentloop.baselines import followers as rank_by_followers
+from latentloop.baselines import followers_ranks
+from latentloop.errors import InputError
+from latentloop.evaluation import evaluate, ranks
+from latentloop.followers import Followers
+from tests.evaluation.worlds import WholeNumbers, naive_counts, pasts, random_split
+
+
+def naive_followers(split, *, window: int, decay: float) -> dict[int, dict[int, float]]:
+    """n(b | a) of everything but each user's last two items."""
+    found: dict[int, dict[int, float]] = {}
+    for past, _ in pasts(split, 2):
+        for place, item in enumerate(past):
+            for distance, later in enumerate(past[place + 1 : place + 1 + window]):
+                row = found.setdefault(item, {})
+                row[later] = row.get(later, 0.0) + decay**distance
+    return found
+
+
+def naive_history(
+    counts: dict[int, dict[int, float]], history: list[int], newest: int, fade: float
+) -> dict[int, float]:
+    """n(b) of one history."""
+    found: dict[int, float] = {}
+    for age, item in enumerate(history[::-1][:newest]):
+        for later, count in counts.get(item, {}).items():
+            found[later] = found.get(later, 0.0) + fade**age * count
+    return {item: count for item, count in found.items() if count > 0}
+
+
+# powers of two, so that sums are exact in any order and ties are the same
+SHARES = st.sampled_from([0.0, 0.25, 0.5, 1.0])
+
+
+@given(
+    seed=st.integers(0, 2**20), window=st.integers(1, 4), newest=st.integers(1, 6), decay=SHARES, fade=SHARES,
+    entries=st.sampled_from([1, 7, 1 << 23]),
+)  # fmt: skip
+def test_counts_equal_a_loop(seed: int, window: int, newest: int, decay: float, fade: float, entries: int) -> None:
+    split = random_split(seed)
+    counted = Followers.of(split, window=window, decay=decay, newest=newest, fade=fade)
+    wanted = naive_followers(split, window=window, decay=decay)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(followers, "_ENTRIES", entries)  # a few rows at a time
+        row, item, count = counted.counted(split.test.history(torch.arange(len(split.test))))
+    found: list[dict[int, float]] = [{} for _ in range(len(split.test))]
+    for r, i, c in zip(row.tolist(), item.tolist(), count.tolist(), strict=True):
+        assert i not in found[r]
+        found[r][i] = c
+    length = split.max_length
+    assert found == [naive_history(wanted, past[-length:], newest, fade) for past, _ in pasts(split, 1)]
+
+
+@given(seed=st.integers(0, 2**20), exclude=st.booleans(), rows=st.sampled_from([1, 3, 4096]))
+def test_ranks_equal_a_loop_over_users_and_items(seed: int, exclude: bool, rows: int) -> None:
+    split = random_split(seed)
+    counted = Followers.of(split, window=2, decay=0.5, newest=3, fade=0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "_ROWS", rows)
+        found = followers_ranks(split.test, counted, exclude_history=exclude)
+    counts, wanted = naive_followers(split, window=2, decay=0.5), []
+    for past, target in pasts(split, 1):
+        scores = naive_history(counts, past[-split.max_length :], 3, 0.5)
+        row = [scores.get(item, 0.0) for item in range(1, split.num_items + 1)]
+        wanted.append(naive_counts(row, target, past if exclude else []))
+    assert list(zip(found.greater.tolist(), found.ties.tolist(), strict=True)) == wanted
+
+
+@given(seed=st.integers(0, 2**20), exclude=st.booleans(), weight=st.sampled_from([0.0, 0.3, 5.0]))
+def test_a_bonus_is_added_to_the_scores(seed: int, exclude: bool, weight: float) -> None:
+    split = random_split(seed)
+    model = WholeNumbers(split.num_items).eval()
+    bonus = Followers.of(split, window=2, decay=0.5, fade=0.5, weight=weight)
+    depth = model.inference_depth
+    found = ranks(model, split.test, depths=[depth], exclude_history=exclude, bonus=bonus)[depth]
+    everyone = torch.arange(len(split.test))
+    history = split.test.history(everyone)
+    scores = model.queries(model.think(history, depth=depth).steps[-1]) @ model.keys().T
+    counts = naive_followers(split, window=2, decay=0.5)
+    wanted = []
+    for place, (past, target) in enumerate(pasts(split, 1)):
+        extra = naive_history(counts, past[-split.max_length :], 10, 0.5)
+        row = scores[place].clone()
+        for item, count in extra.items():
+            row[item - 1] += weight * torch.log1p(torch.tensor(count))
+        wanted.append(naive_counts(row.tolist(), target, past if exclude else []))
+    assert list(zip(found.greater.tolist(), found.ties.tolist(), strict=True)) == wanted
+
+
+def test_the_weight_is_the_best_on_validation_and_the_smallest_of_equal_ones() -> None:
+    split = random_split(3)
+    model, counted = WholeNumbers(split.num_items), Followers.of(split)
+    weights = (0.0, 1.0, 50.0, 5000.0)
+    reached = {
+        weight: evaluate(model, split.validation, bonus=replace(counted, weight=weight)).metrics["ndcg@5"]
+        for weight in weights
+    }
+    best = max(reached.values())
+    assert len(set(reached.values())) > 1
+    chosen = counted.tuned(model, split.validation, weights=weights[::-1], metric="ndcg@5")
+    assert chosen.weight == min(weight for weight in weights if reached[weight] == best)
+    assert torch.equal(chosen.counts, counted.counts)
+
+
+def test_the_protocol_says_what_was_added() -> None:
+    split = random_split(3)
+    result = evaluate(WholeNumbers(split.num_items), split.test, bonus=Followers.of(split, weight=2.5))
+    assert result.protocol.bonus == "followers * 2.5" and "plus followers * 2.5" in str(result.protocol)
+    assert evaluate(WholeNumbers(split.num_items), split.test).protocol.bonus is None
+
+
+def test_a_chain_is_known_by_counting() -> None:
+    split = random_split(2)
+    found = rank_by_followers(split, split.test, name="test", data="abc")
+    assert found.protocol.stage == "Followers" and found.protocol.depth is None
+    assert math.isfinite(found.metrics["ndcg@10"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"window": 0}, "window must be a whole number of at least 1, got 0"),
+        ({"decay": 1.5}, "decay must be at most 1, got 1.5"),
+        ({"fade": -0.1}, "fade must be a finite number of at least 0, got -0.1"),
+        ({"newest": 0}, "newest must be a whole number of at least 1, got 0"),
+        ({"weight": math.inf}, "weight must be a finite number of at least 0, got inf"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, float], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Followers.of(random_split(2), **settings)
+
+
+def test_counts_of_another_catalog_are_refused() -> None:
+    few, many = random_split(1, items=5), random_split(1, items=30)
+    with pytest.raises(InputError, match="counts must be of 30 items, got 5"):
+        followers_ranks(many.test, Followers.of(few))
+    with pytest.raises(InputError, match=r"history must hold item ids 0\.\.5"):
+        evaluate(WholeNumbers(30), many.test, bonus=Followers.of(few))
+    with pytest.raises(InputError, match="weights: none given"):
+        Followers.of(few).tuned(WholeNumbers(5), few.validation, weights=())
+
+
+@pytest.mark.parametrize(
+    ("row", "item", "score", "said"),
+    [
+        ([0], [1], [], "1 rows, 1 items, 0 scores"),
+        ([99999], [1], [1.0], r"rows must lie in 0\.\."),
+        ([0], [0], [1.0], "bonus items must hold item ids 1"),
+        ([0], [1], [math.nan], "scores must be finite"),
+    ],
+)
+def test_a_bonus_of_one_s_own_is_checked(row: list[int], item: list[int], score: list[float], said: str) -> None:
+    split = random_split(2)
+
+    def bonus(history):
+        return torch.tensor(row), torch.tensor(item), torch.tensor(score)
+
+    with pytest.raises(InputError, match=said):
+        evaluate(WholeNumbers(split.num_items), split.test, bonus=bonus)
