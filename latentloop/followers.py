@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WEIGHTS", "Followers"]
 
-WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 """What `tuned` chooses from."""
 _ENTRIES = 1 << 23  # followers that are gathered at once
 
@@ -124,7 +124,7 @@ class Followers:
         of row and item come in rising order, each once.
 
         Args:
-            history: (B, L) item ids, left-padded with 0.
+            history: (B, L) item ids, left-padded with 0; the answer is on the device of the counts.
 
         Raises:
             InputError: for an item id outside 0..N.
@@ -133,7 +133,7 @@ class Followers:
             raise InputError(
                 f"history must hold item ids 0..{self.num_items}, got {int(history.max())}: count its own split"
             )
-        read = history[:, -self.newest :].flip(1).long()
+        read = history[:, -self.newest :].flip(1).long().to(self.offsets.device)
         many = self.offsets.diff()[read].sum(1)  # followers of a row
         bounds = torch.div(many.cumsum(0) - many, _ENTRIES, rounding_mode="floor")
         parts = torch.unique_consecutive(bounds, return_counts=True)[1].tolist()

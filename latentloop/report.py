@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["print_report", "say", "verdicts", "write_report"]
 
-_TITLES = {"chance": "chance", "popularity": "Popularity", "base": "Base", "spt": "SPT", "rpt": "RPT"}
+_TITLES = {
+    "chance": "chance", "popularity": "Popularity", "followers": "Followers", "base": "Base", "spt": "SPT", "rpt": "RPT",
+}  # fmt: skip
 
 
 def say(text: str) -> None:
@@ -55,6 +57,9 @@ def verdicts(result: TwoStage) -> list[str]:
         said.append("Post-training (RPT): not run, no training sample had its target near the top.")
     else:
         said.append("Post-training (RPT): not run.")
+    answer = "rpt" if "rpt" in outcomes and not result.pretrained_won else "spt"
+    against = f"Learning ({_TITLES[answer]} against Followers, which counts what follows what)"
+    said.append(_compare(against, outcomes["followers"], outcomes[answer]))
     return said
 
 

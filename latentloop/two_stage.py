@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentloop.accelerator import Precision, closing_trackers, make_accelerator
 from latentloop.across_ranks import processes_of
-from latentloop.baselines import chance, popularity
+from latentloop.baselines import chance, followers, popularity
 from latentloop.catalog import check_catalog
 from latentloop.data.card import content_hash
 from latentloop.data.interactions import Interactions
@@ -57,7 +57,7 @@ class TwoStage:
 
     Args:
         model: the model that won on validation: RPT's, or SPT's where post-training found nothing better.
-        outcomes: by name, in the table's order: "chance", "popularity", "base" (where asked for), "spt", "rpt".
+        outcomes: by name, in the table's order: "chance", "popularity", "followers", "base" (where asked for), "spt", "rpt".
         train_samples: training samples before selection.
         kept_samples: training samples that post-training saw.
         split: what was trained and tested on.
@@ -235,6 +235,7 @@ def two_stage(
     with closing_trackers(accelerator):
         recipe.rival("chance", chance)
         recipe.rival("popularity", popularity)
+        recipe.rival("followers", followers)
         budget = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         spt = SPT() if spt is None else spt
         if base is not None:

@@ -37,7 +37,7 @@ def test_wrap_your_encoder() -> None:
 def check_backbone(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     result = load(name).main(epochs=3)
     found = {row: metrics["ndcg@10"] for row, metrics in result.metrics.items()}
-    assert list(found) == ["chance", "popularity", "base", "spt", "rpt"]
+    assert list(found) == ["chance", "popularity", "followers", "base", "spt", "rpt"]
     assert min(found["base"], found["spt"], found["rpt"]) > found["popularity"] > found["chance"]
     *table, best = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in table] == list(found)
@@ -115,7 +115,7 @@ def test_a_backbone_on_a_real_file(
         files.append(str(texts))
     result = load(name).main(*files, epochs=1)
     found = {row: metrics["ndcg@10"] for row, metrics in result.metrics.items()}
-    assert list(found) == ["chance", "popularity", "base", "spt", "rpt"]
+    assert list(found) == ["chance", "popularity", "followers", "base", "spt", "rpt"]
     data = result.split.interactions
     assert (data.num_users, data.num_items, len(data)) == (59, 94, 976)  # the 5-core
     *table, best = capsys.readouterr().out.splitlines()

@@ -44,6 +44,8 @@ class Evaluate:
     in."""
     include_history: bool = False
     """Keep them in, whatever the run does."""
+    followers: bool = False
+    """Also with counts of what follows what added to the scores, by the weight that is best on validation."""
     groups: bool = False
     """Also by quartile of history length and of the target's popularity."""
     batch_size: int = 1024
@@ -51,16 +53,17 @@ class Evaluate:
     device: Device | None = None
     """Where to compute; the best there is when not given."""
     out: Path | None = None
-    """Also write the result, and those of chance and Popularity, as JSON."""
+    """Also write the result, and those of chance, Popularity and Followers, as JSON."""
     overwrite: bool = False
     """Replace the output file if it is there."""
 
     def run(self) -> None:
         """Carry it out."""
-        from latentloop.baselines import chance, popularity
+        from latentloop.baselines import chance, followers, popularity
         from latentloop.data.card import content_hash
         from latentloop.evaluation import evaluate
         from latentloop.files import folder_for, write_json
+        from latentloop.followers import Followers
         from latentloop.metrics import metric_names
         from latentloop.randomness import dropout_seed, fold
         from latentloop.report import say
@@ -82,27 +85,30 @@ class Evaluate:
         samples = split.validation if self.split == "validation" else split.test
         data = content_hash(split.interactions)
         exclude = self.exclude_history or (_excludes(run) and not self.include_history)
+        measured: dict[str, Any] = {
+            "exclude_history": exclude,
+            "batch_size": self.batch_size,
+            "stage": stage,
+            "seeds": (run.seed(),),
+            "subgroups": self.groups,
+            "item_counts": split.item_counts,
+            "split": self.split,
+            "rule": split.protocol,
+            "data": data,
+        }
         with dropout_seed(fold(run.seed(), "evaluation"), device):  # a fresh T_0 is that of the run's own report
-            result = evaluate(
-                model,
-                samples,
-                depths=self.depths or None,
-                exclude_history=exclude,
-                batch_size=self.batch_size,
-                stage=stage,
-                seeds=(run.seed(),),
-                subgroups=self.groups,
-                item_counts=split.item_counts,
-                split=self.split,
-                rule=split.protocol,
-                data=data,
-            )
+            result = evaluate(model, samples, depths=self.depths or None, **measured)
+        models = {stage.upper(): result}
+        if self.followers:
+            bonus = Followers.of(split).tuned(model, split.validation, exclude_history=exclude)
+            models[f"{stage.upper()} + {bonus}"] = evaluate(model, samples, bonus=bonus, **measured)
         options: dict[str, Any] = {"exclude_history": exclude, "subgroups": self.groups, "data": data}
         rivals = {
             "chance": chance(split, samples, name=self.split, **options),
             "Popularity": popularity(split, samples, name=self.split, **options),
+            "Followers": followers(split, samples, name=self.split, **options),
         }
-        table = rivals | {stage.upper(): result}
+        table = rivals | models
         say(results_table([Row.of(name, **{self.split: made}) for name, made in table.items()], metric_names()))
         if self.depths:
             say("\n" + depth_table(result, rivals=rivals))
@@ -110,6 +116,8 @@ class Evaluate:
             say("\n" + subgroup_table(table))
         if self.out is not None:
             found = result.to_dict() | {"rivals": {name: rival.to_dict() for name, rival in rivals.items()}}
+            if self.followers:
+                found["with_followers"] = list(models.values())[-1].to_dict()
             with folder_for(self.out):
                 write_json(self.out, found)
 

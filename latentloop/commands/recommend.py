@@ -50,6 +50,9 @@ class Recommend:
     """A text file of item ids, one a line: these never are."""
     strict: bool = False
     """An unknown user or item is an error, not a warning."""
+    followers: float | None = None
+    """Add counts of what followed what in the run's training data to the scores, by this weight; `latentloop evaluate
+    --followers` names the best."""
     device: Device | None = None
     """Where to compute; the best there is when not given."""
     overwrite: bool = False
@@ -58,6 +61,7 @@ class Recommend:
     def run(self) -> None:
         """Carry it out."""
         from latentloop.commands.evaluate import check_depths, open_run
+        from latentloop.followers import Followers
         from latentloop.item_ids import ItemIds
         from latentloop.run_directory import RunDirectory
 
@@ -83,6 +87,7 @@ class Recommend:
             allow=_lines(self.allow),
             deny=_lines(self.deny),
             strict=self.strict,
+            bonus=None if self.followers is None else Followers.of(split, weight=self.followers),
         )
         _write(self.out, asked.users if asked.users is not None else list(range(1, len(found) + 1)), found)
 

@@ -26,6 +26,7 @@ from latentloop.cli import main
 from latentloop.commands.evaluate import Evaluate
 from latentloop.commands.train import Train
 from latentloop.data.synthetic import synthetic_log
+from latentloop.followers import WEIGHTS
 from latentloop.recommender import Recommender
 from tests.cli.worlds import KEEP, QUICK, asked, binary, log, made, read
 
@@ -38,7 +39,7 @@ def test_train_writes_the_whole_run(run: Path) -> None:
     stages = [json.loads(line)["stage"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert stages == ["base", "base", "spt", "spt", "rpt", "rpt"]
     report = (run / "report.md").read_text()
-    for row in ("chance", "Popularity", "Base", "SPT", "RPT", "leave-one-out", "paired test"):
+    for row in ("chance", "Popularity", "Followers", "Base", "SPT", "RPT", "leave-one-out", "paired test"):
         assert row in report
 
 
@@ -49,9 +50,31 @@ def test_the_table_is_printed_with_its_protocol(
     assert main(["train", str(source), "--out", str(tmp_path / "run"), *columns, *QUICK]) == 0
     printed = capsys.readouterr().out
     rows = [line.split()[0] for line in printed.splitlines() if line[:1].isalpha()]
-    assert rows[:4] == ["chance", "Popularity", "SPT", "RPT"]
+    assert rows[:5] == ["chance", "Popularity", "Followers", "SPT", "RPT"]
     assert "test Recall@10" in printed and "validation NDCG@10" in printed
     assert re.search(r"all \d+ items", printed) and "history kept" in printed
+
+
+def test_followers_are_added_to_a_run_s_scores(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", str(run), "--followers", "--out", "e.json"]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads(Path("e.json").read_text())
+    more = result["with_followers"]
+    weight = re.fullmatch(r"followers \* (\S+)", more["protocol"]["bonus"])
+    assert weight and float(weight[1]) in WEIGHTS and result["protocol"]["bonus"] is None
+    row = next(line for line in printed.splitlines() if " + followers * " in line)
+    assert f"{more['metrics']['ndcg@10']:.4f}" in row.split()
+    found = {}
+    for name, options in {"plain": [], "0": ["--followers", "0"], "1000": ["--followers", "1000"]}.items():
+        assert main(["recommend", str(run), *asked(tmp_path), "--overwrite", "--k", "5", *options]) == 0
+        found[name] = [(line["item"], float(line["score"])) for line in read(tmp_path / "answer.csv")]
+    assert found["plain"] == found["0"]
+    assert max(score for _, score in found["1000"]) > 500 > max(score for _, score in found["0"])
+    assert main(["recommend", str(run), *asked(tmp_path), "--overwrite", "--followers", "-1"]) == 2
+    assert "weight must be a finite number of at least 0, got -1" in capsys.readouterr().err
 
 
 def test_evaluate_from_another_directory(
@@ -65,20 +88,19 @@ def test_evaluate_from_another_directory(
     titles, _, *lines = (re.split(r" {2,}", line.strip()) for line in results.splitlines())
     chosen = [titles.index(f"validation {metric}@10") + 1 for metric in ("Recall", "NDCG")]
     rows = {line[0]: [line[place] for place in chosen] for line in lines}
-    assert list(rows)[:2] == ["chance", "Popularity"]
+    rivals = ["chance", "Popularity", "Followers"]
+    assert list(rows)[:3] == rivals
     curve = {line.split()[0]: line.split()[1:] for line in depths.splitlines()[2:]}
-    assert list(curve) == ["chance", "Popularity", "1", "2", "4*", "8"]
-    assert {name: curve[name] for name in ("chance", "Popularity")} == {n: rows[n] for n in ("chance", "Popularity")}
+    assert list(curve) == [*rivals, "1", "2", "4*", "8"]
+    assert {name: curve[name] for name in rivals} == {name: rows[name] for name in rivals}
     named = [re.split(r" {2,}", line) for line in groups.splitlines()[2:]]
     models = [line[2] for line in named]
-    assert len(models) >= 12 and models == ["chance", "Popularity", models[2]] * (len(models) // 3)
+    assert len(models) >= 12 and models == [*rivals, models[3]] * (len(models) // 4)
     assert {line[0].rsplit(maxsplit=1)[0] for line in named} == {"history length", "target popularity"}
     assert {line[3] for line in named if line[2] == "chance"} == {rows["chance"][0]}
     result = json.loads(Path("e.json").read_text())
     assert sorted(map(int, result["per_depth"])) == [1, 2, 4, 8]
-    assert [f"{result['rivals'][n]['metrics']['recall@10']:.4f}" for n in ("chance", "Popularity")] == [
-        rows[n][0] for n in ("chance", "Popularity")
-    ]
+    assert [f"{result['rivals'][n]['metrics']['recall@10']:.4f}" for n in rivals] == [rows[n][0] for n in rivals]
     assert main([*command, "--overwrite"]) == 0
     best = max(
         line["ndcg@10"]
@@ -615,7 +637,7 @@ def test_the_demo_trains_both_stages_and_recommends(
     small = ["--users", "60", "--seed", "5", *QUICK[: QUICK.index("--device")], "--epochs", "1"]
     assert main(["demo", *small, *(["--out", str(tmp_path / "kept")] if kept else [])]) == 0
     said = capsys.readouterr().out
-    for title in ("chance", "Popularity", "Base", "SPT", "RPT"):
+    for title in ("chance", "Popularity", "Followers", "Base", "SPT", "RPT"):
         assert re.search(rf"^{title} ", said, re.MULTILINE), title
     items = re.findall(r"^(\d)\. item (\S+) \(score -?\d+\.\d{3}\)$", said, re.MULTILINE)
     assert [rank for rank, _ in items] == ["1", "2", "3", "4", "5"] and len({item for _, item in items}) == 5

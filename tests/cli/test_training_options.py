@@ -127,7 +127,7 @@ def test_a_ranking_without_the_history_is_told_with_every_number(
     assert "history kept" in capsys.readouterr().out
     assert main(["evaluate", str(out), "--include-history", "--exclude-history"]) == 2
     assert "choose one of them" in capsys.readouterr().err
-    for name in ("chance", "Popularity", "SPT"):
+    for name in ("chance", "Popularity", "Followers", "SPT"):
         trained, measured = (
             next(line.split() for line in text.splitlines() if line.startswith(name)) for text in (told, again)
         )

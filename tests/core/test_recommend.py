@@ -45,15 +45,20 @@ def dense(scores: np.ndarray, k: int, excluded: list[set[int]], candidates: set[
     tile=st.integers(1, 30),
     num_items=st.integers(12, 70),
     filtered=st.booleans(),
+    more=st.integers(0, 30),
 )
 def test_top_k_is_the_dense_sort(
-    seed: int, k: int, size: int, tile: int, num_items: int, filtered: bool, monkeypatch: pytest.MonkeyPatch
+    seed: int, k: int, size: int, tile: int, num_items: int, filtered: bool, more: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small whole numbers: exact scores and many ties, within blocks and between them."""
     rng = np.random.default_rng(seed)
     queries, keys = rng.integers(-2, 3, (4, 3)), rng.integers(-1, 2, (num_items, 3))
     pairs = rng.permutation([(r, i) for r in range(4) for i in rng.choice(num_items, 2, replace=False) + 1])
     candidates = rng.random(num_items) < (0.6 if filtered else 2)
+    wins = rng.permutation([(r, i, rng.integers(-3, 4)) for r in range(4) for i in range(1, num_items + 1)])[:more]
+    whole = queries @ keys.T
+    whole[wins[:, 0], wins[:, 1] - 1] += wins[:, 2]
+    row, item, won = torch.from_numpy(wins).T
     blocks_of(size, monkeypatch, tile)
     scores, items = top_k(
         torch.from_numpy(queries).float(),
@@ -61,14 +66,15 @@ def test_top_k_is_the_dense_sort(
         k,
         exclude=(torch.from_numpy(pairs[:, 0]), torch.from_numpy(pairs[:, 1])),
         candidates=torch.from_numpy(candidates) if filtered else None,
+        bonus=(row, item, won.float()) if more else None,
     )
     excluded = [{int(i) for r, i in pairs if r == row} for row in range(4)]
-    wanted = dense(queries @ keys.T, k, excluded, {i + 1 for i in range(num_items) if candidates[i]})
+    wanted = dense(whole, k, excluded, {i + 1 for i in range(num_items) if candidates[i]})
     assert items.min() >= 1 and items.max() <= num_items
     for row in range(4):
         kept = [i for s, i in zip(scores[row].tolist(), items[row].tolist(), strict=True) if s != -np.inf]
         assert kept == wanted[row]
-        assert scores[row, : len(kept)].tolist() == [float((queries[row] * keys[i - 1]).sum()) for i in kept]
+        assert scores[row, : len(kept)].tolist() == [float(whole[row, i - 1]) for i in kept]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -139,6 +145,20 @@ def test_without_ids_the_numbers_are_the_ids_and_tensors_work_too() -> None:
     assert any(
         set(i) & set(r) for i, r in zip(model.recommend(rows, k=20, exclude_history=False).items, rows, strict=True)
     )
+
+
+def test_a_bonus_is_asked_with_the_histories_that_the_model_reads() -> None:
+    model, asked = recommender(0), []
+
+    def bonus(history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        asked.append(history)
+        return torch.tensor([1]), torch.tensor([3]), torch.tensor([1000.0])
+
+    histories = torch.tensor([[0, 1, 2], [4, 5, 6], [0, 0, 2]])
+    plain, found = (model.recommend(histories, k=2, batch_size=3, bonus=given) for given in (None, bonus))
+    assert [row.tolist()[-3:] for row in asked[0]] == histories.tolist()
+    assert found.items[1][0] == 3 and found.scores[1][0] == pytest.approx(1000, abs=50)
+    assert (found.items[0], found.items[2]) == (plain.items[0], plain.items[2])
 
 
 def test_fewer_candidates_than_k_give_shorter_lists() -> None:

@@ -50,14 +50,20 @@ def with_rpt(result: TwoStage, **changes: Any) -> TwoStage:
 
 def test_post_training_that_never_ran_lost_to_nothing(without_rpt: TwoStage) -> None:
     assert not without_rpt.pretrained_won
-    assert verdicts(without_rpt) == ["Post-training (RPT): not run."]
+    said, learning = verdicts(without_rpt)
+    assert said == "Post-training (RPT): not run."
+    tests = [without_rpt.outcomes[name].test.metrics["ndcg@10"] for name in ("followers", "spt")]
+    assert learning.startswith("Learning (SPT against Followers, which counts what follows what): test NDCG@10 ")
+    assert "{:.4f} -> {:.4f}".format(*tests) in learning
     nothing_kept = verdicts(replace(without_rpt, kept_samples=0))
-    assert len(nothing_kept) == 1 and "not run, no training sample" in nothing_kept[0]
+    assert len(nothing_kept) == 2 and "not run, no training sample" in nothing_kept[0]
 
 
 def test_the_pretrained_model_won_where_no_epoch_beat_it(without_rpt: TwoStage) -> None:
     assert with_rpt(without_rpt, best_epoch=0).pretrained_won
     assert "no epoch beat the pre-trained model" in verdicts(with_rpt(without_rpt, best_epoch=0))[0]
+    for epoch, answer in ((0, "SPT"), (2, "RPT")):  # the answer is what is held against counting
+        assert verdicts(with_rpt(without_rpt, best_epoch=epoch))[-1].startswith(f"Learning ({answer} against")
     assert not with_rpt(without_rpt, best_epoch=2).pretrained_won
 
 

@@ -530,5 +530,5 @@ def test_where_selection_keeps_nothing_the_pretrained_model_is_the_answer(
     nothing = split.train.select(torch.zeros(0, dtype=torch.int64))
     monkeypatch.setattr(sys.modules["latentloop.two_stage"], "select", lambda *_, **__: nothing)
     result = two_stage(small(split), split, epochs=1, rpt_epochs=3, device="cpu")
-    assert list(result.outcomes) == ["chance", "popularity", "spt"]
+    assert list(result.outcomes) == ["chance", "popularity", "followers", "spt"]
     assert (result.train_samples, result.kept_samples, result.pretrained_won) == (len(split.train), 0, False)
