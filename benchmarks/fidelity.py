@@ -30,6 +30,7 @@ from latentloop.data.sequences import Samples
 from latentloop.data.splits import leave_one_out
 from latentloop.data.text_encoders import load_text_features
 from latentloop.evaluation import evaluate
+from latentloop.followers import Followers
 from latentloop.objectives import NextItem
 from latentloop.recipes import build_recommender
 from latentloop.run_directory import RunDirectory
@@ -77,7 +78,7 @@ def _with_first_items(samples: Samples) -> Samples:
 
 
 def main(options: Options) -> dict[str, Any]:
-    """Train, and report the test metrics with and without the history in the ranking."""
+    """Train, and report the test metrics with and without the history in the ranking, and with counts of followers."""
     split = leave_one_out(load_interactions(options.source), 50)
     common: dict[str, Any] = {"pre_layers": 1, "core_layers": 1, "norm": "post"}
     backbone = {
@@ -111,7 +112,10 @@ def main(options: Options) -> dict[str, Any]:
     fitted = fit(model, train, split.validation, NextItem(), stage="base", run=run, **settings)
     found: dict[str, Any] = {"validation": fitted.best, "epoch": fitted.best_epoch, "epochs": fitted.epochs}
     for name, excluded in (("history excluded", True), ("history kept", False)):
-        found[name] = dict(evaluate(model, split.test, exclude_history=excluded, stage="base").metrics)
+        ranking: dict[str, Any] = {"exclude_history": excluded, "stage": "base"}
+        found[name] = dict(evaluate(model, split.test, **ranking).metrics)
+        bonus = Followers.of(split).tuned(model, split.validation, exclude_history=excluded)
+        found[f"{name}, plus {bonus}"] = dict(evaluate(model, split.test, bonus=bonus, **ranking).metrics)
     print(json.dumps(found, indent=1))
     return found
 

@@ -30,4 +30,6 @@ def test_a_backbone_is_trained_and_continues_to_the_same_numbers(tmp_path: Path,
     found = main(options)
     assert found["epochs"] == 2
     assert found["history excluded"]["ndcg@10"] > found["history kept"]["ndcg@10"] > 0
+    followed = [name for name in found if ", plus followers * " in name]
+    assert [name.partition(",")[0] for name in followed] == ["history excluded", "history kept"]
     assert main(options) == found
