@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from latentloop.depth import FixedDepth, LogNormalPoisson, UniformDepth
     from latentloop.errors import InputError, InputTypeError
     from latentloop.evaluation import evaluate
+    from latentloop.followers import Followers
     from latentloop.objectives import RPT, SPT, NextItem, StepAlignment, TrajectoryAlignment
     from latentloop.recommender import Recommender
     from latentloop.recurrence import RecurrentDepth, Thoughts
@@ -30,6 +31,7 @@ __all__ = [
     "RPT",
     "SPT",
     "FixedDepth",
+    "Followers",
     "InputError",
     "InputTypeError",
     "LogNormalPoisson",
@@ -57,6 +59,7 @@ _HOME = {
     "RPT": "objectives",
     "SPT": "objectives",
     "FixedDepth": "depth",
+    "Followers": "followers",
     "InputError": "errors",
     "InputTypeError": "errors",
     "LogNormalPoisson": "depth",

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.paper import data, runner, train
-from benchmarks.paper.cell import Cell
+from benchmarks.paper.cell import UNTRAINED, Cell
 from benchmarks.paper.grids import EXPERIMENTS
 from benchmarks.paper.matching import find
 from benchmarks.paper.models import TEXT_STD, build
@@ -28,6 +28,7 @@ from latentloop.data.interactions import Interactions
 from latentloop.data.splits import leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.data.windows import Windows
+from latentloop.followers import WEIGHTS
 from latentloop.run_directory import RunDirectory
 from latentloop.scoring import Cosine, Dot
 from latentloop.text_features import TextFeatures
@@ -230,6 +231,7 @@ def test_amazon_2023_has_the_papers_counts_or_is_refused(
     "cell",
     [
         Cell("tiny", kind="chance"),
+        Cell("tiny", kind="followers"),
         Cell("tiny", kind="plain", alpha=0.1, **TINY),  # type: ignore[arg-type]
         Cell("tiny", kind="plain-deep", alpha=0.0, **TINY),  # type: ignore[arg-type]
         Cell("tiny", **(TINY | {"pre_layers": 0})),  # type: ignore[arg-type]
@@ -242,13 +244,14 @@ def test_amazon_2023_has_the_papers_counts_or_is_refused(
     ],
     ids=[
         "chance",
+        "followers",
         "plain aligned",
         "plain deep",
         "no pre-block",
         "post-trained",
+        "all positions",
         "pre-trained further",
         "post-trained on what it has not seen",
-        "all positions",
         "tied",
         "all positions, no pre-block, one thought",
     ],
@@ -258,10 +261,13 @@ def test_a_cell_is_run_and_tested(cell: Cell, folder: Path, tmp_path: Path) -> N
     assert Cell(**line["cell"]) == cell
     ranks = unpack_ranks(line["ranks"])
     assert len(ranks) == 60
-    mean = gains(line).mean()  # of chance too, which gives all items one score
+    mean = gains(line).mean()  # of rivals too, which give many items one score
     assert mean == pytest.approx(line["test"]["ndcg@10"], rel=1e-6) and len(gains(line)) == 60
-    assert ("gains" in line) == (cell.kind == "chance")
-    if cell.kind != "chance":
+    assert ("gains" in line) == (cell.kind in UNTRAINED)
+    if cell.kind not in UNTRAINED:
+        more = line["followed"]
+        assert more["weight"] in WEIGHTS and more["validation"]["ndcg@10"] >= line["validation"]["ndcg@10"]
+        assert gains(line | more).mean() == pytest.approx(more["test"]["ndcg@10"], rel=1e-6)
         terms = {"next item", *["trajectory"] * (cell.alpha > 0), *["step"] * (cell.kind == "loop")}
         assert {moment: set(norms) for moment, norms in line["gradient_norms"].items()} == {
             "as it came": terms, "best": terms,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.paper import costs, runner
-from benchmarks.paper.cell import Cell
+from benchmarks.paper.cell import UNTRAINED, Cell
 from benchmarks.paper.figures import draw
 from benchmarks.paper.gradients import gradient_norms
 from benchmarks.paper.grids import EXPERIMENTS
@@ -225,7 +225,7 @@ def test_figures_are_cut_to_the_data(name: str, tmp_path: Path, monkeypatch: pyt
     """Every seed is a point; all lie within a thousandth of each other, so an axis from 0 would hide what differs."""
     plt = pytest.importorskip("matplotlib.pyplot")
     lines: dict[str, Line] = {}
-    rows = [row for row in EXPERIMENTS[name]("tiny") if row.cell.kind not in ("chance", "popularity")]
+    rows = [row for row in EXPERIMENTS[name]("tiny") if row.cell.kind not in UNTRAINED]
     for number, row in enumerate(rows):
         for seed in (0, 1):
             value = (1 + math.log(2) / math.log(3)) / 3 + 0.001 * number / len(rows) + 0.0001 * seed
