@@ -47,7 +47,8 @@ def write_report(cells: Path = CELLS, out: Path = OUT, costs: Path = COSTS, step
             path = draw(name, data, lines, out) if table else None
             text += table + ([f"![{name} on {data}]({path.name})", ""] if path else [])
             if name == "study":
-                text += followers_table(data, lines) + steps_table(data, lines, classes)
+                text += followers_table(data, lines) + followers_table(data, lines, exclude_history=True)
+                text += steps_table(data, lines, classes)
                 text += gradient_table(data, lines) + thinking_table(data, lines)
     written = "\n".join(text)
     (out / "paper.md").write_text(written)

@@ -44,7 +44,10 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
     if cell.kind in UNTRAINED:
         make = {"chance": chance, "popularity": popularity, "followers": followers}[cell.kind]
         found = {name: make(split, part, name=name) for name, part in _parts(split)}
-        return _line(cell, split, found, seconds=0.0)
+        line = _line(cell, split, found, seconds=0.0)
+        apart = {name: make(split, part, name=name, exclude_history=True) for name, part in _parts(split)}
+        line["excluded"] = {name: dict(evaluation.metrics) for name, evaluation in apart.items()}
+        return line
     model = build(cell, split.num_items, texts(cell, split, folder))
     accelerator = make_accelerator(device=device)
     pre = cell.pretrained
@@ -71,7 +74,11 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
     line = _line(cell, split, evaluations, seconds=time.perf_counter() - began)
     if cell.kind == "loop":
         line["thinking"] = thinking(model, split.validation.to(accelerator.device), seed=cell.seed)
-    line["followed"] = _followed(model, split)
+    counts = Followers.of(split)
+    line["followed"] = _measured(model, split, counts.tuned(model, split.validation))
+    line["excluded"] = _measured(model, split, exclude_history=True)
+    bonus = counts.tuned(model, split.validation, exclude_history=True)
+    line["excluded"]["followed"] = _measured(model, split, bonus, exclude_history=True)
     kept = ("epoch", "loss", "ndcg@10", "reward_mean", "zero_variance", "kl")
     return line | {
         "parameters": sum(p.numel() for p in model.encoder.parameters()),
@@ -121,12 +128,13 @@ def _post_train(
     return fit(model, samples, validation, policy, batch_size=256, **settings)
 
 
-def _followed(model: Recommender, split: Split) -> dict[str, Any]:
-    """The model with counts of followers added to its scores, by the weight that is best on validation."""
-    bonus = Followers.of(split).tuned(model, split.validation)
-    found = {name: evaluate(model, part, bonus=bonus) for name, part in _parts(split)}
-    return {
-        "weight": bonus.weight,
+def _measured(
+    model: Recommender, split: Split, bonus: Followers | None = None, *, exclude_history: bool = False
+) -> dict[str, Any]:
+    """What a line holds of another ranking by the same model: with followers on its scores, or without the history."""
+    found = {name: evaluate(model, part, bonus=bonus, exclude_history=exclude_history) for name, part in _parts(split)}
+    told = {} if bonus is None else {"weight": bonus.weight}
+    return told | {
         "validation": dict(found["validation"].metrics),
         "test": dict(found["test"].metrics),
         "ranks": _packed(found["test"].ranks.greater),

@@ -1,4 +1,4 @@
-"""Stored models with followers on their scores, told beside themselves and beside each other."""
+"""Stored models ranked in other ways: with followers on their scores, without the history, beside each other."""
 
 from __future__ import annotations
 
@@ -7,40 +7,68 @@ import dataclasses
 import zlib
 
 from benchmarks.paper.cell import Cell
-from benchmarks.paper.followed import followed, followers_table
-from benchmarks.paper.stored import Line
+from benchmarks.paper.followed import followers_table, ranked
+from benchmarks.paper.stored import Line, gains
 
 
 def packed(values: list[int]) -> str:
     return base64.b85encode(zlib.compress(bytes(values))).decode()
 
 
-def line(cell: Cell, alone: list[int], with_followers: list[int], weight: float) -> Line:
-    metrics = {"ndcg@10": 0.05, "recall@10": 0.1}
-    more = {"ndcg@10": 0.25, "recall@10": 0.5}
-    return {
-        "key": cell.key, "cell": dataclasses.asdict(cell), "ranks": packed(alone), "validation": metrics, "test": metrics,
-        "followed": {"weight": weight, "validation": more, "test": more, "ranks": packed(with_followers)},
-    }  # fmt: skip
+def ranking(ndcg: float, ranks: list[int]) -> Line:
+    metrics = {"ndcg@10": ndcg, "recall@10": 2 * ndcg}
+    return {"validation": metrics, "test": metrics, "ranks": packed(ranks)}
 
 
-def test_a_row_is_told_beside_itself_and_beside_its_baseline() -> None:
-    base, loop, alone = Cell("tiny", kind="plain", alpha=0.0), Cell("tiny"), Cell("tiny", kind="followers")
-    lines = {
-        base.key: line(base, [0, 255, 255, 255], [0, 0, 255, 255], 4.0),
-        loop.key: line(loop, [255, 255, 255, 255], [0, 255, 255, 0], 0.5),
-        alone.key: {
-            "key": alone.key, "cell": dataclasses.asdict(alone), "ranks": packed([0, 0, 0, 0]),
-            "validation": {"ndcg@10": 0.75}, "test": {"ndcg@10": 0.875},
-        },
-    }  # fmt: skip
-    assert set(followed(lines)) == {base.key, loop.key}
-    text = followers_table("tiny", lines)
-    rows = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in text if "| 0" in row}
-    assert rows["Followers alone"][4:6] == ["0.7500", "0.8750"]
-    # seeds, alone, weight, validation, test, gain: users gain 0, 1, 0, 0 and 1, 0, 0, 1; against: 0, -1, 0, 1 of 2
-    assert rows["Base"][1:6] == ["0", "0.0500", "4", "0.2500", "0.2500"] and rows["Base"][7] == ""
-    assert rows["Base"][6].startswith("+0.2500 [")
-    assert rows["SPT"][3] == "0.5" and rows["SPT"][6].startswith("+0.5000 [")
-    assert rows["SPT"][7].startswith("Base: +0.0% [") and rows["SPT"][8] == "1"
-    assert followers_table("tiny", {alone.key: lines[alone.key]}) == []
+def line(cell: Cell, alone: list[int], more: list[int], weight: float) -> Line:
+    """Without the history, every user's target is the first, and the second with followers."""
+    apart = ranking(0.4, [0] * 4) | {"followed": ranking(0.5, [1] * 4) | {"weight": 2.0}}
+    return (
+        {"key": cell.key, "cell": dataclasses.asdict(cell)}
+        | ranking(0.05, alone)
+        | {"followed": ranking(0.25, more) | {"weight": weight}, "excluded": apart}
+    )
+
+
+BASE, LOOP, COUNTS = Cell("tiny", kind="plain", alpha=0.0), Cell("tiny"), Cell("tiny", kind="followers")
+LINES = {
+    BASE.key: line(BASE, [0, 255, 255, 255], [0, 0, 255, 255], 4.0),
+    LOOP.key: line(LOOP, [255, 255, 255, 255], [0, 255, 255, 0], 0.5),
+    COUNTS.key: {"key": COUNTS.key, "cell": dataclasses.asdict(COUNTS)}
+    | ranking(0.75, [0] * 4)
+    | {"excluded": {"validation": {"ndcg@10": 0.625}, "test": {"ndcg@10": 0.875}}},
+}
+
+
+def rows_of(text: list[str]) -> dict[str, list[str]]:
+    return {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in text if "| 0." in row}
+
+
+def test_a_row_is_told_alone_and_with_followers() -> None:
+    rows = rows_of(followers_table("tiny", LINES))
+    # training, seeds, validation, test, against, p, weight, validation, test, gain, against, p
+    assert rows["Followers alone"][7:9] == ["0.7500", "0.7500"]
+    assert rows["Base"][1:9] == ["0", "0.0500", "0.0500", "", "", "4", "0.2500", "0.2500"]
+    # users gain 0, 1, 0, 0 and 1, 0, 0, 1; beside Base they have 0, -1, 0, 1 of 2
+    assert rows["Base"][9].startswith("+0.2500 [") and rows["SPT"][9].startswith("+0.5000 [")
+    assert rows["SPT"][4].startswith("Base: -100.0% [") and rows["SPT"][6] == "0.5"
+    assert rows["SPT"][10].startswith("Base: +0.0% [") and rows["SPT"][11] == "1"
+    assert followers_table("tiny", {COUNTS.key: LINES[COUNTS.key]}) == []
+
+
+def test_the_history_left_out_is_a_table_of_its_own() -> None:
+    text = followers_table("tiny", LINES, exclude_history=True)
+    rows = rows_of(text)
+    assert text[0].endswith("the history left out")
+    assert rows["Followers alone"][7:9] == ["0.6250", "0.8750"]
+    assert rows["Base"][2:4] == ["0.4000", "0.4000"] and rows["Base"][6:9] == ["2", "0.5000", "0.5000"]
+    assert rows["Base"][9].startswith("-0.3691 [")  # 1 / log2(3) - 1
+
+
+def test_lines_that_lack_a_ranking_are_left_out() -> None:
+    older = {name: value for name, value in LINES[BASE.key].items() if name not in ("followed", "excluded")}
+    for options in ({"with_followers": True}, {"exclude_history": True}):
+        assert ranked({"older": older}, **options) == {}
+    assert ranked({"older": older}) == {"older": older}
+    (both,) = ranked({"new": LINES[LOOP.key]}, exclude_history=True, with_followers=True).values()
+    assert both["weight"] == 2.0 and gains(both).tolist() == [1 / 1.584962500721156] * 4

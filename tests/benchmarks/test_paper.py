@@ -265,13 +265,15 @@ def test_a_cell_is_run_and_tested(cell: Cell, folder: Path, tmp_path: Path) -> N
     assert mean == pytest.approx(line["test"]["ndcg@10"], rel=1e-6) and len(gains(line)) == 60
     assert ("gains" in line) == (cell.kind in UNTRAINED)
     if cell.kind not in UNTRAINED:
-        more = line["followed"]
-        assert more["weight"] in WEIGHTS and more["validation"]["ndcg@10"] >= line["validation"]["ndcg@10"]
-        assert gains(line | more).mean() == pytest.approx(more["test"]["ndcg@10"], rel=1e-6)
+        for alone in (line, line["excluded"]):
+            more = alone["followed"]
+            assert more["weight"] in WEIGHTS and more["validation"]["ndcg@10"] >= alone["validation"]["ndcg@10"]
+            assert gains(line | more).mean() == pytest.approx(more["test"]["ndcg@10"], rel=1e-6)
         terms = {"next item", *["trajectory"] * (cell.alpha > 0), *["step"] * (cell.kind == "loop")}
         assert {moment: set(norms) for moment, norms in line["gradient_norms"].items()} == {
             "as it came": terms, "best": terms,
         }  # fmt: skip
+    assert line["excluded"]["test"]["ndcg@10"] >= line["test"]["ndcg@10"] > 0
 
 
 def test_each_users_newest_target_is_kept_for_post_training() -> None:
