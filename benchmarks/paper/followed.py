@@ -14,7 +14,7 @@ from latentloop.significance import paired_t
 
 __all__ = ["followers_table", "ranked"]
 
-_PARTS = ("validation", "test", "ranks", "weight")
+_PARTS = ("validation", "test", "ranks", "gains", "weight")
 
 
 def ranked(
@@ -32,7 +32,8 @@ def ranked(
         held = line.get("excluded") if exclude_history else line
         held = held.get("followed") if held and with_followers else held
         if held:
-            found[key] = line | {name: held[name] for name in _PARTS if name in held}
+            others = {name: value for name, value in line.items() if name not in _PARTS}
+            found[key] = others | {name: held[name] for name in _PARTS if name in held}
     return found
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.paper.cell import UNTRAINED, Cell
 from benchmarks.paper.data import load_split
@@ -24,7 +23,7 @@ from latentloop.data.sequences import Samples
 from latentloop.data.splits import Split
 from latentloop.evaluation import evaluate
 from latentloop.followers import Followers
-from latentloop.metrics import ndcg
+from latentloop.metrics import Ranks, ndcg
 from latentloop.objectives import RPT, NDCGReward, RecallReward, select
 from latentloop.randomness import fold
 from latentloop.recommender import Recommender
@@ -137,7 +136,7 @@ def _measured(
     return told | {
         "validation": dict(found["validation"].metrics),
         "test": dict(found["test"].metrics),
-        "ranks": _packed(found["test"].ranks.greater),
+        **_by_user(found["test"].ranks),
     }
 
 
@@ -148,7 +147,7 @@ def _parts(split: Split) -> list[tuple[str, Any]]:
 def _line(cell: Cell, split: Split, evaluations: dict[str, Evaluation], *, seconds: float) -> dict[str, Any]:
     """What every cell's line holds, as plain values."""
     test = evaluations["test"]
-    line = {
+    return {
         "key": cell.key,
         "cell": dataclasses.asdict(cell),
         "data_hash": content_hash(split.interactions),
@@ -157,13 +156,13 @@ def _line(cell: Cell, split: Split, evaluations: dict[str, Evaluation], *, secon
         "test": dict(test.metrics),
         "by_depth": {str(depth): metrics["ndcg@10"] for depth, metrics in test.per_depth.items()},
         "seconds": round(seconds, 1),
-        "ranks": _packed(test.ranks.greater),
+        **_by_user(test.ranks),
     }
-    if bool((test.ranks.ties > 0).any()):  # a rank among equals says too much of who gives all items one score
-        gains = ndcg(test.ranks, 10).float().numpy()
-        line["gains"] = base64.b85encode(zlib.compress(gains.tobytes(), 9)).decode()
-    return line
 
 
-def _packed(ranks: Tensor) -> str:
-    return base64.b85encode(zlib.compress(ranks.clamp(max=_LARGEST + 1).to(torch.uint8).numpy().tobytes(), 9)).decode()
+def _by_user(ranks: Ranks) -> dict[str, str]:
+    """Each user's test rank and, where any score tied, NDCG@10: a rank among equals says too much."""
+    held = {"ranks": ranks.greater.clamp(max=_LARGEST + 1).to(torch.uint8)}
+    if bool((ranks.ties > 0).any()):
+        held["gains"] = ndcg(ranks, 10).float()
+    return {name: base64.b85encode(zlib.compress(value.numpy().tobytes(), 9)).decode() for name, value in held.items()}

@@ -70,5 +70,6 @@ def test_lines_that_lack_a_ranking_are_left_out() -> None:
     for options in ({"with_followers": True}, {"exclude_history": True}):
         assert ranked({"older": older}, **options) == {}
     assert ranked({"older": older}) == {"older": older}
-    (both,) = ranked({"new": LINES[LOOP.key]}, exclude_history=True, with_followers=True).values()
+    tied = LINES[LOOP.key] | {"gains": "of ties in the usual ranking"}
+    (both,) = ranked({"new": tied}, exclude_history=True, with_followers=True).values()
     assert both["weight"] == 2.0 and gains(both).tolist() == [1 / 1.584962500721156] * 4
