@@ -47,14 +47,17 @@ SHARES = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 
 @given(
     seed=st.integers(0, 2**20), window=st.integers(1, 4), newest=st.integers(1, 6), decay=SHARES, fade=SHARES,
-    entries=st.sampled_from([1, 7, 1 << 23]),
+    entries=st.sampled_from([1, 7, 1 << 23]), dense=st.sampled_from([0, 8, 10**6]),
 )  # fmt: skip
-def test_counts_equal_a_loop(seed: int, window: int, newest: int, decay: float, fade: float, entries: int) -> None:
+def test_counts_equal_a_loop(
+    seed: int, window: int, newest: int, decay: float, fade: float, entries: int, dense: int
+) -> None:
     split = random_split(seed)
     counted = Followers.of(split, window=window, decay=decay, newest=newest, fade=fade)
     wanted = naive_followers(split, window=window, decay=decay)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(followers, "_ENTRIES", entries)  # a few rows at a time
+        patch.setattr(followers, "_DENSE", dense)
         row, item, count = counted.counted(split.test.history(torch.arange(len(split.test))))
     found: list[dict[int, float]] = [{} for _ in range(len(split.test))]
     for r, i, c in zip(row.tolist(), item.tolist(), count.tolist(), strict=True):
