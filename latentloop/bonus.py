@@ -5,15 +5,18 @@ Shapes: B histories or rows, N items, n (row, item) pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from latentloop.catalog import check_numbering
 from latentloop.errors import InputError
+from latentloop.item_ids import ItemId
 from latentloop.item_scores import check_ids
 
-__all__ = ["Bonus", "Scores", "add_bonus", "bonus_of"]
+__all__ = ["Bonus", "Scores", "add_bonus", "bonus_of", "check_bonus"]
 
 Scores = tuple[Tensor, Tensor, Tensor]
 """(row (n,) int64, item (n,) int64, score (n,) float): any pair at most once, in any order."""
@@ -26,6 +29,17 @@ class Bonus(Protocol):
     def __call__(self, history: Int[Tensor, "B L"]) -> Scores:
         """(B, L) item ids, left-padded with 0 -> which items of which row get how much more than the model's score."""
         ...
+
+
+def check_bonus(bonus: Bonus | None, ids: Sequence[ItemId] | None) -> None:
+    """Refuse a bonus that says (`item_ids`) that its numbers mean other items than these ids.
+
+    Raises:
+        InputError: see `check_numbering`.
+    """
+    own = getattr(bonus, "item_ids", None)
+    if own is not None and ids is not None and len(own) == len(ids):  # another number of items shows by itself
+        check_numbering(ids, own, "bonus")
 
 
 def bonus_of(bonus: Bonus | None, history: Int[Tensor, "B L"], num_items: int) -> Scores | None:

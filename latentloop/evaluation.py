@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latentloop.across_ranks import ALONE, Processes
-from latentloop.bonus import Bonus, Scores, bonus_of
+from latentloop.bonus import Bonus, Scores, bonus_of, check_bonus
 from latentloop.catalog import check_catalog, warn_of_cut
 from latentloop.checks import as_deep, at_least
 from latentloop.data.sequences import Samples
@@ -204,6 +204,7 @@ def ranks(
     if not len(samples):
         raise InputError("samples: none, there is nothing to evaluate")
     check_catalog(model, samples)
+    check_bonus(bonus, samples.sequences.item_ids)
     with evaluating(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
         keys = model.keys()
         # thoughts of all depths are held at once: a deep curve goes through fewer rows at a time

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from latentloop.bonus import Scores
 from latentloop.checks import at_least, zero_or_more
+from latentloop.data.interactions import Id
 from latentloop.errors import InputError
 from latentloop.evaluation import Thinker, ranks
 from latentloop.metrics import parse_metric
@@ -46,6 +47,7 @@ class Followers:
         newest: items of a history that count, the newest ones.
         fade: what the next older item of a history counts by that of the newer one, 0..1.
         weight: of the bonus, at least 0.
+        item_ids: the original ids of items 1..N, so that samples of another numbering are refused; None where nobody said.
 
     Raises:
         InputError: for a value out of range.
@@ -57,6 +59,7 @@ class Followers:
     newest: int = 10
     fade: float = 0.3
     weight: float = 1.0
+    item_ids: Sequence[Id] | None = None
 
     def __post_init__(self) -> None:
         at_least("newest", self.newest, 1)
@@ -105,7 +108,7 @@ class Followers:
         pairs, counts = pairs[counts > 0], counts[counts > 0]
         offsets = torch.zeros(size + 1, dtype=torch.int64)
         torch.cumsum(torch.bincount(pairs // size, minlength=size), 0, out=offsets[1:])
-        return cls(offsets, pairs % size, counts.float(), newest, fade, weight)
+        return cls(offsets, pairs % size, counts.float(), newest, fade, weight, split.item_ids)
 
     @property
     def num_items(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from latentloop.bonus import Bonus, bonus_of
+from latentloop.bonus import Bonus, bonus_of, check_bonus
 from latentloop.checks import at_least, is_whole
 from latentloop.dropout import evaluating
 from latentloop.errors import InputError, InputTypeError
@@ -67,6 +67,7 @@ def recommend(
     if (histories is None) == (users is None):
         raise InputError("give either histories or users (with data), and not both")
     ids = _catalog(model, data)
+    check_bonus(bonus, None if model.item_ids is None and data is None else ids.ids)
     if users is not None:
         rows = of_users(users, data, ids, strict=strict)
     elif isinstance(histories, Tensor):

@@ -68,8 +68,8 @@ def test_cells_that_were_stored_before_a_field_was_there_are_done(monkeypatch: p
     """Their keys are those of the releases that stored them, and the command finds nothing left of two of them."""
     lines = finished(ROOT / CELLS)
     older = [line for line in lines.values() if "tied" not in line["cell"]]
-    assert len(older) >= 23
-    assert all(Cell(**line["cell"]).key == line["key"] for line in older)
+    assert len(older) >= 10
+    assert all(Cell(**line["cell"]).key == line["key"] for line in lines.values())
     monkeypatch.chdir(ROOT)
     options = runner.Options(
         "study", data=("amazon2018-scientific",), seeds=(0,), positions="all", batch_size=256, learning_rate=3e-3,

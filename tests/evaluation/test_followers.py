@@ -174,3 +174,13 @@ def test_a_bonus_of_one_s_own_is_checked(row: list[int], item: list[int], score:
 
     with pytest.raises(InputError, match=said):
         evaluate(WholeNumbers(split.num_items), split.test, bonus=bonus)
+
+
+def test_counts_of_another_numbering_are_refused() -> None:
+    split = random_split(2)
+    swapped = [2, 1, *range(3, split.num_items + 1)]
+    other = replace(Followers.of(split), item_ids=swapped)
+    with pytest.raises(InputError, match="bonus: item 1 is 2 there and 1 in the model"):
+        evaluate(WholeNumbers(split.num_items), split.test, bonus=other)
+    same = replace(other, item_ids=[f"item {number}" for number in range(split.num_items)])  # other names of the same
+    assert evaluate(WholeNumbers(split.num_items), split.test, bonus=same).protocol.bonus == "followers * 1"
