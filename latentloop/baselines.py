@@ -1,7 +1,7 @@
 """What a model has to beat: chance, Popularity and Followers, as evaluations of the same shape and protocol.
 
 None holds rows x items: chance needs a count of candidates, Popularity a sorted list of counts, Followers the few items
-that followed something in a history.
+that followed something in a history, some thousand histories at a time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from latentloop.bonus import check_bonus
 from latentloop.data.sequences import Samples
 from latentloop.data.splits import Split
 from latentloop.errors import InputError
@@ -167,10 +168,9 @@ def followers_ranks(samples: Samples, counts: Followers, *, exclude_history: boo
         exclude_history: whether items of the user's past are no candidates; the target always is one.
 
     Raises:
-        InputError: for counts of another catalog.
+        InputError: for counts of another catalog or numbering.
     """
-    if counts.num_items != samples.num_items:
-        raise InputError(f"counts must be of {samples.num_items} items, got {counts.num_items}")
+    check_bonus(counts, samples.num_items, samples.sequences.item_ids)
     samples, counts, size = samples.to("cpu"), counts.to("cpu"), samples.num_items + 1
     greater, ties = torch.empty(2, len(samples), dtype=torch.int64)
     excluded = _excluded(samples) if exclude_history else None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latentloop.across_ranks import ALONE, Processes
-from latentloop.bonus import Bonus, Scores, bonus_of, check_bonus
+from latentloop.bonus import Bonus, Scores, bonus_of, check_bonus, name_of
 from latentloop.catalog import check_catalog, warn_of_cut
 from latentloop.checks import as_deep, at_least
 from latentloop.data.sequences import Samples
@@ -124,7 +124,7 @@ def evaluate(
         rule=rule,
         data=data,
         cut=warn_of_cut(model, samples),
-        bonus=None if bonus is None else str(bonus),
+        bonus=name_of(bonus),
     )
     return Evaluation.of(
         by_depth[depth],
@@ -204,7 +204,7 @@ def ranks(
     if not len(samples):
         raise InputError("samples: none, there is nothing to evaluate")
     check_catalog(model, samples)
-    check_bonus(bonus, samples.sequences.item_ids)
+    check_bonus(bonus, samples.num_items, samples.sequences.item_ids)
     with evaluating(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
         keys = model.keys()
         # thoughts of all depths are held at once: a deep curve goes through fewer rows at a time

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float32, Int, Int64
@@ -23,6 +23,7 @@ from latentloop.data.interactions import Id
 from latentloop.errors import InputError
 from latentloop.evaluation import Thinker, ranks
 from latentloop.metrics import parse_metric
+from latentloop.randomness import dropout_seed
 
 if TYPE_CHECKING:
     from latentloop.data.sequences import Samples
@@ -76,6 +77,7 @@ class Followers:
         newest: int = 10,
         fade: float = 0.3,
         weight: float = 1.0,
+        most: int = 4096,
     ) -> Followers:
         """Count the training part of a split.
 
@@ -89,12 +91,14 @@ class Followers:
             newest: see the class.
             fade: see the class.
             weight: see the class.
+            most: followers that are kept of an item, those that followed it most; it bounds what a history costs.
 
         Raises:
             InputError: for a value out of range.
         """
         at_least("window", window, 1)
         _share("decay", decay)
+        at_least("most", most, 1)
         size = split.num_items + 1
         kept = torch.nonzero(split.training)[:, 0]
         item, user = split.interactions.item[kept].long(), split.interactions.user[kept]
@@ -105,10 +109,12 @@ class Followers:
             weights = torch.full((len(found),), decay ** (distance - 1), dtype=torch.float64)
             # after each distance, so that a pair of a long log is held once
             pairs, counts = _added(torch.cat([pairs, found]), torch.cat([counts, weights]))
-        pairs, counts = pairs[counts > 0], counts[counts > 0]
+        single = counts.float()
+        kept = (single > 0) & _largest(pairs // size, single, most)
+        pairs = pairs[kept]
         offsets = torch.zeros(size + 1, dtype=torch.int64)
         torch.cumsum(torch.bincount(pairs // size, minlength=size), 0, out=offsets[1:])
-        return cls(offsets, pairs % size, counts.float(), newest, fade, weight, split.item_ids)
+        return cls(offsets, pairs % size, single[kept], newest, fade, weight, split.item_ids)
 
     @property
     def num_items(self) -> int:
@@ -134,9 +140,8 @@ class Followers:
             InputError: for an item id outside 0..N.
         """
         if history.numel() and (int(history.min()) < 0 or int(history.max()) > self.num_items):
-            raise InputError(
-                f"history must hold item ids 0..{self.num_items}, got {int(history.max())}: count its own split"
-            )
+            wrong = int(history.min()) if int(history.min()) < 0 else int(history.max())
+            raise InputError(f"history must hold item ids 0..{self.num_items}, got {wrong}: count the split it is of")
         read = history[:, -self.newest :].flip(1).long().to(self.offsets.device)
         many = self.offsets.diff()[read].sum(1)  # followers of a row
         bounds = torch.div(many.cumsum(0) - many, _ENTRIES, rounding_mode="floor")
@@ -167,8 +172,9 @@ class Followers:
             total = total[pairs]
         else:
             pairs, total = _added(pairs, counts)
-            pairs, total = pairs[total > 0], total[total > 0]  # with fade = 0 only the newest item counts
-        return pairs // size, pairs % size, total.float()
+        single = total.float()
+        pairs = pairs[single > 0]  # with fade = 0 only the newest item counts
+        return pairs // size, pairs % size, single[single > 0]
 
     def __call__(self, history: Int[Tensor, "B L"]) -> Scores:
         """(row, item, score) of what `evaluate` and `recommend` add to a model's scores: weight * log(1 + n(b)).
@@ -188,6 +194,7 @@ class Followers:
         metric: str = "ndcg@10",
         exclude_history: bool = False,
         depth: int | None = None,
+        batch_size: int = 1024,
     ) -> Followers:
         """The same counts with the weight that is best for a model on validation; of equal ones the smallest.
 
@@ -198,6 +205,7 @@ class Followers:
             metric: what decides.
             exclude_history: as in `evaluate`.
             depth: as in `evaluate`.
+            batch_size: as in `evaluate`.
 
         Raises:
             InputError: for no weights, or as `evaluate`.
@@ -206,15 +214,26 @@ class Followers:
             raise InputError("weights: none given, expected at least one")
         depth = model.inference_depth if depth is None else depth
         measure = parse_metric(metric)
-        found = {}
+        found, key = {}, int(torch.randint(1 << 62, ()))
+        ranking: dict[str, Any] = {"depths": [depth], "exclude_history": exclude_history, "batch_size": batch_size}
         for weight in sorted(weights):
-            tried = replace(self, weight=weight)
-            got = ranks(model, validation, depths=[depth], exclude_history=exclude_history, bonus=tried)[depth]
+            with dropout_seed(key, model.keys().device):  # every weight meets the same fresh T_0
+                got = ranks(model, validation, bonus=replace(self, weight=weight), **ranking)[depth]
             found[weight] = float(measure(got).mean())
         return replace(self, weight=max(found, key=lambda weight: found[weight]))
 
     def __repr__(self) -> str:
         return f"followers * {self.weight:g}"
+
+
+def _largest(group: Tensor, counts: Tensor, most: int) -> Tensor:
+    """Which of the counts are among the `most` largest of their group; groups rise."""
+    order = torch.argsort(counts, descending=True, stable=True)
+    order = order[torch.argsort(group[order], stable=True)]
+    first = torch.searchsorted(group, group)  # where each one's group begins
+    kept = torch.empty(len(group), dtype=torch.bool)
+    kept[order] = torch.arange(len(group)) - first < most
+    return kept
 
 
 def _added(pairs: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from latentloop.bonus import Scores, add_bonus
+from latentloop.bonus import Scores, add_bonus, of_rows
 from latentloop.errors import InputError
 from latentloop.finite import ScoresBroke
 from latentloop.item_scores import ChunkScorer, check_ids, checked, chunks, no_autocast, pick
@@ -69,7 +69,7 @@ def count_ranks(
         target: (R,) int64 item ids 1..N.
         exclude: items left out of the ranking: (flat ids, offsets (R + 1,)), row r's are
             `flat[offsets[r]:offsets[r + 1]]`; repeats are fine, and the target is never left out.
-        bonus: (row, item, score), what is added to the scores of some items.
+        bonus: (row, item, score), rows rising, what is added to the scores of some items.
 
     Raises:
         InputError: for shapes that do not fit, an id outside 1..N, or a score that is NaN.
@@ -112,7 +112,7 @@ def _count_in_rows(
         if copies.numel():
             scores.index_copy_(1, copies, scores.index_select(1, originals))
         if bonus is not None:
-            add_bonus(scores, bonus, part, slice(1, len(keys) + 1))
+            add_bonus(scores, of_rows(bonus, part))
         own = pick(scores, target[part] - 1)
         if hidden is not None:
             rows, items = hidden.between(part.start, part.stop)

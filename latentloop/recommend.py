@@ -67,7 +67,7 @@ def recommend(
     if (histories is None) == (users is None):
         raise InputError("give either histories or users (with data), and not both")
     ids = _catalog(model, data)
-    check_bonus(bonus, None if model.item_ids is None and data is None else ids.ids)
+    check_bonus(bonus, model.num_items, None if model.item_ids is None and data is None else ids.ids)
     if users is not None:
         rows = of_users(users, data, ids, strict=strict)
     elif isinstance(histories, Tensor):
@@ -84,7 +84,9 @@ def recommend(
             padded = left_padded(part, model.max_length).to(model.device)
             queries = model.queries(model.think(padded, depth=depth).final)
             exclude = _pairs(part, model.device) if exclude_history else None
-            more = bonus_of(bonus, padded, model.num_items)
+            # as in an evaluation, a bonus may look further back than the model
+            whole = padded if bonus is None else left_padded(part, max(map(len, part))).to(model.device)
+            more = bonus_of(bonus, whole, model.num_items)
             best, chosen = top_k(queries, keys, k, exclude=exclude, candidates=candidates, bonus=more)
             for row_scores, row_items in zip(best.tolist(), chosen.tolist(), strict=True):
                 kept = [(s, i) for s, i in zip(row_scores, row_items, strict=True) if s != float("-inf")]

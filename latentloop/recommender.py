@@ -238,7 +238,8 @@ class Recommender(nn.Module, Pretrained):
             allow: only these items.
             deny: never these items.
             strict: an unknown item is an error instead of a warning.
-            batch_size: histories at a time; memory does not grow with users x items.
+            batch_size: histories at a time; memory does not grow with users x items, but with what a bonus returns for so
+                many.
             bonus: what is added to the scores of some items of each history, such as `Followers`.
 
         Raises:

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 _MISSING = "-"
-_BY_ROW = ("split", "stage", "depth", "seeds", "bonus")  # what rows and columns of a results table say themselves
+_BY_ROW = ("split", "stage", "depth", "seeds")  # what rows and columns of a results table say themselves
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from latentloop.bonus import Scores, add_bonus
+from latentloop.bonus import Scores, add_bonus, of_rows
 from latentloop.errors import InputError
 from latentloop.item_ranks import may_be_nan
 from latentloop.item_scores import ACCELERATOR_BUDGET, no_autocast
@@ -46,7 +46,7 @@ def top_k(
         k: 1..N.
         exclude: (row, item) pairs to leave out, as two equally long vectors.
         candidates: (N,) which items may come at all.
-        bonus: (row, item, score), what is added to the scores of some items.
+        bonus: (row, item, score), rows rising, what is added to the scores of some items.
 
     Returns:
         Scores (B, k), descending, and item numbers 1..N (B, k).
@@ -66,6 +66,7 @@ def top_k(
         for top in range(0, rows, ROWS):
             part = slice(top, min(rows, top + ROWS))
             scores, pairs = buffer[: part.stop - top], None if exclude is None else _of_rows(exclude, part)
+            won = None if bonus is None else of_rows(bonus, part)
             found, numbers = queries.new_empty(len(scores), 0), best_items.new_empty(len(scores), 0)
             for first in range(0, num_items, width):
                 stop = min(num_items, first + width)
@@ -74,8 +75,8 @@ def top_k(
                 scores[:, stop - first :] = -torch.inf  # what fills the last tile up
                 if unsure and bool(_block_maxima(scores).isnan().any()):  # a maximum is NaN where any of its block is
                     raise InputError("the model's scores hold NaN: it cannot rank; load an earlier checkpoint")
-                if bonus is not None:
-                    add_bonus(known, bonus, part, slice(first + 1, stop + 1))
+                if won is not None:
+                    add_bonus(known, won, first + 1)
                 if never is not None:
                     known.masked_fill_(never[first:stop], -torch.inf)
                 if pairs is not None:

@@ -45,7 +45,8 @@ class Evaluate:
     include_history: bool = False
     """Keep them in, whatever the run does."""
     followers: bool = False
-    """Also with counts of what follows what added to the scores, by the weight that is best on validation."""
+    """Also with counts of what follows what added to the scores, by the weight that is best on validation. It is chosen
+    with or without the history as the ranking is; recommendations leave it out, so give --exclude-history for theirs."""
     groups: bool = False
     """Also by quartile of history length and of the target's popularity."""
     batch_size: int = 1024
@@ -100,8 +101,12 @@ class Evaluate:
             result = evaluate(model, samples, depths=self.depths or None, **measured)
         models = {stage.upper(): result}
         if self.followers:
-            bonus = Followers.of(split).tuned(model, split.validation, exclude_history=exclude)
-            models[f"{stage.upper()} + {bonus}"] = evaluate(model, samples, bonus=bonus, **measured)
+            with dropout_seed(fold(run.seed(), "followers"), device):
+                bonus = Followers.of(split).tuned(
+                    model, split.validation, exclude_history=exclude, batch_size=self.batch_size
+                )
+            with dropout_seed(fold(run.seed(), "evaluation"), device):
+                models[f"{stage.upper()} + {bonus}"] = evaluate(model, samples, bonus=bonus, **measured)
         options: dict[str, Any] = {"exclude_history": exclude, "subgroups": self.groups, "data": data}
         rivals = {
             "chance": chance(split, samples, name=self.split, **options),

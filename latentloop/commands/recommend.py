@@ -52,7 +52,7 @@ class Recommend:
     """An unknown user or item is an error, not a warning."""
     followers: float | None = None
     """Add counts of what followed what in the run's training data to the scores, by this weight; `latentloop evaluate
-    --followers` names the best."""
+    --followers --exclude-history` names the best."""
     device: Device | None = None
     """Where to compute; the best there is when not given."""
     overwrite: bool = False

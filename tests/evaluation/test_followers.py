@@ -11,11 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentloop import baselines, followers
+from latentloop.backbones.sasrec import SASRec
 from latentloop.baselines import followers as rank_by_followers
-from latentloop.baselines import followers_ranks
-from latentloop.errors import InputError
+from latentloop.baselines import followers_ranks, popularity
+from latentloop.data.splits import leave_one_out
+from latentloop.data.synthetic import synthetic_log
+from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate, ranks
 from latentloop.followers import Followers
+from latentloop.recipes import build_recommender
+from tests.core.worlds import unchecked
 from tests.evaluation.worlds import WholeNumbers, naive_counts, pasts, random_split
 
 
@@ -118,18 +123,45 @@ def test_the_weight_is_the_best_on_validation_and_the_smallest_of_equal_ones() -
     assert torch.equal(chosen.counts, counted.counts)
 
 
+@given(seed=st.integers(0, 2**20), most=st.integers(1, 3))
+def test_the_most_frequent_followers_are_kept(seed: int, most: int) -> None:
+    split = random_split(seed)
+    counted = Followers.of(split, window=2, decay=0.5, most=most)
+    for item, row in naive_followers(split, window=2, decay=0.5).items():
+        kept = counted.items[counted.offsets[item] : counted.offsets[item + 1]].tolist()
+        assert sorted(map(row.get, kept)) == sorted(row.values())[-most:]
+        assert kept == sorted(kept)
+
+
+def test_fresh_start_states_are_the_same_for_every_weight() -> None:
+    """Weights that change nothing are equal, so the smallest of them is chosen."""
+    split = leave_one_out(synthetic_log(num_users=60, num_items=30, seed=1), 5)
+    model = build_recommender(
+        SASRec(1, 1, heads=1, inner=8), split.num_items, dim=8, max_length=5, inference_state="fresh", dropout=0.0
+    )
+    for seed in range(4):
+        torch.manual_seed(seed)
+        assert Followers.of(split).tuned(model, split.validation, weights=(0.0, 1e-12, 2e-12)).weight == 0
+
+
 def test_the_protocol_says_what_was_added() -> None:
     split = random_split(3)
     result = evaluate(WholeNumbers(split.num_items), split.test, bonus=Followers.of(split, weight=2.5))
     assert result.protocol.bonus == "followers * 2.5" and "plus followers * 2.5" in str(result.protocol)
     assert evaluate(WholeNumbers(split.num_items), split.test).protocol.bonus is None
+    named = evaluate(WholeNumbers(split.num_items), split.test, bonus=nothing)
+    assert named.protocol.bonus == "nothing"
+
+
+def nothing(history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), torch.empty(0)
 
 
 def test_a_chain_is_known_by_counting() -> None:
-    split = random_split(2)
+    split = leave_one_out(synthetic_log(num_users=200, num_items=40, seed=1), 10)
     found = rank_by_followers(split, split.test, name="test", data="abc")
     assert found.protocol.stage == "Followers" and found.protocol.depth is None
-    assert math.isfinite(found.metrics["ndcg@10"])
+    assert found.metrics["ndcg@10"] > 1.3 * popularity(split, split.test).metrics["ndcg@10"]
 
 
 @pytest.mark.parametrize(
@@ -149,10 +181,13 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float], said: str
 
 def test_counts_of_another_catalog_are_refused() -> None:
     few, many = random_split(1, items=5), random_split(1, items=30)
-    with pytest.raises(InputError, match="counts must be of 30 items, got 5"):
+    with pytest.raises(InputError, match="bonus: of a catalog of 5 items, but the model knows 30"):
         followers_ranks(many.test, Followers.of(few))
-    with pytest.raises(InputError, match=r"history must hold item ids 0\.\.5"):
+    with pytest.raises(InputError, match="bonus: of a catalog of 5 items, but the model knows 30"):
         evaluate(WholeNumbers(30), many.test, bonus=Followers.of(few))
+    for wrong in (-1, 6):
+        with pytest.raises(InputError, match=rf"history must hold item ids 0\.\.5, got {wrong}"):
+            Followers.of(few)(torch.tensor([[wrong, 2]]))
     with pytest.raises(InputError, match="weights: none given"):
         Followers.of(few).tuned(WholeNumbers(5), few.validation, weights=())
 
@@ -164,16 +199,38 @@ def test_counts_of_another_catalog_are_refused() -> None:
         ([99999], [1], [1.0], r"rows must lie in 0\.\."),
         ([0], [0], [1.0], "bonus items must hold item ids 1"),
         ([0], [1], [math.nan], "scores must be finite"),
+        ([0], [1], [1e300], "scores must be finite"),
+        ([0.0], [1], [1.0], "rows and items of whole numbers"),
+        ([[0]], [[1]], [[1.0]], "three vectors"),
     ],
 )
 def test_a_bonus_of_one_s_own_is_checked(row: list[int], item: list[int], score: list[float], said: str) -> None:
     split = random_split(2)
 
     def bonus(history):
-        return torch.tensor(row), torch.tensor(item), torch.tensor(score)
+        return torch.tensor(row), torch.tensor(item), torch.tensor(score, dtype=torch.float64)
 
-    with pytest.raises(InputError, match=said):
+    with pytest.raises((InputError, InputTypeError), match=said):
         evaluate(WholeNumbers(split.num_items), split.test, bonus=bonus)
+
+
+def test_what_is_no_bonus_is_refused() -> None:
+    split = random_split(2)
+    for wrong, said in ((1.0, "bonus must be a function"), (lambda history: history, "must return three tensors")):
+        with pytest.raises(InputTypeError, match=said):
+            with unchecked():
+                evaluate(WholeNumbers(split.num_items), split.test, bonus=wrong)
+
+
+def test_rows_may_come_in_any_order_and_scores_of_any_precision() -> None:
+    split = random_split(2)
+    model, counted = WholeNumbers(split.num_items).double(), Followers.of(split)
+
+    def turned(history: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(column.flip(0) for column in counted(history))
+
+    found, wanted = (ranks(model, split.test, depths=[2], bonus=bonus)[2] for bonus in (turned, counted))
+    assert torch.equal(found.greater, wanted.greater) and torch.equal(found.ties, wanted.ties)
 
 
 def test_counts_of_another_numbering_are_refused() -> None:
@@ -182,5 +239,7 @@ def test_counts_of_another_numbering_are_refused() -> None:
     other = replace(Followers.of(split), item_ids=swapped)
     with pytest.raises(InputError, match="bonus: item 1 is 2 there and 1 in the model"):
         evaluate(WholeNumbers(split.num_items), split.test, bonus=other)
+    with pytest.raises(InputError, match="bonus: item 1 is 2 there"):
+        followers_ranks(split.test, other)
     same = replace(other, item_ids=[f"item {number}" for number in range(split.num_items)])  # other names of the same
     assert evaluate(WholeNumbers(split.num_items), split.test, bonus=same).protocol.bonus == "followers * 1"
