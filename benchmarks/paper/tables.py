@@ -46,6 +46,7 @@ _BY_STEPS = {
     "SPT": "Base",
     "Base, items from texts": "Base",
     "no alignment, items from texts": "Base, items from texts",
+    "Base, equal FLOPs, items from texts": "Base, items from texts",
 }
 """Rows that are told by steps, and what each is held against."""
 Costs = Mapping[tuple[str, str], Mapping[str, float]]
@@ -199,7 +200,7 @@ def steps_table(data: str, lines: Mapping[str, Line], steps: Steps) -> list[str]
     about = (
         "Test NDCG@10 of the users whose target some user took, in the training part, directly after the newest item of",
         "their history, after an earlier item of it, after an item that came directly after one of it, and of all others;",
-        "then the difference to Base, and of the loop from texts to Base from texts, with its 95 % interval, over the",
+        "then the difference to Base, and of the others from texts to Base from texts, with its 95 % interval, over the",
         f"seeds of both. Told after the test was seen: nothing was chosen by it. Shares of users: {shares}.",
     )
     head = ["row", "training", "seeds", *CLASSES]

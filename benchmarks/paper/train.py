@@ -46,6 +46,7 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
         line = _line(cell, split, found, seconds=0.0)
         apart = {name: make(split, part, name=name, exclude_history=True) for name, part in _parts(split)}
         line["excluded"] = {name: dict(evaluation.metrics) for name, evaluation in apart.items()}
+        line["excluded"] |= _by_user(apart["test"].ranks)
         return line
     model = build(cell, split.num_items, texts(cell, split, folder))
     accelerator = make_accelerator(device=device)
