@@ -87,8 +87,10 @@ def _table(result: TwoStage, *, markdown: bool) -> str:
 
 def _compare(what: str, before: Outcome, after: Outcome) -> str:
     old, new = before.test.metrics["ndcg@10"], after.test.metrics["ndcg@10"]
-    test = compare(after.test, before.test, "ndcg@10")
     change = f"{(new / old - 1):+.1%}" if old > 0 else "from 0"
+    if after.test.protocol.users < 2:
+        return f"{what}: test NDCG@10 {old:.4f} -> {new:.4f} ({change}; one user, which says nothing of others)."
+    test = compare(after.test, before.test, "ndcg@10")
     seeds = len(set(after.test.protocol.seeds))
     return (
         f"{what}: test NDCG@10 {old:.4f} -> {new:.4f} ({change}{caveat(seeds, test.p_t)}; paired test over "

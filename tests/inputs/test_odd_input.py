@@ -151,10 +151,11 @@ def test_a_tilde_that_no_shell_has_replaced_is_a_folder_of_that_name(
     assert Path(answer).is_file() and not any((world.here / "home").iterdir())
 
 
-def test_one_user_and_one_item_are_trained_on(world: World) -> None:
+def test_one_user_and_one_item_are_trained_on(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     one_user = "user,item\n" + "".join(f"u,i{n % 5}\n" for n in range(12))
     one_item = "user,item\n" + "".join(f"u{n % 3},i\n" for n in range(15))
-    assert main([*world.train(world.file("user.csv", one_user)), "--out", "one-user"]) == 0
+    assert main([*world.train(world.file("user.csv", one_user)), "--out", "one-user", "--with-base"]) == 0
+    assert capsys.readouterr().out.count("one user, which says nothing of others") >= 2
     assert main([*world.train(world.file("item.csv", one_item)), "--out", "one-item"]) == 0
 
 
