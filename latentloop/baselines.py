@@ -93,15 +93,20 @@ def followers(
     cutoffs: Sequence[int] = CUTOFFS,
     subgroups: bool = False,
     data: str | None = None,
+    counts: Followers | None = None,
 ) -> Evaluation:
     """Metrics of ranking by how often each item followed those of the history in training, see `Followers`.
 
-    Nothing is trained; items that never followed any are tied. The arguments are those of `chance`.
+    Nothing is trained; items that never followed any are tied. The other arguments are those of `chance`.
+
+    Args:
+        counts: of the split's training part, where they are there already; None counts.
 
     Raises:
         InputError: for no samples.
     """
-    ranks = followers_ranks(samples, Followers.of(split), exclude_history=exclude_history)
+    counts = Followers.of(split) if counts is None else counts
+    ranks = followers_ranks(samples, counts, exclude_history=exclude_history)
     protocol = describe_protocol(
         samples, exclude_history=exclude_history, split=name, stage="Followers", rule=split.protocol, data=data
     )

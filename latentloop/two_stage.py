@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from latentloop.accelerator import Precision, closing_trackers, make_accelerator
@@ -16,6 +17,7 @@ from latentloop.data.interactions import Interactions
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate
+from latentloop.followers import Followers
 from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Objective, Sum, Weighted, select, views_of
 from latentloop.objectives.learnable import check_learnable
 from latentloop.randomness import dropout_seed, fold
@@ -235,7 +237,7 @@ def two_stage(
     with closing_trackers(accelerator):
         recipe.rival("chance", chance)
         recipe.rival("popularity", popularity)
-        recipe.rival("followers", followers)
+        recipe.rival("followers", partial(followers, counts=Followers.of(split)))
         budget = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
         spt = SPT() if spt is None else spt
         if base is not None:

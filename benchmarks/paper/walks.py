@@ -59,11 +59,10 @@ def ranks_by_share(counts: Followers, samples: Samples) -> dict[float, Ranks]:
         row, item, count = counts.counted(history)
         known = torch.zeros(len(index), size, dtype=torch.float64)
         known[row, item] = count.double()
-        age = torch.arange(counts.newest, dtype=torch.float64)
-        weight = torch.pow(torch.tensor(counts.fade, dtype=torch.float64), age)[: history.shape[1]]
         read = history[:, -counts.newest :].flip(1)
+        weight = torch.pow(counts.fade, torch.arange(read.shape[1], dtype=torch.float64))
         start = torch.zeros(len(index), size, dtype=torch.float64)
-        start.scatter_add_(1, read, weight[: read.shape[1]].expand(len(index), -1))
+        start.scatter_add_(1, read, weight.expand(len(index), -1))
         start[:, 0] = 0
         walked = torch.sparse.mm(step, torch.sparse.mm(step, start.T)).T
         for share in SHARES:

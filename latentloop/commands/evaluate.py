@@ -99,19 +99,17 @@ class Evaluate:
         }
         with dropout_seed(fold(run.seed(), "evaluation"), device):  # a fresh T_0 is that of the run's own report
             result = evaluate(model, samples, depths=self.depths or None, **measured)
-        models = {stage.upper(): result}
+        models, counts = {stage.upper(): result}, Followers.of(split)
         if self.followers:
             with dropout_seed(fold(run.seed(), "followers"), device):
-                bonus = Followers.of(split).tuned(
-                    model, split.validation, exclude_history=exclude, batch_size=self.batch_size
-                )
+                bonus = counts.tuned(model, split.validation, exclude_history=exclude, batch_size=self.batch_size)
             with dropout_seed(fold(run.seed(), "evaluation"), device):
                 models[f"{stage.upper()} + {bonus}"] = evaluate(model, samples, bonus=bonus, **measured)
         options: dict[str, Any] = {"exclude_history": exclude, "subgroups": self.groups, "data": data}
         rivals = {
             "chance": chance(split, samples, name=self.split, **options),
             "Popularity": popularity(split, samples, name=self.split, **options),
-            "Followers": followers(split, samples, name=self.split, **options),
+            "Followers": followers(split, samples, name=self.split, counts=counts, **options),
         }
         table = rivals | models
         say(results_table([Row.of(name, **{self.split: made}) for name, made in table.items()], metric_names()))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from latentloop.checks import zero_or_more
 from latentloop.commands.places import Device, check_output, choose_device
 from latentloop.commands.requests import SUFFIXES, read_requests
 from latentloop.errors import InputError
@@ -67,6 +68,8 @@ class Recommend:
 
         if self.out.suffix not in SUFFIXES:
             raise InputError(f"--out must end in {', '.join(SUFFIXES)}, got {self.out}")
+        if self.followers is not None:
+            zero_or_more("--followers", self.followers)
         check_output(self.out, overwrite=self.overwrite, read=(self.input, self.allow, self.deny))
         device = choose_device(self.device)
         run = RunDirectory.open(self.run_directory)

@@ -74,7 +74,7 @@ def test_followers_are_added_to_a_run_s_scores(
     assert found["plain"] == found["0"]
     assert max(score for _, score in found["1000"]) > 500 > max(score for _, score in found["0"])
     assert main(["recommend", str(run), *asked(tmp_path), "--overwrite", "--followers", "-1"]) == 2
-    assert "weight must be a finite number of at least 0, got -1" in capsys.readouterr().err
+    assert "--followers must be a finite number of at least 0, got -1" in capsys.readouterr().err
 
 
 def test_evaluate_from_another_directory(
