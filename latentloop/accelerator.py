@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -100,6 +101,9 @@ def make_accelerator(
     if PartialState._shared_state and PartialState().num_processes == 1:
         # Accelerate keeps one global state, which would refuse another precision or device in the same process
         AcceleratorState._reset_state(reset_partial_state=True)
+    if launch.world() > 1:
+        # imported later, by DDP, its functions' defaults would hold the processes' group for good, and gloo's threads
+        import_module("torch.distributed.nn.functional")
     accelerator = Accelerator(
         # Accelerate leaves processes without a GPU alone unless it is told that they compute on the CPU
         cpu=device == "cpu" or (launch.world() > 1 and not torch.cuda.is_available()),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -128,12 +128,26 @@ class Share:
         Args:
             rows: (B, ...) of this process, in the batch's order.
         """
-        from torch.distributed.nn.functional import all_gather  # builds without distribution have none
-
         # all processes send as many rows: the collectives know no others
         sent = torch.cat([rows[: self.own], rows.new_zeros(max(self.counts) - self.own, *rows.shape[1:])])
-        received = all_gather(sent)
+        received: Tensor = _Gathered.apply(sent, self.rank, len(self.counts))  # type: ignore[no-untyped-call]
         return torch.cat([part[:count] for part, count in zip(received, self.counts, strict=True)])
+
+
+class _Gathered(torch.autograd.Function):
+    """All processes' rows (world, n, ...); a row's gradient is the sum of what every process has for it."""
+
+    @staticmethod
+    def forward(ctx: Any, sent: Tensor, rank: int, world: int) -> Tensor:
+        ctx.rank = rank
+        received = sent.new_empty(world, *sent.shape)
+        dist.all_gather(list(received.unbind()), sent)
+        return received
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        # gloo can't scatter sums on every torch that we allow; these are a step's rows, d numbers each
+        return _sum(gradient)[ctx.rank], None, None
 
 
 def _sum(values: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Nothing is imported up here that takes time, so that Ctrl-C is answered in one l
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -165,11 +166,16 @@ def _refuse_several(command: Command) -> None:
 
 
 def _part() -> None:
-    """Leave the other processes in order."""
+    """Leave the other processes in order.
+
+    gloo's threads end with the last reference to their group, and models in DDP hold one. A thread that outlives Python
+    aborts the process where it lets go of a tensor.
+    """
     if launch.world() > 1:
         from torch import distributed
 
         if distributed.is_initialized():
+            gc.collect()
             distributed.destroy_process_group()
 
 

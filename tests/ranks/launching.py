@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKER, DYING = (Path(__file__).with_name(name) for name in ("worker.py", "dying.py"))
+WORKER, DYING, ENDING = (Path(__file__).with_name(name) for name in ("worker.py", "dying.py", "ending.py"))
 SECONDS = float(os.environ.get("LATENTLOOP_RANKS_SECONDS", "240"))
 
 

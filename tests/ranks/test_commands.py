@@ -10,7 +10,7 @@ import pytest
 
 from latentloop.cli import main
 from latentloop.data.synthetic import synthetic_log
-from tests.ranks.launching import DYING, launched, torchrun
+from tests.ranks.launching import DYING, ENDING, launched, torchrun
 
 CLI = ("-m", "latentloop")
 MEASURED = ("train_seconds", "samples_per_second")
@@ -56,12 +56,13 @@ def alone(log: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_train_both_stages_as_one_does_and_write_once(log: str, alone: Path, tmp_path: Path) -> None:
-    ended = torchrun(*CLI, *train(log, tmp_path / "run"))
+    ended = torchrun(str(ENDING), *train(log, tmp_path / "run"))
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert files(tmp_path / "run") == files(alone)
     near(lines(tmp_path / "run"), lines(alone))
     assert [line.split()[0] for line in ended.stdout.splitlines() if " 0." in line][:2] == ["chance", "Popularity"]
     assert ended.stdout.count("Popularity") == 1
+    assert "deprecated" not in ended.stderr
     assert ended.stderr.count("data: ") == ended.stderr.count("rpt epoch 1: ") == 1
 
 
