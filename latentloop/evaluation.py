@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -24,7 +25,7 @@ from latentloop.metrics import CUTOFFS, Ranks, metric_names
 from latentloop.randomness import dropout_seed, fold
 from latentloop.results import Evaluation, Protocol, Subgroup
 
-__all__ = ["Evaluation", "Protocol", "Subgroup", "Thinker", "describe_protocol", "evaluate", "ranks"]
+__all__ = ["Evaluation", "Protocol", "Subgroup", "Thinker", "describe_protocol", "evaluate", "ranks", "weighted_ranks"]
 
 _THOUGHTS_AT_ONCE = 1 << 26  # 256 MiB of float32
 
@@ -195,6 +196,40 @@ def ranks(
     Raises:
         InputError: see `evaluate`.
     """
+    options: dict[str, Any] = {"exclude_history": exclude_history, "batch_size": batch_size, "progress": progress}
+    [found] = weighted_ranks(
+        model, samples, depths=depths, bonus=bonus, weights=(1.0,), processes=processes, **options
+    ).values()
+    return found
+
+
+def weighted_ranks(
+    model: Thinker,
+    samples: Samples,
+    *,
+    depths: Sequence[int],
+    bonus: Bonus | None,
+    weights: Sequence[float],
+    exclude_history: bool = False,
+    batch_size: int = 1024,
+    progress: bool = False,
+    processes: Processes = ALONE,
+) -> dict[float, dict[int, Ranks]]:
+    """Ranks at each depth with a bonus times each weight, for which the model thinks once.
+
+    Naive equivalent: `{weight: ranks(..., bonus=lambda history: weight * bonus(history)) for weight in weights}`, from the
+    same start states.
+
+    Args:
+        model: see `ranks`, as all that is not named here.
+        samples: S samples.
+        depths: at least one.
+        bonus: what is weighted.
+        weights: any number of them; of 0 the scores are the model's own.
+
+    Raises:
+        InputError: see `evaluate`.
+    """
     deepest = max((as_deep("depth", depth) for depth in depths), default=0)
     if not deepest:
         raise InputError("depths: none given, expected at least one")
@@ -213,19 +248,26 @@ def ranks(
         every = torch.arange(len(samples), device=samples.device)
         # rows of like length together: what pads to a batch's longest row then pads least
         order = torch.argsort(samples.lengths(every), stable=True)
-        found = {depth: torch.zeros(2, len(samples), dtype=torch.int64) for depth in depths}
-        own = processes.mine(list(enumerate(torch.split(order, batch_size))))
+        found = {
+            weight: {depth: torch.zeros(2, len(samples), dtype=torch.int64) for depth in depths} for weight in weights
+        }
+        mine = processes.mine(list(enumerate(torch.split(order, batch_size))))
         # a fresh T_0 is the batch's own, whoever ranks the others
         fresh = int(torch.randint(1 << 62, ())) if getattr(model, "inference_state", "") == "fresh" else None
-        for number, index in tqdm(own, desc="evaluate", unit="batch", disable=not progress, leave=False):
+        for number, index in tqdm(mine, desc="evaluate", unit="batch", disable=not progress, leave=False):
             target, exclude = samples.target(index), samples.past(index) if exclude_history else None
             with nullcontext() if fresh is None else dropout_seed(fold(fresh, number), keys.device):
                 history = samples.history(index)
                 steps = model.think(history, depth=deepest).steps
             more = bonus_of(bonus, history, len(keys))
-            for depth, place in found.items():
-                place[:, index.cpu()] = _count(model, steps[depth - 1], keys, target, exclude, more)
-    return {depth: Ranks(*processes.add_up(place)) for depth, place in sorted(found.items())}
+            for weight, by_depth in found.items():
+                own = None if more is None or not weight else (*more[:2], more[2] * weight)
+                for depth, place in by_depth.items():
+                    place[:, index.cpu()] = _count(model, steps[depth - 1], keys, target, exclude, own)
+    return {
+        weight: {depth: Ranks(*processes.add_up(place)) for depth, place in sorted(by_depth.items())}
+        for weight, by_depth in found.items()
+    }
 
 
 def _count(

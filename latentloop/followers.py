@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float32, Int, Int64
@@ -21,9 +21,8 @@ from latentloop.bonus import Scores
 from latentloop.checks import at_least, zero_or_more
 from latentloop.data.interactions import Id
 from latentloop.errors import InputError
-from latentloop.evaluation import Thinker, ranks
+from latentloop.evaluation import Thinker, weighted_ranks
 from latentloop.metrics import parse_metric
-from latentloop.randomness import dropout_seed
 
 if TYPE_CHECKING:
     from latentloop.data.sequences import Samples
@@ -198,6 +197,8 @@ class Followers:
     ) -> Followers:
         """The same counts with the weight that is best for a model on validation; of equal ones the smallest.
 
+        The model thinks once, whatever the number of weights.
+
         Args:
             model: whose scores they are added to.
             validation: what to choose on, never the test part.
@@ -208,18 +209,19 @@ class Followers:
             batch_size: as in `evaluate`.
 
         Raises:
-            InputError: for no weights, or as `evaluate`.
+            InputError: for no weights, one below 0, or as `evaluate`.
         """
         if not weights:
             raise InputError("weights: none given, expected at least one")
         depth = model.inference_depth if depth is None else depth
         measure = parse_metric(metric)
-        found, key = {}, int(torch.randint(1 << 62, ()))
-        ranking: dict[str, Any] = {"depths": [depth], "exclude_history": exclude_history, "batch_size": batch_size}
-        for weight in sorted(weights):
-            with dropout_seed(key, model.keys().device):  # every weight meets the same fresh T_0
-                got = ranks(model, validation, bonus=replace(self, weight=weight), **ranking)[depth]
-            found[weight] = float(measure(got).mean())
+        for weight in weights:
+            zero_or_more("weights", weight)
+        ranked = weighted_ranks(
+            model, validation, depths=[depth], bonus=replace(self, weight=1.0), weights=sorted(weights),
+            exclude_history=exclude_history, batch_size=batch_size,
+        )  # fmt: skip
+        found = {weight: float(measure(got[depth]).mean()) for weight, got in ranked.items()}
         return replace(self, weight=max(found, key=lambda weight: found[weight]))
 
     def __repr__(self) -> str:

@@ -99,12 +99,17 @@ class Evaluate:
         }
         with dropout_seed(fold(run.seed(), "evaluation"), device):  # a fresh T_0 is that of the run's own report
             result = evaluate(model, samples, depths=self.depths or None, **measured)
-        models, counts = {stage.upper(): result}, Followers.of(split)
+        models, counts, followed = {stage.upper(): result}, Followers.of(split), None
         if self.followers:
             with dropout_seed(fold(run.seed(), "followers"), device):
                 bonus = counts.tuned(model, split.validation, exclude_history=exclude, batch_size=self.batch_size)
             with dropout_seed(fold(run.seed(), "evaluation"), device):
-                models[f"{stage.upper()} + {bonus}"] = evaluate(model, samples, bonus=bonus, **measured)
+                followed = evaluate(model, samples, depths=self.depths or None, bonus=bonus, **measured)
+            models[f"{stage.upper()} + {bonus}"] = followed
+            if self.split == "validation":
+                logger.warning(
+                    "the weight of followers was chosen on validation, where its gain is therefore flattered"
+                )
         options: dict[str, Any] = {"exclude_history": exclude, "subgroups": self.groups, "data": data}
         rivals = {
             "chance": chance(split, samples, name=self.split, **options),
@@ -113,14 +118,14 @@ class Evaluate:
         }
         table = rivals | models
         say(results_table([Row.of(name, **{self.split: made}) for name, made in table.items()], metric_names()))
-        if self.depths:
-            say("\n" + depth_table(result, rivals=rivals))
+        for evaluation in models.values() if self.depths else ():
+            say("\n" + depth_table(evaluation, rivals=rivals))
         if self.groups:
             say("\n" + subgroup_table(table))
         if self.out is not None:
             found = result.to_dict() | {"rivals": {name: rival.to_dict() for name, rival in rivals.items()}}
-            if self.followers:
-                found["with_followers"] = list(models.values())[-1].to_dict()
+            if followed is not None:
+                found["with_followers"] = followed.to_dict()
             with folder_for(self.out):
                 write_json(self.out, found)
 

@@ -60,13 +60,24 @@ def test_followers_are_added_to_a_run_s_scores(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", str(run), "--followers", "--out", "e.json"]) == 0
-    printed = capsys.readouterr().out
+    printed, err = capsys.readouterr()
+    assert "flattered" not in err
     result = json.loads(Path("e.json").read_text())
     more = result["with_followers"]
     weight = re.fullmatch(r"followers \* (\S+)", more["protocol"]["bonus"])
     assert weight and float(weight[1]) in WEIGHTS and result["protocol"]["bonus"] is None
     row = next(line for line in printed.splitlines() if " + followers * " in line)
     assert f"{more['metrics']['ndcg@10']:.4f}" in row.split()
+    command = ["evaluate", str(run), "--followers", "--split", "validation", "--depths", "1", "2", "--out", "v.json"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "chosen on validation, where its gain is therefore flattered" in said.err
+    _, _, depths, _, with_followers, line = said.out.split("\n\n")
+    assert f"plus followers * {weight[1]}" in line
+    result = json.loads(Path("v.json").read_text())
+    for table, values in ((depths, result), (with_followers, result["with_followers"])):
+        curve = {row.split()[0]: row.split()[-1] for row in table.splitlines()}
+        assert curve["1"] == f"{values['per_depth']['1']['ndcg@10']:.4f}"
     found = {}
     for name, options in {"plain": [], "0": ["--followers", "0"], "1000": ["--followers", "1000"]}.items():
         assert main(["recommend", str(run), *asked(tmp_path), "--overwrite", "--k", "5", *options]) == 0

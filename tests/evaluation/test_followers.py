@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from latentloop.baselines import followers_ranks, popularity
 from latentloop.data.splits import leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError, InputTypeError
-from latentloop.evaluation import evaluate, ranks
+from latentloop.evaluation import evaluate, ranks, weighted_ranks
 from latentloop.followers import Followers
 from latentloop.recipes import build_recommender
 from tests.core.worlds import unchecked
@@ -123,6 +124,21 @@ def test_the_weight_is_the_best_on_validation_and_the_smallest_of_equal_ones() -
     assert torch.equal(chosen.counts, counted.counts)
 
 
+@given(seed=st.integers(0, 2**20), exclude=st.booleans())
+def test_all_weights_are_ranked_as_one_by_one_from_one_run(seed: int, exclude: bool) -> None:
+    split = random_split(seed)
+    model, counted, weights = WholeNumbers(split.num_items), Followers.of(split), (0.0, 0.5, 3.0)
+    options: dict[str, Any] = {"depths": [1, 2], "exclude_history": exclude}
+    found = weighted_ranks(model, split.test, bonus=counted, weights=weights, **options)
+    assert model.runs == [2]
+    assert list(found) == list(weights)
+    for weight, by_depth in found.items():
+        alone = ranks(model, split.test, bonus=replace(counted, weight=weight), **options)
+        for depth, wanted in alone.items():
+            assert torch.equal(by_depth[depth].greater, wanted.greater)
+            assert torch.equal(by_depth[depth].ties, wanted.ties)
+
+
 @given(seed=st.integers(0, 2**20), most=st.integers(1, 3))
 def test_the_most_frequent_followers_are_kept(seed: int, most: int) -> None:
     split = random_split(seed)
@@ -190,6 +206,8 @@ def test_counts_of_another_catalog_are_refused() -> None:
             Followers.of(few)(torch.tensor([[wrong, 2]]))
     with pytest.raises(InputError, match="weights: none given"):
         Followers.of(few).tuned(WholeNumbers(5), few.validation, weights=())
+    with pytest.raises(InputError, match="weights must be a finite number of at least 0, got -1"):
+        Followers.of(few).tuned(WholeNumbers(5), few.validation, weights=(1.0, -1.0))
 
 
 @pytest.mark.parametrize(
