@@ -29,6 +29,9 @@ __all__ = ["Train"]
 
 logger = logging.getLogger(__name__)
 
+_FEW = 0.01
+"""Share of repeats below which it is worth a word that they are ranked."""
+
 
 @dataclass(frozen=True)
 class Train:
@@ -111,6 +114,11 @@ class Train:
 
         card = DataCard.of(interactions)
         logger.info("data: %s", card.text())
+        if card.repeats < _FEW and not self.exclude_history:
+            logger.info(
+                "hardly an item comes twice to its user, yet validation and test rank what users have had: "
+                "--exclude-history leaves that out, as `recommend` does"
+            )
         split = self.data.divide(interactions)
         sizes = (len(split.train), len(split.validation), len(split.test))
         logger.info("split: %s, %d training, %d validation, %d test samples", split.protocol, *sizes)

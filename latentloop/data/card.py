@@ -1,4 +1,4 @@
-"""What a data set is, in six numbers, one of which changes when anything in it does."""
+"""What a data set is, in seven numbers, one of which changes when anything in it does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from latentloop.data.interactions import Interactions
 
@@ -23,6 +24,7 @@ class DataCard:
         actions: number of interactions.
         average_length: actions per user.
         sparsity: share of empty cells of the users x items matrix.
+        repeats: share of actions on an item that the user has acted on before.
         hash: SHA-256 (hex) of the canonical rows and ids.
     """
 
@@ -31,6 +33,7 @@ class DataCard:
     actions: int
     average_length: float
     sparsity: float
+    repeats: float
     hash: str
 
     @classmethod
@@ -48,6 +51,7 @@ class DataCard:
             actions=actions,
             average_length=actions / users if users else 0.0,
             sparsity=1.0 - actions / cells if cells else 0.0,
+            repeats=1.0 - _pairs(interactions) / actions if actions else 0.0,
             hash=content_hash(interactions),
         )
 
@@ -55,8 +59,15 @@ class DataCard:
         """The card as one line for people."""
         return (
             f"{self.users:,} users, {self.items:,} items, {self.actions:,} actions, "
-            f"average length {self.average_length:.1f}, sparsity {self.sparsity:.2%}, hash {self.hash[:12]}"
+            f"average length {self.average_length:.1f}, sparsity {self.sparsity:.2%}, "
+            f"repeats {self.repeats:.2%}, hash {self.hash[:12]}"
         )
+
+
+def _pairs(interactions: Interactions) -> int:
+    """How many different pairs of a user and an item there are."""
+    pairs = interactions.user.long() * (interactions.num_items + 1) + interactions.item
+    return len(torch.unique(pairs))
 
 
 def content_hash(interactions: Interactions) -> str:

@@ -90,6 +90,21 @@ def test_a_missing_package_is_one_line_and_leaves_nothing(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("again", [0, 1])
+@pytest.mark.parametrize("excluded", [False, True])
+def test_a_log_without_repeats_is_told_that_they_are_ranked(
+    tmp_path: Path, again: int, excluded: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten users each take twelve of twenty items; `again`, they come back to the first."""
+    rows = [f"u{user},i{(3 * user + place) % 20}" for user in range(10) for place in [*range(12), *[0] * again]]
+    (tmp_path / "log.csv").write_text("user,item\n" + "\n".join(rows))
+    options = ["--k-core", "0", *(["--exclude-history"] if excluded else [])]
+    assert main(["train", str(tmp_path / "log.csv"), "--out", str(tmp_path / "run"), *SMALL, *options]) == 0
+    told = capsys.readouterr().err
+    assert f"repeats {again / 13:.2%}" in told
+    assert ("--exclude-history leaves that out" in told) == (not again and not excluded)
+
+
 @pytest.mark.parametrize(
     ("command", "option"),
     [

@@ -165,7 +165,9 @@ def test_the_card_counts_and_its_hash_sees_every_part() -> None:
     table = Interactions.of([1, 1, 2], [7, 8, 7], [1, 2, 3])
     card = DataCard.of(table)
     assert (card.users, card.items, card.actions, card.average_length, card.sparsity) == (2, 2, 3, 1.5, 0.25)
-    assert card.text().startswith("2 users, 2 items, 3 actions, average length 1.5, sparsity 25.00%, hash ")
+    assert card.text().startswith(
+        "2 users, 2 items, 3 actions, average length 1.5, sparsity 25.00%, repeats 0.00%, hash "
+    )
     others = [
         Interactions.of([1, 1, 2], [7, 8, 8], [1, 2, 3]),
         Interactions.of([1, 1, 2], [7, 8, 7], [1, 2, 4]),
@@ -177,6 +179,13 @@ def test_the_card_counts_and_its_hash_sees_every_part() -> None:
     ]
     assert len({card.hash, *(DataCard.of(other).hash for other in others)}) == 1 + len(others)
     assert DataCard.of(Interactions.of([2, 1, 1], [7, 7, 8], [3, 1, 2])).hash == card.hash
+
+
+@given(rows=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), max_size=20))
+def test_the_card_tells_how_many_actions_repeat(rows: list[tuple[int, int]]) -> None:
+    card = DataCard.of(Interactions.of([user for user, _ in rows], [item for _, item in rows]))
+    again = sum(row in rows[:place] for place, row in enumerate(rows))
+    assert card.repeats == pytest.approx(again / max(1, len(rows)))
 
 
 @given(data=st.data(), kind=st.sampled_from(["int8", "int32", "int64", "uint8", "uint64"]), far=st.booleans())
