@@ -49,6 +49,12 @@ class Options:
     """Two layers of it, post-norm as published."""
     padding: Literal["zero", "keep"] = "zero"
     """What filters see at padded positions; zeros let packed tokens do."""
+    alpha: float = BSARec.alpha
+    """Of BSARec: weight of the frequency rescaler."""
+    cutoff: int = BSARec.cutoff
+    """Of BSARec: c of the rescaler's low pass."""
+    heads: int = BSARec.heads
+    """Of BSARec: attention heads."""
     item_embeddings: Path | None = None
     """Texts of the items for TedRec, a row each."""
     dim: int = 64
@@ -84,7 +90,9 @@ def main(options: Options) -> dict[str, Any]:
     backbone = {
         "sasrec": lambda: SASRec(**common),
         "fmlprec": lambda: FMLPRec(**common, padding=options.padding),
-        "bsarec": lambda: BSARec(**common, padding=options.padding),
+        "bsarec": lambda: BSARec(
+            **common, padding=options.padding, alpha=options.alpha, cutoff=options.cutoff, heads=options.heads
+        ),
         "tedrec": lambda: TedRec(
             **common, text=load_text_features(split.item_ids, item_embeddings=options.item_embeddings)
         ),
@@ -106,6 +114,7 @@ def main(options: Options) -> dict[str, Any]:
         "seed": options.seed,
     }
     config = {"source": options.source, "backbone": options.backbone, "padding": options.padding, "dim": options.dim}
+    config |= {"alpha": options.alpha, "cutoff": options.cutoff, "heads": options.heads}
     config |= {"init_std": options.init_std, "first_items": options.first_items, **settings}
     train = _with_first_items(split.train) if options.first_items else split.train
     run = RunDirectory.create(options.out, config, resume=(options.out / "config.json").is_file())
