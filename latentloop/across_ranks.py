@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -145,6 +146,7 @@ class _Gathered(torch.autograd.Function):
         return received
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         # gloo can't scatter sums on every torch that we allow; these are a step's rows, d numbers each
         return _sum(gradient)[ctx.rank], None, None

@@ -17,7 +17,7 @@ from latentloop.errors import InputError, InputTypeError
 from latentloop.item_ids import ItemId
 from latentloop.item_scores import check_ids
 
-__all__ = ["Bonus", "Scores", "add_bonus", "bonus_of", "check_bonus", "name_of", "of_rows"]
+__all__ = ["Bonus", "Scores", "add_bonus", "bonus_of", "check_bonus", "name_of", "of_rows", "times"]
 
 Scores = tuple[Tensor, Tensor, Tensor]
 """(row (n,) int64, item (n,) int64, score (n,) float): any pair at most once, in any order."""
@@ -81,13 +81,27 @@ def bonus_of(bonus: Bonus | None, history: Int[Tensor, "B L"], num_items: int) -
     if len(row) and not (0 <= int(row.min()) and int(row.max()) < len(history)):
         raise InputError(f"bonus: rows must lie in 0..{len(history) - 1}, got {int(row.min())}..{int(row.max())}")
     check_ids("bonus items", item, num_items)
-    score = score.float()
-    if not bool(score.isfinite().all()):
-        raise InputError("bonus: scores must be finite; leave items out by exclude_history or deny instead")
+    score = _finite(score.float())
     if bool((row.diff() < 0).any()):
         row, order = row.sort(stable=True)
         item, score = item[order], score[order]
     return row.long(), item.long(), score
+
+
+def times(bonus: Scores, weight: float) -> Scores:
+    """The same pairs with `weight` times the score.
+
+    Raises:
+        InputError: for a product that is not finite.
+    """
+    row, item, score = bonus
+    return row, item, _finite(score * weight)
+
+
+def _finite(score: Tensor) -> Tensor:
+    if not bool(score.isfinite().all()):
+        raise InputError("bonus: scores must be finite; leave items out by exclude_history or deny instead")
+    return score
 
 
 def of_rows(bonus: Scores, rows: slice) -> Scores:

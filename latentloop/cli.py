@@ -76,20 +76,20 @@ def _run(arguments: Sequence[str]) -> int:
     with _no_interrupt_lost():
         from latentloop.training import NotFinite
 
+    code = 0
     try:
         _refuse_names(arguments)
         if launch.world() > 1:
             _refuse_several(command)
         command.run()
-        _part()
     except BrokenPipeError:
         raise
     except (InputError, InputTypeError, OSError) as error:
         _complain(error, command)
-        return USER_ERROR
+        code = USER_ERROR
     except NotFinite as error:
         _complain(error, command)
-        return STOPPED
+        code = STOPPED
     except (MemoryError, RuntimeError, TypeError) as error:
         if _lost_another(error):
             _complain(_Lost(), command)
@@ -100,7 +100,8 @@ def _run(arguments: Sequence[str]) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         return _interrupted(_kept(command))
-    return 0
+    _part()  # not in a handler, whose error holds what was trained; who lost another may still wait for it
+    return code
 
 
 def _refuse_names(arguments: Sequence[str]) -> None:

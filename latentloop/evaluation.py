@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latentloop.across_ranks import ALONE, Processes
-from latentloop.bonus import Bonus, Scores, bonus_of, check_bonus, name_of
+from latentloop.bonus import Bonus, Scores, bonus_of, check_bonus, name_of, times
 from latentloop.catalog import check_catalog, warn_of_cut
 from latentloop.checks import as_deep, at_least
 from latentloop.data.sequences import Samples
@@ -224,7 +224,7 @@ def weighted_ranks(
         model: see `ranks`, as all that is not named here.
         samples: S samples.
         depths: at least one.
-        bonus: what is weighted.
+        bonus: what is weighted; of None every weight has the model's own ranks.
         weights: any number of them; of 0 the scores are the model's own.
 
     Raises:
@@ -261,7 +261,7 @@ def weighted_ranks(
                 steps = model.think(history, depth=deepest).steps
             more = bonus_of(bonus, history, len(keys))
             for weight, by_depth in found.items():
-                own = None if more is None or not weight else (*more[:2], more[2] * weight)
+                own = None if more is None or not weight else times(more, weight)
                 for depth, place in by_depth.items():
                     place[:, index.cpu()] = _count(model, steps[depth - 1], keys, target, exclude, own)
     return {

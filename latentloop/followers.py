@@ -209,16 +209,15 @@ class Followers:
             batch_size: as in `evaluate`.
 
         Raises:
-            InputError: for no weights, one below 0, or as `evaluate`.
+            InputError: for no weights, one that is no finite number of at least 0, or as `evaluate`.
         """
         if not weights:
             raise InputError("weights: none given, expected at least one")
         depth = model.inference_depth if depth is None else depth
         measure = parse_metric(metric)
-        for weight in weights:
-            zero_or_more("weights", weight)
+        ordered = sorted(zero_or_more("weights", weight) for weight in weights)
         ranked = weighted_ranks(
-            model, validation, depths=[depth], bonus=replace(self, weight=1.0), weights=sorted(weights),
+            model, validation, depths=[depth], bonus=replace(self, weight=1.0), weights=ordered,
             exclude_history=exclude_history, batch_size=batch_size,
         )  # fmt: skip
         found = {weight: float(measure(got[depth]).mean()) for weight, got in ranked.items()}

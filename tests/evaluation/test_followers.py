@@ -208,6 +208,9 @@ def test_counts_of_another_catalog_are_refused() -> None:
         Followers.of(few).tuned(WholeNumbers(5), few.validation, weights=())
     with pytest.raises(InputError, match="weights must be a finite number of at least 0, got -1"):
         Followers.of(few).tuned(WholeNumbers(5), few.validation, weights=(1.0, -1.0))
+    for weights in ((0.0, 1e39), (3e38, 1.0)):
+        with pytest.raises(InputError, match="bonus: scores must be finite"):
+            Followers.of(few).tuned(WholeNumbers(5), few.validation, weights=weights)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.data.windows import Windows
 from latentloop.depth import DepthLaw, FixedDepth, UniformDepth
-from latentloop.evaluation import evaluate
+from latentloop.evaluation import evaluate, weighted_ranks
 from latentloop.finite import NotFinite
+from latentloop.followers import Followers
 from latentloop.objectives import (
     RPT,
     SPT,
@@ -158,6 +159,9 @@ def ranking(accelerator: Accelerator, folder: Path) -> dict[str, Any]:
     found = evaluate(model, split.validation, depths=[1, 2], batch_size=7, processes=processes)
     kept = select(model, split.train, cut=5, trials=2, key=3, batch_size=11, processes=processes)
     each = {str(depth): torch.stack([r.greater, r.ties]) for depth, r in found.depth_ranks.items()}
+    options: dict[str, Any] = {"depths": [2], "bonus": Followers.of(split), "weights": (0.0, 3.0), "batch_size": 7}
+    for weight, followed in weighted_ranks(model, split.validation, processes=processes, **options).items():
+        each[f"followers * {weight}"] = torch.stack([followed[2].greater, followed[2].ties])
     return {"metrics": dict(found.metrics), "ranks": each, "kept": kept.rows}
 
 

@@ -58,6 +58,7 @@ def alone(log: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_train_both_stages_as_one_does_and_write_once(log: str, alone: Path, tmp_path: Path) -> None:
     ended = torchrun(str(ENDING), *train(log, tmp_path / "run"))
     assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stderr.count("threads of gloo before: [True], after: False") == 2
     assert files(tmp_path / "run") == files(alone)
     near(lines(tmp_path / "run"), lines(alone))
     assert [line.split()[0] for line in ended.stdout.splitlines() if " 0." in line][:2] == ["chance", "Popularity"]
@@ -84,6 +85,13 @@ def test_a_process_that_is_killed_ends_the_job_and_the_run_goes_on_from_its_last
     assert [line["epoch"] for line in lines(tmp_path / "run")] == [1]
     assert main([*train(log, tmp_path / "run"), "--resume"]) == 0  # one process may take over from two
     near(lines(tmp_path / "run"), lines(alone))
+
+
+def test_numbers_that_break_end_all_in_order(log: str, tmp_path: Path) -> None:
+    ended = torchrun(str(ENDING), *train(log, tmp_path / "run"), "--learning-rate", "1e30")
+    assert ended.returncode != 0 and "latentloop: error: " in ended.stderr
+    assert "exitcode  : 1 " in ended.stderr
+    assert ended.stderr.count("threads of gloo before: [True], after: False") >= 1
 
 
 def test_a_mistake_is_told_once_and_ends_all(log: str, alone: Path) -> None:
