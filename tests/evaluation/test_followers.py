@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from latentloop import baselines, followers
 from latentloop.backbones.sasrec import SASRec
 from latentloop.baselines import followers as rank_by_followers
 from latentloop.baselines import followers_ranks, popularity
+from latentloop.data.interactions import Interactions
 from latentloop.data.splits import leave_one_out
 from latentloop.data.synthetic import synthetic_log
-from latentloop.errors import InputError, InputTypeError
+from latentloop.errors import InputError
 from latentloop.evaluation import evaluate, ranks, weighted_ranks
-from latentloop.followers import Followers
+from latentloop.followers import WEIGHTS, Followers
 from latentloop.recipes import build_recommender
-from tests.core.worlds import unchecked
 from tests.evaluation.worlds import WholeNumbers, naive_counts, pasts, random_split
 
 
@@ -51,6 +52,8 @@ def naive_history(
 SHARES = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 
 
+@example(seed=1, window=3, newest=4, decay=0.0, fade=0.5, entries=7, dense=0)
+@example(seed=1, window=3, newest=4, decay=0.5, fade=0.0, entries=7, dense=0)
 @given(
     seed=st.integers(0, 2**20), window=st.integers(1, 4), newest=st.integers(1, 6), decay=SHARES, fade=SHARES,
     entries=st.sampled_from([1, 7, 1 << 23]), dense=st.sampled_from([0, 8, 10**6]),
@@ -60,6 +63,7 @@ def test_counts_equal_a_loop(
 ) -> None:
     split = random_split(seed)
     counted = Followers.of(split, window=window, decay=decay, newest=newest, fade=fade)
+    assert bool((counted.counts > 0).all())
     wanted = naive_followers(split, window=window, decay=decay)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(followers, "_ENTRIES", entries)  # a few rows at a time
@@ -139,6 +143,62 @@ def test_all_weights_are_ranked_as_one_by_one_from_one_run(seed: int, exclude: b
             assert torch.equal(by_depth[depth].ties, wanted.ties)
 
 
+def test_a_choice_ranks_as_it_is_told_to() -> None:
+    """Depth, history and the metric decide; the weight that was there before does not."""
+    chosen = set()
+    for seed, exclude, depth in itertools.product(range(8), (False, True), (1, 2)):
+        split = random_split(seed)
+        model, counted, weights = WholeNumbers(split.num_items), Followers.of(split), (0.0, 0.5, 2.0, 8.0)
+        reached = {}
+        for weight in weights:
+            options: dict[str, Any] = {"depth": depth, "exclude_history": exclude}
+            found = evaluate(model, split.validation, bonus=replace(counted, weight=weight), **options)
+            reached[weight] = found.metrics["ndcg@10"]
+        wanted = min(weight for weight in weights if reached[weight] == max(reached.values()))
+        for before in (1.0, 5.0):
+            options = {"depth": depth, "exclude_history": exclude, "batch_size": 7}
+            got = replace(counted, weight=before).tuned(model, split.validation, weights=weights, **options)
+            assert got.weight == wanted
+        chosen.add((seed, exclude, depth, wanted))
+    by_seed = [{(e, d): w for s, e, d, w in chosen if s == seed} for seed in range(8)]
+    assert any(found[False, 2] != found[True, 2] for found in by_seed)
+    assert any(found[False, 1] != found[False, 2] for found in by_seed)
+
+
+def test_what_results_were_made_with_is_what_nobody_has_to_say() -> None:
+    split = random_split(3)
+    counted = Followers.of(split)
+    told = Followers.of(split, window=5, decay=0.7, newest=10, fade=0.3, weight=1.0, most=4096)
+    assert (told.newest, told.fade, told.weight) == (counted.newest, counted.fade, counted.weight)
+    bare = Followers(counted.offsets, counted.items, counted.counts)
+    assert (bare.newest, bare.fade, bare.weight, bare.item_ids) == (10, 0.3, 1.0, None)
+    assert WEIGHTS == (0, 0.5, 1, 2, 4, 8, 16, 32, 64)
+    long = leave_one_out(Interactions.of([1] * 12, [*range(1, 11), 1, 1]), 5)  # all ten are counted: of 1 follow 2..6
+    assert Followers.of(long).items[: Followers.of(long).offsets[2]].tolist() == [2, 3, 4, 5, 6]
+
+
+def test_counts_are_added_up_in_double_precision() -> None:
+    """One user takes two items in turn: 2 follows 1 at distances 1, 3 and 5, 50,000 times."""
+    times = 50_000
+    split = leave_one_out(Interactions.of([1] * (2 * times + 2), [1, 2] * (times + 1)), 5)
+    counted = Followers.of(split)
+    wanted = [sum(n * 0.7 ** (d - 1) for d, n in ((1, times), (3, times - 1), (5, times - 2)))]
+    place = counted.offsets[1] + counted.items[counted.offsets[1] : counted.offsets[2]].tolist().index(2)
+    assert counted.counts[place] == torch.tensor(wanted).float()
+    _, item, count = counted.counted(torch.tensor([[1] * 5]))
+    total = float(counted.counts[place]) * sum(0.3**age for age in range(5))
+    assert count[item == 2] == torch.tensor(total).float()
+
+
+def test_counts_move_as_one_and_none_are_asked_for_nothing() -> None:
+    counted = Followers.of(random_split(3))
+    moved = counted.to("meta")
+    assert {part.device.type for part in (moved.offsets, moved.items, moved.counts)} == {"meta"}
+    row, item, count = counted.counted(torch.zeros(0, 4, dtype=torch.int64))
+    assert row.shape == item.shape == count.shape == (0,)
+    assert row.dtype == item.dtype == torch.int64 and count.dtype == torch.float32
+
+
 @given(seed=st.integers(0, 2**20), most=st.integers(1, 3))
 def test_the_most_frequent_followers_are_kept(seed: int, most: int) -> None:
     split = random_split(seed)
@@ -186,6 +246,7 @@ def test_a_chain_is_known_by_counting() -> None:
         ({"window": 0}, "window must be a whole number of at least 1, got 0"),
         ({"decay": 1.5}, "decay must be at most 1, got 1.5"),
         ({"fade": -0.1}, "fade must be a finite number of at least 0, got -0.1"),
+        ({"most": 0}, "^most must be a whole number of at least 1, got 0"),
         ({"newest": 0}, "newest must be a whole number of at least 1, got 0"),
         ({"weight": math.inf}, "weight must be a finite number of at least 0, got inf"),
     ],
@@ -203,7 +264,7 @@ def test_counts_of_another_catalog_are_refused() -> None:
         evaluate(WholeNumbers(30), many.test, bonus=Followers.of(few))
     for wrong in (-1, 6):
         with pytest.raises(InputError, match=rf"history must hold item ids 0\.\.5, got {wrong}"):
-            Followers.of(few)(torch.tensor([[wrong, 2]]))
+            Followers.of(few)(torch.tensor([[wrong, 0]]))
     with pytest.raises(InputError, match="weights: none given"):
         Followers.of(few).tuned(WholeNumbers(5), few.validation, weights=())
     with pytest.raises(InputError, match="weights must be a finite number of at least 0, got -1"):
@@ -213,50 +274,10 @@ def test_counts_of_another_catalog_are_refused() -> None:
             Followers.of(few).tuned(WholeNumbers(5), few.validation, weights=weights)
 
 
-@pytest.mark.parametrize(
-    ("row", "item", "score", "said"),
-    [
-        ([0], [1], [], "1 rows, 1 items, 0 scores"),
-        ([99999], [1], [1.0], r"rows must lie in 0\.\."),
-        ([0], [0], [1.0], "bonus items must hold item ids 1"),
-        ([0], [1], [math.nan], "scores must be finite"),
-        ([0], [1], [1e300], "scores must be finite"),
-        ([0.0], [1], [1.0], "rows and items of whole numbers"),
-        ([[0]], [[1]], [[1.0]], "three vectors"),
-    ],
-)
-def test_a_bonus_of_one_s_own_is_checked(row: list[int], item: list[int], score: list[float], said: str) -> None:
-    split = random_split(2)
-
-    def bonus(history):
-        return torch.tensor(row), torch.tensor(item), torch.tensor(score, dtype=torch.float64)
-
-    with pytest.raises((InputError, InputTypeError), match=said):
-        evaluate(WholeNumbers(split.num_items), split.test, bonus=bonus)
-
-
-def test_what_is_no_bonus_is_refused() -> None:
-    split = random_split(2)
-    for wrong, said in ((1.0, "bonus must be a function"), (lambda history: history, "must return three tensors")):
-        with pytest.raises(InputTypeError, match=said):
-            with unchecked():
-                evaluate(WholeNumbers(split.num_items), split.test, bonus=wrong)
-
-
-def test_rows_may_come_in_any_order_and_scores_of_any_precision() -> None:
-    split = random_split(2)
-    model, counted = WholeNumbers(split.num_items).double(), Followers.of(split)
-
-    def turned(history: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(column.flip(0) for column in counted(history))
-
-    found, wanted = (ranks(model, split.test, depths=[2], bonus=bonus)[2] for bonus in (turned, counted))
-    assert torch.equal(found.greater, wanted.greater) and torch.equal(found.ties, wanted.ties)
-
-
 def test_counts_of_another_numbering_are_refused() -> None:
     split = random_split(2)
     swapped = [2, 1, *range(3, split.num_items + 1)]
+    assert list(Followers.of(split).item_ids or ()) == list(split.item_ids)
     other = replace(Followers.of(split), item_ids=swapped)
     with pytest.raises(InputError, match="bonus: item 1 is 2 there and 1 in the model"):
         evaluate(WholeNumbers(split.num_items), split.test, bonus=other)

@@ -28,6 +28,12 @@ TESTS: dict[str, list[str]] = {
     "depth": ["tests/core/test_depth.py"],
     "recurrence": ["tests/core/test_recurrence.py"],
     "metrics": ["tests/evaluation/test_metrics.py"],
+    "followers": ["tests/evaluation/test_followers.py"],
+    "bonus": [
+        "tests/evaluation/test_bonus.py",
+        "tests/core/test_recommend.py",
+        "-k=bonus or chunk or numbering or row or precision or top",
+    ],
     "item_ranks": RANKS,
     "ranks_in_tiles": RANKS,
     "same_keys": RANKS,
