@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from latentloop import item_scores
-from latentloop.bonus import check_bonus
+from latentloop.bonus import add_bonus, check_bonus
 from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate, ranks
 from latentloop.followers import Followers
@@ -97,3 +97,10 @@ def test_a_numbering_that_one_side_does_not_tell_is_taken_on_trust() -> None:
     counted: Any = Followers.of(split)
     check_bonus(counted, split.num_items, None)
     check_bonus(counted.counted, split.num_items, list(split.item_ids))
+
+
+def test_a_tile_gets_what_lies_in_it() -> None:
+    row, item = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([2, 3, 5, 6, 4])
+    scores = torch.zeros(2, 3)
+    add_bonus(scores, (row, item, torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])), first=3)
+    assert scores.tolist() == [[2, 0, 4], [0, 16, 0]]

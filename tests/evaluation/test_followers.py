@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from dataclasses import replace
@@ -159,6 +160,8 @@ def test_a_choice_ranks_as_it_is_told_to() -> None:
             options = {"depth": depth, "exclude_history": exclude, "batch_size": 7}
             got = replace(counted, weight=before).tuned(model, split.validation, weights=weights, **options)
             assert got.weight == wanted
+        if not exclude and depth == model.inference_depth:
+            assert counted.tuned(model, split.validation, weights=weights).weight == wanted
         chosen.add((seed, exclude, depth, wanted))
     by_seed = [{(e, d): w for s, e, d, w in chosen if s == seed} for seed in range(8)]
     assert any(found[False, 2] != found[True, 2] for found in by_seed)
@@ -173,8 +176,11 @@ def test_what_results_were_made_with_is_what_nobody_has_to_say() -> None:
     bare = Followers(counted.offsets, counted.items, counted.counts)
     assert (bare.newest, bare.fade, bare.weight, bare.item_ids) == (10, 0.3, 1.0, None)
     assert WEIGHTS == (0, 0.5, 1, 2, 4, 8, 16, 32, 64)
-    long = leave_one_out(Interactions.of([1] * 12, [*range(1, 11), 1, 1]), 5)  # all ten are counted: of 1 follow 2..6
-    assert Followers.of(long).items[: Followers.of(long).offsets[2]].tolist() == [2, 3, 4, 5, 6]
+    assert inspect.signature(Followers.of).parameters["most"].default == 4096
+    # ten items are counted: 2..6 follow 1, nothing follows 10
+    counted = Followers.of(leave_one_out(Interactions.of([1] * 12, [*range(1, 11), 1, 1]), 5))
+    assert counted.offsets.tolist() == [0, 0, 5, 10, 15, 20, 25, 29, 32, 34, 35, 35]
+    assert counted.items[:5].tolist() == [2, 3, 4, 5, 6]
 
 
 def test_counts_are_added_up_in_double_precision() -> None:

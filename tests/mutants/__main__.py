@@ -30,9 +30,9 @@ TESTS: dict[str, list[str]] = {
     "metrics": ["tests/evaluation/test_metrics.py"],
     "followers": ["tests/evaluation/test_followers.py"],
     "bonus": [
-        "tests/evaluation/test_bonus.py",
+        *(f"tests/evaluation/test_{name}.py" for name in ("bonus", "followers")),
         "tests/core/test_recommend.py",
-        "-k=bonus or chunk or numbering or row or precision or top",
+        "-k=bonus or chunk or numbering or row or precision or tile or top or protocol or weights or another_catalog",
     ],
     "item_ranks": RANKS,
     "ranks_in_tiles": RANKS,
