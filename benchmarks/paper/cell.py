@@ -22,7 +22,7 @@ CAUSAL = ("sasrec",)
 UNTRAINED = ("chance", "popularity", "followers")
 """Kinds that nothing is trained for."""
 Kind = Literal["chance", "popularity", "followers", "plain", "plain-deep", "loop"]
-_LATER = ("schedule", "tied", "own_depth", "scorer", "items", "held_out")
+_LATER = ("schedule", "tied", "own_depth", "scorer", "items", "held_out", "choose_without_history")
 """Fields that cells were stored without: at their defaults they are no part of a key."""
 
 
@@ -78,6 +78,7 @@ class Cell:
             embeddings; "shuffled texts", the same rows at other items, which say nothing.
         held_out: whether each user's newest training target is kept from pre-training and is what post-training learns
             from; else both learn from all.
+        choose_without_history: whether items of a user's past are no candidates in the validation that chooses the epoch.
     """
 
     data: str
@@ -124,6 +125,7 @@ class Cell:
     scorer: Literal["dot", "cosine"] | None = None
     items: Literal["random", "texts", "shuffled texts"] = "random"
     held_out: bool = False
+    choose_without_history: bool = False
 
     @property
     def key(self) -> str:

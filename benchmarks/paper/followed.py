@@ -68,7 +68,11 @@ def followers_table(data: str, lines: Mapping[str, Line], *, exclude_history: bo
         "often the item followed those of the history), `latentloop.followers`, the weight chosen on each model's",
         "validation. Gain is what that adds, with the 95 % interval of a paired test over users; against and p are to the",
         "named row in the same ranking."
-        + (" Items of the history are no candidates here; epochs were chosen with them." if exclude_history else ""),
+        + (
+            " Items of the history are no candidates here; epochs were chosen with them where training says nothing else."
+            if exclude_history
+            else ""
+        ),
     )
     head = ["row", "training", "seeds", "validation NDCG@10", "test NDCG@10", "against", "p", "weight"]
     head += ["with followers: validation", "test", "gain", "against", "p"]

@@ -10,6 +10,7 @@ __all__ = ["TRAINING", "Row"]
 
 TRAINING = (
     "epochs", "rpt_epochs", "learning_rate", "batch_size", "positions", "dropout", "schedule", "max_length",
+    "choose_without_history",
 )  # fmt: skip
 """Fields of a cell that an experiment leaves to the command line."""
 

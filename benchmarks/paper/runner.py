@@ -74,6 +74,8 @@ class Options:
     """Of the learning rate of pre-training, instead of the cell's."""
     max_length: int | None = None
     """L, instead of the cell's."""
+    choose_without_history: bool = False
+    """Choose epochs by a validation that leaves the history out of the ranking."""
     only: tuple[str, ...] = ()
     """Rows of these labels only."""
 

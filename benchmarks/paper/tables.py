@@ -275,7 +275,8 @@ def training_of(cell: Mapping[str, Any]) -> str:
     default = vars(Cell(cell["data"]))
     own = default | dict(cell)  # stored before a field was there
     unusual = {name: own[name] for name in ("dropout", "schedule", "max_length") if own[name] != default[name]}
-    return told + "".join(f", {name.replace('_', ' ')} {value}" for name, value in unusual.items())
+    told += "".join(f", {name.replace('_', ' ')} {value}" for name, value in unusual.items())
+    return told + (", epoch chosen without the history" if own["choose_without_history"] else "")
 
 
 def head_of(names: Sequence[str]) -> list[str]:

@@ -52,6 +52,7 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
     accelerator = make_accelerator(device=device)
     pre = cell.pretrained
     settings: dict[str, Any] = {"patience": cell.patience, "seed": cell.seed, "accelerator": accelerator}
+    settings["exclude_history"] = cell.choose_without_history
     run = RunDirectory.create(
         work / pre.key, dataclasses.asdict(pre), resume=(work / pre.key / "config.json").is_file(),
         defaults=dataclasses.asdict(Cell(cell.data)),

@@ -21,7 +21,7 @@ from benchmarks.paper.models import TEXT_STD, build
 from benchmarks.paper.report import write_report
 from benchmarks.paper.rows import Row
 from benchmarks.paper.stored import CELLS, finished, gains, unpack_ranks
-from benchmarks.paper.tables import experiment_table
+from benchmarks.paper.tables import experiment_table, training_of
 from benchmarks.paper.train import run_cell
 from latentloop.data.amazon import PUBLISHED_COUNTS
 from latentloop.data.interactions import Interactions
@@ -92,12 +92,13 @@ def test_a_row_keeps_the_fields_that_it_is_about(tmp_path: Path) -> None:
 def test_dropout_schedule_and_length_are_the_command_lines_but_for_the_rows_about_them(tmp_path: Path) -> None:
     (tmp_path / "tiny.text.npy").touch()
     options = runner.Options(
-        "study", data=("tiny",), folder=tmp_path, seeds=(0,), dropout=0.2, schedule="cosine", max_length=50
-    )
+        "study", data=("tiny",), folder=tmp_path, seeds=(0,), dropout=0.2, schedule="cosine", max_length=50,
+        choose_without_history=True,
+    )  # fmt: skip
     cells = {row.label: cell for row, cell in zip(EXPERIMENTS["study"]("tiny"), _with_repeats(options), strict=True)}
     assert (cells["Base"].dropout, cells["Base"].schedule, cells["Base"].max_length) == (0.2, "cosine", 50)
     assert (cells["dropout .3"].dropout, cells["dropout .3"].max_length) == (0.3, 50)
-    assert cells["cosine schedule"] == cells["SPT"]
+    assert cells["cosine schedule"] == cells["SPT"] and cells["Base"].choose_without_history
     grid = runner.Options("tuning", data=("tiny",), dropout=0.2, max_length=50).cells()
     assert {(cell.dropout, cell.max_length) for cell in grid} == {(0.3, 50), (0.5, 50)}
 
@@ -274,6 +275,17 @@ def test_a_cell_is_run_and_tested(cell: Cell, folder: Path, tmp_path: Path) -> N
             "as it came": terms, "best": terms,
         }  # fmt: skip
     assert line["excluded"]["test"]["ndcg@10"] >= line["test"]["ndcg@10"] > 0
+
+
+@pytest.mark.parametrize("without", [False, True])
+def test_the_epoch_is_chosen_by_the_ranking_that_the_cell_names(folder: Path, tmp_path: Path, without: bool) -> None:
+    cell = Cell("tiny", choose_without_history=without, **(TINY | {"epochs": 3}))  # type: ignore[arg-type]
+    line = run_cell(cell, folder, tmp_path, "cpu")
+    best = line["history"][line["best_epoch"] - 1]["ndcg@10"]
+    assert best == max(entry["ndcg@10"] for entry in line["history"])
+    chosen, other = (line["excluded"], line) if without else (line, line["excluded"])
+    assert best == pytest.approx(chosen["validation"]["ndcg@10"]) != pytest.approx(other["validation"]["ndcg@10"])
+    assert ("epoch chosen without the history" in training_of(line["cell"])) == without
 
 
 def test_each_users_newest_target_is_kept_for_post_training() -> None:
