@@ -86,6 +86,8 @@ def tuning_tables(data: str, lines: Mapping[str, Line]) -> list[str]:
     text: list[str] = []
     for budget in budgets(data, lines):
         found = choices(data, lines, budget)
+        if all(len(choice.values) < 2 for choice in found):
+            continue  # one point chooses nothing
         told = ", ".join(f"{name} {value}" for name, value in budget.items())
         text += [f"### tuning, {data} ({told})", "", f"Validation NDCG@10 of seed {SEED}.", ""]
         text += head_of(["settings", *(choice.model for choice in found)])

@@ -129,7 +129,9 @@ def test_what_won_on_validation_is_run_on_all_seeds(tmp_path: Path, monkeypatch:
     for number, value in ((0, 0.05), (1, 0.06)):
         lines |= stored(dataclasses.replace(loop, **GRID[number], **budget), validation=value)
     lines |= stored(dataclasses.replace(loop, **GRID[5], **budget, seed=1), validation=0.5)
-    lines |= stored(dataclasses.replace(loop, **GRID[6]), validation=0.5)
+    for number, value in ((6, 0.5), (7, 0.4)):
+        lines |= stored(dataclasses.replace(loop, **GRID[number]), validation=value)
+    lines |= stored(dataclasses.replace(loop, **GRID[6], batch_size=64), validation=0.5)
     found = {choice.model: choice for choice in choices("tiny", lines, budget)}
     assert [len(found[name].values) for name in ("Base", "LR+SPT", "Base, aligned")] == [8, 2, 0]
     assert found["Base"].complete and not found["LR+SPT"].complete
@@ -151,7 +153,9 @@ def test_what_won_on_validation_is_run_on_all_seeds(tmp_path: Path, monkeypatch:
         dataclasses.replace(options, dropout=0.2).cells()
 
     text = tuning_tables("tiny", lines)
-    assert sum(line.startswith("### tuning, tiny") for line in text) == 2  # one a budget, the fuller one first
+    assert (
+        sum(line.startswith("### tuning, tiny") for line in text) == 2
+    )  # one a budget, the fuller one first; one point tells nothing
     base = next(line for line in text if line.startswith("| Base |"))
     assert "| 8 of 8 | lr 0.001, dropout 0.5, weight decay 0.1 | 0 | 0.0800 | 0.0100 |" in base
     assert "| 2 of 8, incomplete |" in next(line for line in text if line.startswith("| LR+SPT |"))
