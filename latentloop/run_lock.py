@@ -19,7 +19,7 @@ from latentloop import launch
 from latentloop.errors import InputError, InputTypeError
 from latentloop.files import umask, writing
 
-__all__ = ["LOCK", "alone", "held"]
+__all__ = ["LOCK", "Taken", "alone", "held"]
 
 LOCK = ".latentloop.lock"
 """An empty file that stays in a run: removing it would let two processes lock two files of this name."""
@@ -37,6 +37,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class Taken(InputError):
+    """A run that another process is at work on."""
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Keep a run directory, which is made where it is missing, to this thread; taken again inside, it goes through.
@@ -48,7 +52,7 @@ def held(folder: Path) -> Iterator[None]:
         folder: the run directory.
 
     Raises:
-        InputError: where another process or thread holds it.
+        Taken: where another process or thread holds it.
         OSError: where it cannot be written.
     """
     me = (folder.resolve(), os.getpid(), threading.get_ident())
@@ -101,7 +105,7 @@ def _acquire(folder: Path) -> BaseFileLock | None:
             lock.acquire()
         return lock
     except Timeout:
-        raise InputError(
+        raise Taken(
             f"{folder} is being trained by another process: wait until it ends, or choose another --out"
         ) from None
     except OSError as error:

@@ -34,6 +34,7 @@ from benchmarks.paper.rows import TRAINING, Row
 from benchmarks.paper.stored import CELLS, finished
 from benchmarks.paper.train import run_cell
 from benchmarks.paper.tuning import BUDGET, GRID, SEED, TUNED, choices, tuned
+from latentloop.run_lock import Taken
 
 __all__ = ["Options", "end_with", "main", "seconds"]
 
@@ -152,7 +153,7 @@ def main(options: Options) -> int:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(options.workers, context, initializer=_worker, initargs=(logging.INFO,))
     running: dict[Future[dict[str, Any]], Cell] = {}
-    queue = list(pending)
+    queue, taken = list(pending), 0
     try:
         while (queue or running) and time.monotonic() < end:
             # cells that share a pre-training wait for it: two processes may not write one run directory
@@ -162,14 +163,20 @@ def main(options: Options) -> int:
                 if cell.pretrained.key in {other.pretrained.key for other in running.values()}:
                     continue
                 queue.remove(cell)
+                if cell.key in finished():  # by another command at work on the same list
+                    continue
                 running[pool.submit(run_cell, cell, options.folder, options.work, options.device)] = cell
             left = end - time.monotonic()
             for future in wait(running, timeout=min(60.0, max(0.1, left)), return_when=FIRST_COMPLETED).done:
                 running.pop(future)
-                _keep(options.experiment, future.result())
+                try:
+                    _keep(options.experiment, future.result())
+                except Taken as error:
+                    logging.warning("%s: left to it", error)
+                    taken += 1
     finally:
         _stop(pool)
-    left_over = len(queue) + len(running)
+    left_over = len(queue) + len(running) + taken
     logging.info("%d cells are left", left_over)
     return left_over
 

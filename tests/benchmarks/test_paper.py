@@ -30,6 +30,7 @@ from latentloop.data.synthetic import synthetic_log
 from latentloop.data.windows import Windows
 from latentloop.followers import WEIGHTS
 from latentloop.run_directory import RunDirectory
+from latentloop.run_lock import held
 from latentloop.scoring import Cosine, Dot
 from latentloop.text_features import TextFeatures
 
@@ -318,6 +319,19 @@ def test_a_cell_that_an_older_harness_began_goes_on(folder: Path, tmp_path: Path
     older = {name: value for name, value in dataclasses.asdict(cell).items() if name not in ("tied", "schedule")}
     RunDirectory.create(tmp_path / cell.key, older)
     assert run_cell(cell, folder, tmp_path, "cpu")["key"] == cell.key
+
+
+def test_what_another_command_trains_is_left_to_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, free = (Cell("tiny", kind="plain", alpha=0.0, dropout=p, **TINY) for p in (0.1, 0.2))  # type: ignore[arg-type]
+    monkeypatch.setitem(EXPERIMENTS, "figure3", lambda data: [Row("taken", taken), Row("free", free)])
+    monkeypatch.chdir(tmp_path)
+    options = runner.Options("figure3", data=("tiny",), folder=folder, work=tmp_path / "runs", seeds=(0,), device="cpu")
+    with held(options.work / taken.pretrained.key):
+        assert runner.main(options) == 1
+    assert set(finished()) == {free.key}
+    assert runner.main(options) == 0 and set(finished()) == {taken.key, free.key}
 
 
 def test_what_is_done_is_not_run_again_and_is_reported(
