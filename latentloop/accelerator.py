@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -103,7 +102,7 @@ def make_accelerator(
         AcceleratorState._reset_state(reset_partial_state=True)
     if launch.world() > 1:
         # imported later, by DDP, its functions' defaults would hold the processes' group for good, and gloo's threads
-        import_module("torch.distributed.nn.functional")
+        import torch.distributed.nn.functional as _  # noqa: F401
     accelerator = Accelerator(
         # Accelerate leaves processes without a GPU alone unless it is told that they compute on the CPU
         cpu=device == "cpu" or (launch.world() > 1 and not torch.cuda.is_available()),
