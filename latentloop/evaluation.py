@@ -5,7 +5,6 @@ from __future__ import annotations
 import typing
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -196,11 +195,10 @@ def ranks(
     Raises:
         InputError: see `evaluate`.
     """
-    options: dict[str, Any] = {"exclude_history": exclude_history, "batch_size": batch_size, "progress": progress}
-    [found] = weighted_ranks(
-        model, samples, depths=depths, bonus=bonus, weights=(1.0,), processes=processes, **options
-    ).values()
-    return found
+    return weighted_ranks(
+        model, samples, depths=depths, bonus=bonus, weights=(1.0,), exclude_history=exclude_history,
+        batch_size=batch_size, progress=progress, processes=processes,
+    )[1.0]  # fmt: skip
 
 
 def weighted_ranks(

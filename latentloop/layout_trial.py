@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float
@@ -34,25 +33,17 @@ def try_layout(module: nn.Module, call: PlainCall, x: Float[Tensor, "B L d"]) ->
         x: rows as it gets them, at least one of at least two positions.
     """
     turned = TurnedCall(call)
-    weight = next(filter(Tensor.is_floating_point, module.parameters()), x)
-    # a kernel that autocast chooses may refuse the one row of the trial, and take rows of several lengths
-    for dtype, casting in ((x.dtype, nullcontext()), (weight.dtype, torch.autocast(x.device.type, enabled=False))):
+    try:
+        better = _better(module, call, turned, x)
+    except Exception:
+        # a kernel that autocast chooses may refuse the one row of the trial, and take rows of several lengths
+        weight = next(filter(Tensor.is_floating_point, module.parameters()), x)
         try:
-            with (
-                aside(module, x.device),
-                torch.no_grad(),
-                casting,
-            ):  # in this order: leaving inference mode switches gradients on
-                probe = _opened(module)
-                row = torch.randn(1, x.shape[1], x.shape[2], device=x.device, dtype=dtype)
-                real = row[:, x.shape[1] // 2 :]
-                alone = call(probe, real, _context(real.shape[1], real))
-                if _answers(probe, call, row, alone) or not _answers(probe, turned, row, alone):
-                    return call
-        except Exception:
-            continue
-        break
-    else:  # the call itself, which follows, fails as well and says why
+            with torch.autocast(x.device.type, enabled=False):
+                better = _better(module, call, turned, x[:1].to(weight.dtype))
+        except Exception:  # the call itself, which follows, fails as well and says why
+            return call
+    if not better:
         return call
     logger.warning(
         "%s takes lengths and reads padding, or not the newest items, in rows that end with them: it is given rows that "
@@ -60,6 +51,16 @@ def try_layout(module: nn.Module, call: PlainCall, x: Float[Tensor, "B L d"]) ->
         type(module).__name__,
     )
     return turned
+
+
+def _better(module: nn.Module, call: PlainCall, turned: TurnedCall, x: Float[Tensor, "B L d"]) -> bool:
+    """Whether turned rows are answered rightly, and rows as they are not."""
+    with aside(module, x.device), torch.no_grad():  # in this order: leaving inference mode switches gradients on
+        probe = _opened(module)
+        row = torch.randn(1, x.shape[1], x.shape[2], device=x.device, dtype=x.dtype)
+        real = row[:, x.shape[1] // 2 :]
+        alone = call(probe, real, _context(real.shape[1], real))
+        return not _answers(probe, call, row, alone) and _answers(probe, turned, row, alone)
 
 
 def _opened(module: nn.Module) -> nn.Module:

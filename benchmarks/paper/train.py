@@ -51,8 +51,10 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
     model = build(cell, split.num_items, texts(cell, split, folder))
     accelerator = make_accelerator(device=device)
     pre = cell.pretrained
-    settings: dict[str, Any] = {"patience": cell.patience, "seed": cell.seed, "accelerator": accelerator}
-    settings["exclude_history"] = cell.choose_without_history
+    settings: dict[str, Any] = {
+        "patience": cell.patience, "seed": cell.seed, "accelerator": accelerator,
+        "exclude_history": cell.choose_without_history,
+    }  # fmt: skip
     run = RunDirectory.create(
         work / pre.key, dataclasses.asdict(pre), resume=(work / pre.key / "config.json").is_file(),
         defaults=dataclasses.asdict(Cell(cell.data)),

@@ -153,9 +153,8 @@ def test_what_won_on_validation_is_run_on_all_seeds(tmp_path: Path, monkeypatch:
         dataclasses.replace(options, dropout=0.2).cells()
 
     text = tuning_tables("tiny", lines)
-    assert (
-        sum(line.startswith("### tuning, tiny") for line in text) == 2
-    )  # one a budget, the fuller one first; one point tells nothing
+    # one a budget, the fuller one first; one point tells nothing
+    assert sum(line.startswith("### tuning, tiny") for line in text) == 2
     base = next(line for line in text if line.startswith("| Base |"))
     assert "| 8 of 8 | lr 0.001, dropout 0.5, weight decay 0.1 | 0 | 0.0800 | 0.0100 |" in base
     assert "| 2 of 8, incomplete |" in next(line for line in text if line.startswith("| LR+SPT |"))
