@@ -147,6 +147,7 @@ class BSARecBlock(LayerStack):
 
     fixed_length = True
     packed: bool
+    capturable: bool
     """Whether it also takes packed tokens: with `padding="zero"`."""
 
     def __init__(
@@ -186,7 +187,7 @@ class BSARecBlock(LayerStack):
         super().__init__(stacked, dim, norm=norm)
         self.max_length = max_length
         self.padding: Padding = padding
-        self.packed = padding == "zero"
+        self.packed = self.capturable = padding == "zero"
 
     def _read(
         self, x: Tensor, padding_mask: Tensor | None, offsets: Tensor | None, max_length: int | None
@@ -196,7 +197,7 @@ class BSARecBlock(LayerStack):
             if not self.packed:
                 raise InputError(f"{name} with padding='keep' takes no packed tokens: give it (B, L, d) rows")
             rows = Rows.packed(name, x, offsets, max_length, length=length)
-            return rows, packed_layout(x, offsets, max_length, grouped=x.device.type == "cpu")
+            return rows, packed_layout(x, offsets, max_length)
         rows = Rows.padded(name, x, padding_mask if self.padding == "zero" else None, length=length)
         return rows, Layout.padded(x, padding_mask)
 

@@ -118,6 +118,7 @@ class FMLPRecBlock(LayerStack):
 
     fixed_length = True
     packed: bool
+    capturable: bool
     """Whether it also takes packed tokens: with `padding="zero"`."""
 
     def __init__(
@@ -138,7 +139,7 @@ class FMLPRecBlock(LayerStack):
         super().__init__(stacked, dim, norm=norm)
         self.max_length = max_length
         self.padding: Padding = padding
-        self.packed = padding == "zero"
+        self.packed = self.capturable = padding == "zero"
 
     def _read(
         self, x: Tensor, padding_mask: Tensor | None, offsets: Tensor | None, max_length: int | None

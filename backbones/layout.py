@@ -2,16 +2,18 @@
 
 Packed tokens are spread over right-padded rows, where plain causality already hides the padding. On a CPU, rows of
 similar length form a group of their own: histories are short (a third of the maximum on average), and a group padded
-to its own length costs a fraction of the scores.
+to its own length costs a fraction of the scores. On an accelerator several short rows share a window.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from latentloop.backbones.windows import WIDTH, windows
 
 __all__ = ["Group", "Layout", "packed_layout"]
 
@@ -27,14 +29,14 @@ class Group:
 
     Args:
         mask: (B, 1, L, L) True = may attend; None where causality alone is right.
-        last_mask: (B, 1, 1, L) the same for the newest position's query.
+        last_mask: (B, 1, 1, L) the same for the newest position's query; None where no row has a newest of its own.
         tokens: (B, L) places of the rows' tokens among the packed ones, None for padded rows.
         rows: (B,) which rows of the batch these are, None for all.
         span: first and last place, and L, of rows of one length whose packed tokens follow each other: read in place.
     """
 
     mask: Bool[Tensor, "B 1 L L"] | None
-    last_mask: Bool[Tensor, "B 1 1 L"]
+    last_mask: Bool[Tensor, "B 1 1 L"] | None
     tokens: Int[Tensor, "B L"] | None = None
     rows: Int[Tensor, " B"] | None = None
     span: tuple[int, int, int] | None = None
@@ -57,15 +59,23 @@ class Layout:
 
     Args:
         groups: what attends together.
-        places: (tokens,) each packed token's place in the groups' rows laid end to end, None where it is its own.
+        places: (tokens,) each packed token's place in the rows of what attends together, laid end to end, None where it is
+            its own.
         order: (B,) each row's place in the groups laid end to end, None where it is its own.
         ends: (B,) each row's newest packed token, None for padded rows.
+        windows: what attends together where all positions do, and the groups only where the newest does.
     """
 
     groups: tuple[Group, ...]
     places: Int[Tensor, " tokens"] | None = None
     order: Int[Tensor, " B"] | None = None
     ends: Int[Tensor, " B"] | None = None
+    windows: Group | None = None
+
+    @property
+    def everywhere(self) -> tuple[Group, ...]:
+        """What attends together where all positions do."""
+        return self.groups if self.windows is None else (self.windows,)
 
     @classmethod
     def padded(cls, x: Float[Tensor, "B L d"], padding_mask: Bool[Tensor, "B L"] | None) -> Layout:
@@ -121,6 +131,13 @@ class Layout:
         places = torch.arange(x.shape[0], device=x.device) + shift
         return cls(tuple(groups), places, order if len(groups) > 1 else None, offsets[1:] - 1)
 
+    @classmethod
+    def windowed(cls, x: Float[Tensor, "tokens d"], offsets: Int[Tensor, " B1"], max_length: int) -> Layout:
+        """The layout of packed tokens in windows, for rows of at most half a window."""
+        together = cls.packed(x, offsets, max_length, grouped=False)
+        tokens, mask, places = windows(x, offsets, max_length)
+        return replace(together, places=places, windows=Group(mask, None, tokens))
+
     def gather(self, read: list[Float[Tensor, "_ c"]]) -> Float[Tensor, "n c"]:
         """The groups' positions laid end to end, back in the tokens' order, which they have where nothing says else."""
         flat = torch.cat(read) if len(read) > 1 else read[0]
@@ -154,15 +171,22 @@ def _of_equal_lengths(lengths: Int[Tensor, " B"]) -> tuple[Group, ...] | None:
     return tuple(groups)
 
 
-def packed_layout(
-    x: Float[Tensor, "tokens d"], offsets: Int[Tensor, " B1"], max_length: int | None, *, grouped: bool
-) -> Layout:
-    """`Layout.packed`, worked out once for all passes of a loop: it is kept on `offsets`, which they share."""
+def packed_layout(x: Float[Tensor, "tokens d"], offsets: Int[Tensor, " B1"], max_length: int | None) -> Layout:
+    """The layout that suits the tokens' device, worked out once for all passes of a loop: kept on `offsets`, which they
+    share."""
     if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or offsets.is_inference():
-        return Layout.packed(x, offsets, max_length, grouped=grouped)
-    state = (grouped, max_length, offsets._version)  # offsets that are written to get a new layout
+        return _suiting(x, offsets, max_length)
+    state = (x.device, max_length, offsets._version)  # offsets that are written to get a new layout
     known: tuple[object, Layout] | None = getattr(offsets, _KNOWN, None)
     if known is None or known[0] != state:
-        known = (state, Layout.packed(x, offsets, max_length, grouped=grouped))
+        known = (state, _suiting(x, offsets, max_length))
         setattr(offsets, _KNOWN, known)
     return known[1]
+
+
+def _suiting(x: Tensor, offsets: Tensor, max_length: int | None) -> Layout:
+    if x.device.type == "cpu":
+        return Layout.packed(x, offsets, max_length, grouped=True)
+    if max_length is not None and 2 * max_length <= WIDTH:
+        return Layout.windowed(x, offsets, max_length)
+    return Layout.packed(x, offsets, max_length, grouped=False)

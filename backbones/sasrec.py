@@ -44,7 +44,7 @@ class CausalAttention(nn.Module):
         """Attend from every position."""
         projected = self.query_key_value(x)
         read: list[Tensor] = []
-        for group in layout.groups:
+        for group in layout.everywhere:
             query, key, value = group.rows_of(projected).chunk(3, dim=-1)
             read.append(self._attend(query, key, value, group.mask).flatten(0, 1))
         mixed: Tensor = self.output(layout.gather(read).view_as(x))
@@ -68,6 +68,8 @@ class CausalAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if query.device.type == "cpu":
             read = _attend_on_cpu(query, key, value, mask, dropout)
+        elif query.shape[-2] == 1:  # a fused kernel would fill a tile with each
+            read = _attend_plainly(query, key, value, mask, dropout)
         else:
             read = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None
@@ -78,7 +80,7 @@ class CausalAttention(nn.Module):
 def _attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """`scaled_dot_product_attention` of short rows, in what is fastest there."""
     if dropout:
-        return _attend_with_quick_dropout(query, key, value, mask, dropout)
+        return _attend_plainly(query, key, value, mask, dropout)
     with torch.autocast("cpu", enabled=False):
         # in bfloat16 rows so short take three times as long
         wide = torch.promote_types(query.dtype, torch.float32)
@@ -90,9 +92,7 @@ def _attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Non
     return read.to(query.dtype)
 
 
-def _attend_with_quick_dropout(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
-) -> Tensor:
+def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """What `scaled_dot_product_attention` computes where it has no fused kernel, with cheaper masks."""
     scores = (query * query.shape[-1] ** -0.5) @ key.mT
     weights = scores.masked_fill(~_seen(query, key, mask), -torch.inf).softmax(-1)
@@ -172,6 +172,7 @@ class SASRecBlock(LayerStack):
     causal = True
     pad_invariant = True
     packed = True
+    capturable = True
 
     def __init__(
         self,
@@ -198,7 +199,7 @@ class SASRecBlock(LayerStack):
     ) -> tuple[Layout]:
         if offsets is None:
             return (Layout.padded(x, padding_mask),)
-        return (packed_layout(x, offsets, max_length, grouped=x.device.type == "cpu"),)
+        return (packed_layout(x, offsets, max_length),)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class Adapted(nn.Module):
             pad_invariant=declared.pad_invariant or call.facts.pad_invariant,
             fixed_length=declared.fixed_length,
             packed=declared.packed and call.takes_packed,
+            capturable=declared.capturable and declared.packed and call.takes_packed,
         )
 
     @property
@@ -101,6 +102,11 @@ class Adapted(nn.Module):
     def packed(self) -> bool:
         """It also takes (tokens, d) with `offsets`."""
         return self._facts.packed
+
+    @property
+    def capturable(self) -> bool:
+        """A CUDA graph may replay its pass over packed tokens."""
+        return self._facts.capturable
 
     def forward(
         self,

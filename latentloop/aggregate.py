@@ -26,6 +26,8 @@ class Aggregate(Protocol):
 class Add(nn.Module):
     """T + H."""
 
+    capturable = True
+
     def forward(self, state: Float[Tensor, "*n d"], hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """The sum."""
         return state + hidden
@@ -33,6 +35,8 @@ class Add(nn.Module):
 
 class Mean(nn.Module):
     """(T + H) / 2: the same as `Add` after a layer norm, but for the norm's epsilon."""
+
+    capturable = True
 
     def forward(self, state: Float[Tensor, "*n d"], hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """The mean."""
@@ -42,6 +46,7 @@ class Mean(nn.Module):
 class Concat(nn.Module):
     """A linear map of [T; H] from 2d to d."""
 
+    capturable = True
     linear: nn.Linear
 
     def bind(self, dim: int) -> None:
@@ -57,6 +62,7 @@ class Concat(nn.Module):
 class Gate(nn.Module):
     """g * T + (1 - g) * H with g = sigmoid(linear([T; H])), one gate a dimension."""
 
+    capturable = True
     linear: nn.Linear
 
     def bind(self, dim: int) -> None:

@@ -96,7 +96,7 @@ def distance_from_newest(x: Float[Tensor, "*n d"], offsets: Int[Tensor, " B1"] |
 
 def newest(x: Float[Tensor, "*n d"], offsets: Int[Tensor, " B1"] | None = None) -> Float[Tensor, "B d"]:
     """Each row's newest position, in either layout."""
-    return x[:, -1] if offsets is None else x[offsets[1:] - 1]
+    return x[:, -1] if offsets is None else x.index_select(0, offsets[1:] - 1)
 
 
 def same_shape(name: str, output: Tensor, wanted: Tensor) -> Tensor:

@@ -19,12 +19,15 @@ class Facts:
         pad_invariant: extra left padding changes nothing.
         fixed_length: rows must have exactly `max_length` positions.
         packed: it also takes tokens (tokens, d) behind each other, with `offsets` (B + 1,).
+        capturable: packed, its pass is kernels alone that a CUDA graph may replay: nothing that the host reads back, no
+            shapes that depend on values, no state but parameters, no hooks.
     """
 
     causal: bool = False
     pad_invariant: bool = False
     fixed_length: bool = False
     packed: bool = False
+    capturable: bool = False
 
 
 def facts(block: Any) -> Facts:

@@ -20,7 +20,7 @@ from latentloop.randomness import row_keys
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
 
-__all__ = ["begin", "checked_history"]
+__all__ = ["begin", "checked_history", "embedded"]
 
 _Begun = tuple[Tensor, Tensor, dict[str, Any]]
 
@@ -125,9 +125,14 @@ def _pre_padded(model: Recommender, history: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _embed(model: Recommender, items: Tensor, slots: Tensor) -> Tensor:
-    placed = model.item_table(items) + model.position_table[model.max_length - 1 - slots]
-    embedded: Tensor = model.input_dropout(model.input_norm(placed))
-    return embedded
+    return embedded(model, model.item_table(items), slots)
+
+
+def embedded(model: Recommender, looked_up: Float[Tensor, "*n d"], slots: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
+    """What the encoder gets of items that were looked up in the table."""
+    placed = looked_up + nn.functional.embedding(model.max_length - 1 - slots, model.position_table)
+    dropped: Tensor = model.input_dropout(model.input_norm(placed))
+    return dropped
 
 
 def _start(model: Recommender, slots: Tensor, rows: Tensor, state_keys: Tensor | None) -> Tensor:

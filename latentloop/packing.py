@@ -40,6 +40,25 @@ class Packing:
         longest = length - int(columns.min()) if rows.numel() else 0
         return cls(history[rows, columns], length - 1 - columns, rows, offsets, longest)
 
+    @classmethod
+    def filled(cls, history: Int[Tensor, "B L"], tokens: int, fillers: int) -> Packing:
+        """`of`, with rows of padding behind that bring it to so many tokens, which an accelerator need not wait to learn.
+
+        Args:
+            history: item ids, left-padded with 0.
+            tokens: of all rows together; the real ones, and for each filler 1 to L more.
+            fillers: rows behind the batch's; their items are 0.
+        """
+        rows, length = history.shape
+        lengths = (history != 0).sum(1).clamp_(min=1)
+        before = torch.arange(fillers, device=history.device) * (length - 1)
+        lengths = torch.cat([lengths, (tokens - fillers - lengths.sum() - before).clamp_(0, length - 1) + 1])
+        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+        row = torch.repeat_interleave(torch.arange(rows + fillers, device=history.device), lengths, output_size=tokens)
+        slots = offsets[row + 1] - 1 - torch.arange(tokens, device=history.device)
+        items = history[row.clamp(max=rows - 1), length - 1 - slots].masked_fill(row >= rows, 0)
+        return cls(items, slots, row, offsets, length)
+
     def repeat(self, copies: int) -> tuple[Packing, Int[Tensor, " tokens2"]]:
         """Each row `copies` times, its copies adjacent, and for each new token the old one it copies."""
         lengths = self.offsets.diff().repeat_interleave(copies)

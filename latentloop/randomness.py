@@ -67,21 +67,21 @@ def _signed(key: int) -> int:
     return ((key + (1 << 63)) % (1 << 64)) - (1 << 63)
 
 
-def row_keys(key: int, rows: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+def row_keys(key: int | Int[Tensor, " n"], rows: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """One 64-bit key a row, a function of (key, row) only.
 
     Args:
-        key: what the draw is for, see `fold`.
+        key: what the draw is for, see `fold`; or (n,) int64, one for each row.
         rows: (n,) int64 row numbers, such as sample numbers.
     """
-    return _mix(_mix(rows.long() * _GOLDEN + _signed(key)))
+    return _mix(_mix(rows.long() * _GOLDEN + (_signed(key) if isinstance(key, int) else key)))
 
 
-def keyed_uniform(key: int, rows: Int[Tensor, " n"]) -> Float64[Tensor, " n"]:
+def keyed_uniform(key: int | Int[Tensor, " n"], rows: Int[Tensor, " n"]) -> Float64[Tensor, " n"]:
     """Uniform numbers in [0, 1), one a row, that depend on (key, row) only.
 
     Args:
-        key: what the draw is for, see `fold`.
+        key: what the draw is for, see `fold`; or (n,) int64, one for each row.
         rows: (n,) int64 row numbers.
     """
     return _shift(row_keys(key, rows), 11).double() * 2.0**-53

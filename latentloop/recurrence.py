@@ -115,6 +115,12 @@ class RecurrentDepth(nn.Module):
         return facts(self.core_block).packed
 
     @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph may replay thoughts of packed tokens: all parts allow it, and no step is recomputed."""
+        parts = (self.pre_block, self.core_block, self.aggregate)
+        return all(facts(part).capturable for part in parts) and not self.checkpoint_steps
+
+    @property
     def causal(self) -> bool:
         """Whether no position of either block sees later ones."""
         return facts(self.pre_block).causal and facts(self.core_block).causal

@@ -44,6 +44,11 @@ class SinglePass(nn.Module):
         return self.packed
 
     @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph may replay the block's pass over packed tokens."""
+        return facts(self.block).capturable
+
+    @property
     def causal(self) -> bool:
         """Whether no position of the block sees later ones."""
         return facts(self.block).causal

@@ -31,6 +31,7 @@ class Stacked(nn.Module):
         self.pad_invariant = all(block.pad_invariant for block in both)
         self.fixed_length = any(block.fixed_length for block in both)
         self.packed = all(block.packed for block in both)
+        self.capturable = all(block.capturable for block in both)
 
     def forward(self, x: Float[Tensor, "*n d"], **context: Any) -> Float[Tensor, "*n d"]:
         """One pass through both."""

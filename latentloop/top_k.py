@@ -61,10 +61,12 @@ def top_k(
     never = None if candidates is None else ~candidates
     budget = CPU_BUDGET if queries.device.type == "cpu" else ACCELERATOR_BUDGET
     width = max(1, min(budget // ROWS, num_items) // BLOCK) * BLOCK
-    buffer, unsure = queries.new_empty(min(rows, ROWS), width), may_be_nan(queries, keys)
+    # an accelerator waits at each tile, whose search is launches more than work
+    height = ROWS if queries.device.type == "cpu" else max(ROWS, budget // width)
+    buffer, unsure = queries.new_empty(min(rows, height), width), may_be_nan(queries, keys)
     with no_autocast(queries):
-        for top in range(0, rows, ROWS):
-            part = slice(top, min(rows, top + ROWS))
+        for top in range(0, rows, height):
+            part = slice(top, min(rows, top + height))
             scores, pairs = buffer[: part.stop - top], None if exclude is None else _of_rows(exclude, part)
             won = None if bonus is None else of_rows(bonus, part)
             found, numbers = queries.new_empty(len(scores), 0), best_items.new_empty(len(scores), 0)

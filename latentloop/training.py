@@ -16,6 +16,7 @@ from latentloop.continuation import data_hash, in_words, take_up
 from latentloop.data.sequences import Samples
 from latentloop.errors import InputError, InputTypeError
 from latentloop.finite import NotFinite
+from latentloop.graphed_thinking import GraphedThinking
 from latentloop.metrics import parse_metric
 from latentloop.objectives.contract import Objective, touches_few_items
 from latentloop.objectives.learnable import check_learnable
@@ -179,7 +180,12 @@ def fit(
         best.catch_up(model, write=main)
     accelerator.wait_for_everyone()
     # gloo adds up sparse gradients, NCCL does not
-    together = StepModule(model, objective, sparse=processes.world == 1 or accelerator.device.type == "cpu")
+    together = StepModule(
+        model,
+        objective,
+        sparse=processes.world == 1 or accelerator.device.type == "cpu",
+        graphed=GraphedThinking(model) if processes.world == 1 and epochs and GraphedThinking.suits(model) else None,
+    )
     with row_gradients(model.item_table, together.sparse):  # DDP asks each table, when it is made, what to expect
         allow_unused(accelerator)
         step_module, optimizer = accelerator.prepare(together, optimizer)
@@ -199,6 +205,8 @@ def fit(
         best.restore(model)
         advice = "try a lower learning rate or clip_norm" if error.learned else _BROKEN_FROM_THE_START
         raise NotFinite(f"{stage}: {error}; {best}; {advice}", learned=error.learned) from None
+    finally:
+        together.graphed = None  # Accelerate keeps the module, and graphs keep memory
     best.restore(model)
     value = progress.best if progress.best is not None else math.nan
     return Fitted(stage, progress.best_epoch, value, metric, progress.epoch, progress.history)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from latentloop.across_ranks import processes_of
 from latentloop.best_weights import BestWeights
 from latentloop.data.batch import Batch, batches, num_batches
+from latentloop.data.counted import counted
 from latentloop.data.positives import SameTarget
 from latentloop.data.sequences import Samples
 from latentloop.data.windows import Windows
@@ -196,6 +197,8 @@ class TrainingStage:
             rank=self.processes.rank,
             world=self.processes.world,
         )
+        if self.model.device.type == "cuda":
+            loop = counted(loop, self.model.max_length)
         count = num_batches(len(self.rows), self.batch_size)
         shown = self.processes.rank == 0 and (sys.stderr.isatty() if self.progress_bar is None else self.progress_bar)
         name = f"{self.name} epoch {epoch}"

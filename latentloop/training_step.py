@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from latentloop.clipping import clip_gradients
 from latentloop.data.batch import Batch
+from latentloop.graphed_thinking import GraphedThinking
 from latentloop.objectives.contract import Objective, call, free_name, touches_few_items, views_of
 from latentloop.objectives.views import encode_views
 from latentloop.randomness import dropout_seed, fold
@@ -30,13 +31,22 @@ class StepModule(nn.Module):
         model: what is trained.
         objective: what with.
         sparse: whether an objective that touches few items gets row-sparse gradients of the item table.
+        graphed: see `encode_views`.
     """
 
-    def __init__(self, model: Recommender, objective: Objective, *, sparse: bool = True) -> None:
+    def __init__(
+        self,
+        model: Recommender,
+        objective: Objective,
+        *,
+        sparse: bool = True,
+        graphed: GraphedThinking | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
         self.sparse = sparse and touches_few_items(objective)
+        self.graphed = graphed
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and the terms of one update.
@@ -45,7 +55,7 @@ class StepModule(nn.Module):
             InputTypeError: where the objective returned anything else.
         """
         with row_gradients(self.model.item_table, self.sparse):
-            views = encode_views(self.model, batch, views_of(self.objective))
+            views = encode_views(self.model, batch, views_of(self.objective), self.graphed)
             return call(self.objective, views, batch)
 
 

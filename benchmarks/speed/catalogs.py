@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.speed.flops import DIM, Work, score
-from benchmarks.speed.options import Options
+from benchmarks.speed.options import Device, Options
 from benchmarks.speed.timing import Action, Pair
 from latentloop.item_policy import weighed_log_prob_and_kl
 from latentloop.item_ranks import count_ranks
@@ -37,21 +37,23 @@ def catalogs(options: Options) -> Iterator[Pair]:
     size = options.sizes
     for name, (fast, twin, products) in _CASES.items():
         for items in size.catalogs:
-            inputs = partial(_inputs, size.catalog_rows, items, name == "policy and KL")
+            inputs = partial(_inputs, size.catalog_rows, items, name == "policy and KL", options.device)
             yield Pair(
                 f"{name}, {items:,} items", "rows", size.catalog_rows, partial(_with, fast, inputs),
                 partial(_with, twin, inputs) if items <= size.dense_items else None, beside="whole scores",
-                work=Work(scores=products * score(size.catalog_rows, items)), memory=True, limit_above=LIMIT,
+                work=Work(scores=products * score(size.catalog_rows, items)), memory=True,
+                limit_above=options.on_cpu(LIMIT),
             )  # fmt: skip
 
 
-def _inputs(rows: int, items: int, reference: bool) -> _Inputs:
+def _inputs(rows: int, items: int, reference: bool, device: Device) -> _Inputs:
     torch.manual_seed(0)
-    queries, keys = torch.randn(rows, DIM).requires_grad_(), torch.randn(items, DIM).mul_(0.1).requires_grad_()
+    random = partial(torch.randn, device=device)
+    queries, keys = random(rows, DIM).requires_grad_(), random(items, DIM).mul_(0.1).requires_grad_()
     ref_queries, ref_keys = queries.detach() + 0.1, keys.detach()
     if reference:
-        ref_keys = torch.randn(items, DIM).mul_(0.1)
-    return _Inputs(queries, keys, ref_queries, ref_keys, torch.randint(1, items + 1, (rows,)))
+        ref_keys = random(items, DIM).mul_(0.1)
+    return _Inputs(queries, keys, ref_queries, ref_keys, torch.randint(1, items + 1, (rows,), device=device))
 
 
 def _with(work: Callable[[_Inputs], object], inputs: Callable[[], _Inputs]) -> Action:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["SIZES", "Clock", "Options", "Size", "SizeName"]
+__all__ = ["SIZES", "Clock", "Device", "Options", "Size", "SizeName"]
 
 SizeName = Literal["toy", "quick", "full"]
 Clock = Literal["wall", "cpu"]
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,10 @@ class Size:
         users: of the log that training, ranking and recommending run on.
         items: of its catalog.
         actions: of an average user of it.
-        spt_batch: rows of a pre-training step.
+        spt_batch: rows of a pre-training step, and of the larger post-training step on CUDA.
         rpt_batch: rows of a post-training step.
         asked: users that are ranked and recommended to.
-        epoch_users: users of the smaller log that a whole epoch goes through.
+        epoch_users: users of the smaller log that a whole epoch goes through on the CPU.
         depths: where the depth sweep measures, shallowest first.
         depth_batch: rows of its steps.
         catalogs: catalogs of the catalog sweep, smallest first.
@@ -75,20 +76,22 @@ class Options:
     """All sizes instead of the five-minute choice; the same as --size full."""
     size: SizeName = "quick"
     """How large everything is; "toy" takes seconds and only shows that everything runs."""
+    device: Device = "cpu"
+    """Where everything runs; on "cuda" memory is what torch allocates there, and data preparation is left out."""
     threads: int = 2
     """CPU threads."""
     clock: Clock = "wall"
     """What time is: "cpu" is this process's own on all its threads, for one thread on a busy machine."""
     repeats: int = 5
     """Turns of each pair, at most; at least three where there are as many."""
-    out: Path = Path("benchmarks/results")
-    """Folder for speed.json and speed.md."""
+    out: Path | None = None
+    """Folder for speed.json and speed.md; benchmarks/results where None, or its cuda with --device cuda."""
     against: Path | None = None
     """A stored speed.json: end with 1 and say so where a ratio fell beyond the noise of both runs."""
     only: tuple[str, ...] = ()
     """Measure only the groups of these names."""
     memory: bool = True
-    """Whether to measure peak memory, each in a process of its own."""
+    """Whether to measure peak memory, on the CPU each in a process of its own."""
     scratch: Path | None = None
     """Where large files lie meanwhile; a temporary folder where None."""
     alone: tuple[str, str] | None = None
@@ -98,3 +101,12 @@ class Options:
     def sizes(self) -> Size:
         """The chosen sizes."""
         return SIZES["full" if self.full else self.size]
+
+    @property
+    def folder(self) -> Path:
+        """Where speed.json and speed.md go."""
+        return self.out or Path("benchmarks/results", *(["cuda"] if self.device == "cuda" else []))
+
+    def on_cpu(self, value: float, otherwise: float | None = None) -> float | None:
+        """`value` on the CPU, such as what two cores shall reach, and `otherwise` on CUDA."""
+        return value if self.device == "cpu" else otherwise

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.speed.options import Device
 from benchmarks.speed.timing import Timing
 
 __all__ = ["fallen", "growth", "load", "machine", "row", "save", "table"]
@@ -22,20 +23,26 @@ _HEAD = (
     "| case | rate | spread | of target | twin | ratio (spread) | twin is | GFLOP/s | of the limit | peak MiB "
     "| above set-up | twin's |\n|---|---:|---:|---:|---:|---:|---|---:|---:|---:|---:|---:|"
 )
-_EXPLAINED = (
+_RATES = (
     "Rates are medians, the spread is from the slowest turn to the fastest; case and twin take turns. GFLOP/s counts "
     "the matrix products that cannot be avoided, and the limit is the time that they alone take at the measured "
-    "ceilings. Peaks are of a process that does nothing else; above set-up leaves out what was there before "
-    "(torch, the model's tables, the data). Targets are for two quiet cores: a lower thread count or a busy machine "
-    "misses them."
+    "ceilings. "
 )
+_EXPLAINED = {
+    "cpu": _RATES + "Peaks are of a process that does nothing else; above set-up leaves out what was there before "
+    "(torch, the model's tables, the data). Targets are for two quiet cores: a lower thread count or a busy machine "
+    "misses them.",
+    "cuda": _RATES + "A call of a training case is several steps. Peaks are what torch allocated on the device in a "
+    "case's first call, in which its CUDA graphs are made; above set-up leaves out what was there before (the model's "
+    "tables, the data).",
+}  # fmt: skip
 SLACK = 0.95
 """A ratio that keeps so much of the stored one has not fallen, whatever the spreads say."""
 
 
-def machine() -> dict[str, Any]:
+def machine(device: Device = "cpu") -> dict[str, Any]:
     """What the numbers were measured on."""
-    return {
+    found = {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -43,6 +50,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+    return found if device == "cpu" else {"device": device, "gpu": torch.cuda.get_device_name(), **found}
 
 
 def _processor() -> str:
@@ -82,7 +90,9 @@ def _mebibytes(found: float | None, limit: float | None) -> str:
 
 def table(timings: Sequence[Timing], about: Mapping[str, Any], ceilings: Mapping[str, float]) -> str:
     """The machine, its ceilings, a Markdown table, and how time grows with the catalog and the depth."""
-    limits = ", ".join(f"{name} {value / 1e9:.0f}" for name, value in ceilings.items())
+    limits = ", ".join(f"{name} {value / 1e9:.0f}" for name, value in ceilings.items() if name != "copy")
+    if "copy" in ceilings:
+        limits += f"; a copy on the device, GB/s read and written: {ceilings['copy'] / 1e9:.0f}"
     lines = [
         "# Speed and memory",
         "",
@@ -93,7 +103,7 @@ def table(timings: Sequence[Timing], about: Mapping[str, Any], ceilings: Mapping
         _HEAD,
         *map(row, timings),
         "",
-        _EXPLAINED,
+        _EXPLAINED[about.get("device", "cpu")],
     ]
     grown = growth(timings)
     if grown:
@@ -139,12 +149,14 @@ def load(path: Path, about: Mapping[str, Any]) -> list[Timing]:
     """The timings of a stored speed.json.
 
     Raises:
-        SystemExit: where it was measured with other threads, at another size or by another clock than `about` says.
+        SystemExit: where it was measured with other threads, at another size, by another clock or on another device
+            than `about` says.
     """
     stored = json.loads(path.read_text())
-    for name in ("threads", "size", "clock"):
-        if stored["machine"].get(name) != about[name]:
-            found = f"{name} {stored['machine'].get(name)}, and this run has {about[name]}"
+    before, now = ({"device": "cpu", **of} for of in (stored["machine"], about))
+    for name in ("threads", "size", "clock", "device"):
+        if before.get(name) != now[name]:
+            found = f"{name} {before.get(name)}, and this run has {now[name]}"
             raise SystemExit(f"{path} was measured with {found}: set --{name}")
     return [Timing(**timing) for timing in stored["timings"]]
 

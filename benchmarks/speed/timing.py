@@ -27,12 +27,13 @@ class Pair:
         twin: sets the twin up; None where there is none.
         beside: what the twin is.
         work: operations of a call of `fast` that cannot be avoided; None where they are not matrix products.
-        target: units a second to reach on two cores; None where there is none.
+        target: units a second to reach, on the CPU on two cores; None where there is none.
         least_ratio: ratio to the twin to reach; None where there is none.
         memory: whether peak memory is measured.
         limit: MiB of peak memory to stay below; None where there is none.
         limit_above: the same for the memory above what was there before the work.
         apart: whether every turn is taken in a process of its own.
+        turns: turns at most where they are few, whatever is asked for; the first counts too, as each makes all anew.
     """
 
     case: str
@@ -48,6 +49,7 @@ class Pair:
     limit: float | None = None
     limit_above: float | None = None
     apart: bool = False
+    turns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,10 @@ class Timing:
         ratio_high: largest of them.
         gigaflops: unavoidable floating-point operations a second of the fast path, in 1e9; None where not counted.
         share: of the rate at which this machine's matrix products alone would do that work.
-        target: units a second to reach on two cores.
+        target: units a second to reach, on the CPU on two cores.
         least_ratio: ratio to the twin to reach.
-        memory: peak resident memory of the fast path alone in a process, in MiB; None where not measured.
+        memory: peak resident memory of the fast path alone in a process, on CUDA what torch allocated, in MiB; None
+            where not measured.
         above: the same above what was there before the work.
         twin_memory: peak of the twin.
         twin_above: the same above what was there before.
@@ -104,7 +107,7 @@ class Timing:
 
 
 def take_turns(
-    fast: Action, twin: Action | None, *, repeats: int = 5, enough: float = 60.0
+    fast: Action, twin: Action | None, *, repeats: int = 5, enough: float = 60.0, warm: bool = True
 ) -> tuple[list[float], list[float]]:
     """Seconds of each call of `fast` and of `twin`, in turns, after one call of each that does not count.
 
@@ -113,12 +116,13 @@ def take_turns(
         twin: the same work done plainly.
         repeats: turns at most.
         enough: after so many seconds no turn follows the third.
+        warm: whether to make those calls that do not count.
     """
     fast_seconds: list[float] = []
     twin_seconds: list[float] = []
-    fast()
-    if twin is not None:
-        twin()
+    for action in (fast, twin) if warm else ():
+        if action is not None:
+            action()
     began = time.perf_counter()
     while len(fast_seconds) < repeats and (len(fast_seconds) < 3 or time.perf_counter() - began < enough):
         fast_seconds.append(seconds_of(fast))

@@ -40,7 +40,7 @@ def rpt_loss(model: Recommender, reference: Recommender, batch: Batch, rollouts:
         reference_steps = reference.think(history, depth=depth, state_keys=keys).steps
         reference_log = (reference.queries(reference_steps) @ reference.keys().T).log_softmax(-1)
     log = (model.queries(steps) @ model.keys().T).log_softmax(-1)
-    picked = log[:, torch.arange(len(target)), target].sum(0)
+    picked = log[:, torch.arange(len(target), device=log.device), target].sum(0)
     with torch.no_grad():
         last = log[-1]
         rank = (last > last.gather(1, target[:, None])).sum(1)
@@ -73,6 +73,6 @@ def _keys(batch: Batch, name: str) -> Tensor:
 
 def _info_nce(x: Tensor, y: Tensor, same: Tensor, tau: float) -> Tensor:
     scores = F.normalize(x, dim=1) @ F.normalize(y, dim=1).T / tau
-    scores = scores.masked_fill(same & ~torch.eye(len(x), dtype=torch.bool), -torch.inf)
-    labels = torch.arange(len(x))
+    scores = scores.masked_fill(same & ~torch.eye(len(x), dtype=torch.bool, device=x.device), -torch.inf)
+    labels = torch.arange(len(x), device=x.device)
     return (F.cross_entropy(scores, labels) + F.cross_entropy(scores.T, labels)) / 2

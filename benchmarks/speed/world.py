@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.speed.options import Device
 from latentloop.backbones.sasrec import SASRec, SASRecBlock
 from latentloop.data.interactions import Interactions
 from latentloop.data.splits import Split, leave_one_out
@@ -65,25 +66,26 @@ def write_log(path: Path, rows: int, *, text: bool = False, seed: int = 0) -> No
     pq.write_table(pa.table(columns), path)
 
 
-def loop(num_items: int, seed: int = 0) -> Recommender:
+def loop(num_items: int, seed: int = 0, device: Device = "cpu") -> Recommender:
     """2 + 2 layers of SASRec, k-bar 3."""
     torch.manual_seed(seed)
-    return build_recommender(SASRec(), num_items, dim=DIM, max_length=LENGTH, depth_law=LogNormalPoisson(3))
+    model = build_recommender(SASRec(), num_items, dim=DIM, max_length=LENGTH, depth_law=LogNormalPoisson(3))
+    return model.to(device)
 
 
-def base(num_items: int, layers: int, seed: int = 0) -> Recommender:
+def base(num_items: int, layers: int, seed: int = 0, device: Device = "cpu") -> Recommender:
     """So many layers of SASRec without a loop."""
     torch.manual_seed(seed)
     backbone = SASRec(pre_layers=layers - layers // 2, core_layers=layers // 2)
-    return build_recommender(backbone, num_items, dim=DIM, max_length=LENGTH, loop=False)
+    return build_recommender(backbone, num_items, dim=DIM, max_length=LENGTH, loop=False).to(device)
 
 
 class _PaddedBlock(SASRecBlock):
     packed = False
 
 
-def padded_twin(num_items: int, seed: int = 0) -> Recommender:
+def padded_twin(num_items: int, seed: int = 0, device: Device = "cpu") -> Recommender:
     """The same model as `loop`, kept to (B, L, d) rows."""
     torch.manual_seed(seed)
     blocks = (_PaddedBlock(DIM, layers=2), _PaddedBlock(DIM, layers=2))
-    return Recommender(num_items, RecurrentDepth(*blocks, depth_law=LogNormalPoisson(3)), DIM, LENGTH)
+    return Recommender(num_items, RecurrentDepth(*blocks, depth_law=LogNormalPoisson(3)), DIM, LENGTH).to(device)

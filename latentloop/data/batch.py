@@ -18,6 +18,9 @@ from latentloop.randomness import fold, generator
 
 __all__ = ["Batch", "batches", "num_batches"]
 
+_ROWS_TOGETHER = 2**14
+"""Rows whose batches an accelerator makes at once: for a thousand rows it is launches that cost."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -32,6 +35,8 @@ class Batch:
         share: which of the step's rows these are, where several processes have the others; None has all of them.
         targets: (B, L) int64, the item that follows each position of `history`, 0 where none is learned; its newest
             column is `target`. None where only `target` is learned.
+        tokens: items of `history` and of `same_target` that a model reads, a row without any counting one, where the host
+            knows them.
     """
 
     history: Int64[Tensor, "B L"]
@@ -41,6 +46,7 @@ class Batch:
     same_target: Int64[Tensor, "B L"] | None = None
     share: Share | None = None
     targets: Int64[Tensor, "B L"] | None = None
+    tokens: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -62,6 +68,11 @@ class Batch:
             same_target=same,
             targets=targets,
         )
+
+
+def _together(device: torch.device, batch_size: int) -> int:
+    """How many batches are made at once."""
+    return 1 if device.type == "cpu" else max(1, _ROWS_TOGETHER // batch_size)
 
 
 def num_batches(num_samples: int, batch_size: int) -> int:
@@ -136,14 +147,25 @@ def _batches(
         order = torch.randperm(len(samples), generator=generator(fold(key, "order", epoch))).to(samples.device)
     else:
         order = torch.arange(len(samples), device=samples.device)
-    for number in range(start, num_batches(len(samples), batch_size)):
-        every = order[number * batch_size : (number + 1) * batch_size]
-        index = every[rank::world] if rank < len(every) else every[:1]
-        share = None if world == 1 else Share.of(len(every), rank=rank, world=world)
-        rows, step = samples.rows[index], fold(key, "step", epoch, number)
-        same = None
+    count = num_batches(len(samples), batch_size)
+    together = _together(samples.device, batch_size)
+    for first in range(start, count, together):
+        numbers = range(first, min(first + together, count))
+        every = [order[number * batch_size : (number + 1) * batch_size] for number in numbers]
+        parts = [part[rank::world] if rank < len(part) else part[:1] for part in every]
+        steps, sizes = [fold(key, "step", epoch, number) for number in numbers], [len(part) for part in parts]
+        index = torch.cat(parts)
+        rows = samples.rows[index]
+        same: tuple[Tensor | None, ...] = (None,) * len(parts)
         if positives is not None:
-            drawn = positives.samples.locate(positives.draw(rows, fold(step, "same_target")))
-            same = positives.samples.history(drawn)
-        targets = None if windows is None else windows.targets(index)
-        yield Batch(samples.history(index), samples.target(index), rows, step, same, share, targets)
+            places = index if positives.samples is samples else positives.samples.locate(rows)
+            keys = [row.new_full(row.shape, fold(step, "same_target")) for row, step in zip(parts, steps, strict=True)]
+            drawn = positives.draw_places(places, torch.cat(keys))
+            same = positives.samples.history(drawn).split(sizes)
+        targets = (None,) * len(parts) if windows is None else windows.targets(index).split(sizes)
+        made = zip(
+            samples.history(index).split(sizes), samples.target(index).split(sizes), rows.split(sizes), strict=True
+        )
+        for at, (history, target, row) in enumerate(made):
+            share = None if world == 1 else Share.of(len(every[at]), rank=rank, world=world)
+            yield Batch(history, target, row, steps[at], same[at], share, targets[at])

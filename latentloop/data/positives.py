@@ -38,10 +38,19 @@ class SameTarget:
             rows: (B,) sample numbers (`samples.rows`, not positions).
             key: what the draw is for; the result depends on (key, row) and the samples only.
         """
-        index = self.samples.locate(rows)
-        target = self.samples.target(index)
+        return self.samples.rows[self.draw_places(self.samples.locate(rows), key)]
+
+    def draw_places(self, index: Int[Tensor, " B"], key: int | Int[Tensor, " B"]) -> Int64[Tensor, " B"]:
+        """`draw` of and as places in `samples`: nothing is looked up, for which an accelerator would have to be waited for.
+
+        Args:
+            index: (B,) places of samples.
+            key: see `draw`; or one for each of them.
+        """
+        rows, target = self.samples.rows[index], self.samples.target(index)
         start, others, own = self._start[target], self._size[target] - 1, self._place[index]
         chosen = (keyed_uniform(key, rows) * others).long().clamp_max_(others.clone().sub_(1).clamp_min_(0))
         # skipping the sample itself keeps the others equally likely
         chosen = torch.where(others > 0, chosen + (chosen >= own), own)
-        return self.samples.rows[self._order[start + chosen]]
+        places: Tensor = self._order[start + chosen]
+        return places

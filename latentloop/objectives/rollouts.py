@@ -18,6 +18,7 @@ from torch import Tensor
 from latentloop.data.batch import Batch
 from latentloop.dropout import dropout_off
 from latentloop.errors import InputError
+from latentloop.graphed_thinking import GraphedThinking
 from latentloop.item_ranks import count_ranks, top1
 from latentloop.objectives.policy import Policy
 from latentloop.objectives.rewards import Reward
@@ -76,8 +77,13 @@ def think(
     keys: Int[Tensor, " R"],
     rollouts: int,
     dropout_key: int | None,
+    tokens: int | None = None,
+    graphed: GraphedThinking | None = None,
 ) -> Float[Tensor, "k R d"]:
-    """Thoughts of all rollouts; H is computed once for a row's rollouts where dropout does not tell them apart."""
+    """Thoughts of all rollouts; H is computed once for a row's rollouts where dropout does not tell them apart.
+
+    Where it is known how many `tokens` the histories have, `graphed` thinks for the model.
+    """
     context: AbstractContextManager[None]
     if dropout_key is None:
         context, copies = dropout_off(model), rollouts
@@ -85,6 +91,8 @@ def think(
         context, copies = dropout_seed(dropout_key, history.device), 1
         history = for_rollouts(history, rollouts)
     with context:
+        if graphed is not None and tokens is not None and dropout_key is None:
+            return graphed(history, depth=depth, state_keys=keys, tokens=tokens, copies=copies).steps
         return model.think(history, depth=depth, state_keys=keys, copies=copies).steps
 
 

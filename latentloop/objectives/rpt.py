@@ -19,6 +19,7 @@ from torch import Tensor
 from latentloop.checks import above_zero, at_least, one_of, zero_or_more
 from latentloop.data.batch import Batch
 from latentloop.errors import InputError, InputTypeError
+from latentloop.graphed_thinking import GraphedThinking
 from latentloop.item_policy import weighed_log_prob_and_kl
 from latentloop.item_softmax import log_prob, log_prob_and_kl
 from latentloop.objectives.advantages import advantages
@@ -113,6 +114,7 @@ class RPT(Composable):
         self.updates = at_least("updates", updates, 1)
         self.keep_kl, self.dropout, self.own_depth = bool(keep_kl), bool(dropout), bool(own_depth)
         self.reference: Recommender | None = None
+        self._graphed: list[GraphedThinking] = []
 
     def check(self, model: Recommender) -> None:
         """Refuse what could not be post-trained, before anything is trained; the reward is tried on one row.
@@ -139,10 +141,12 @@ class RPT(Composable):
             InputError: for an encoder without T_0 while dropout is off: all its rollouts would be the same.
         """
         self._check_rollouts(model)
-        self.reference = None
+        self.reference, self._graphed = None, []
         if self.kl_weight > 0:
             # not eval(): the policy's own kernels, so that the divergence is exactly 0 where the weights are the same
             self.reference = copy.deepcopy(model).train().requires_grad_(False)
+        thinkers = [model] if self.reference is None else [model, self.reference]
+        self._graphed = [GraphedThinking(thinker) for thinker in thinkers if GraphedThinking.suits(thinker)]
 
     @torch.no_grad()
     def prepare(self, model: Recommender, batch: Batch) -> Prepared:
@@ -156,7 +160,7 @@ class RPT(Composable):
         depths = draw_depths(model, batch.key, self.rollouts, self.own_depth)
         keys = torch.stack([row_keys(fold(batch.key, "rollout", g), batch.rows) for g in range(self.rollouts)], 1)
         dropout_key = fold(batch.key, "rollout dropout", int(batch.rows[0])) if self.dropout else None
-        steps = think(model, batch.history, max(depths), keys.flatten(), self.rollouts, dropout_key)
+        steps = self._think(model, batch, None, max(depths), keys.flatten(), dropout_key)
         rewards = rewards_of(model, steps, batch.target, depths, self.reward)
         advantage = advantages(rewards)
         tied = rewards.amax(1) == rewards.amin(1)
@@ -180,7 +184,7 @@ class RPT(Composable):
             "dropout_key": dropout_key,
             "rewards": rewards,
         }
-        prepared |= self._reference(model, prepared, target)
+        prepared |= self._reference(model, batch, prepared, target)
         return Prepared(**prepared)
 
     def __call__(self, views: Views, batch: Batch) -> tuple[Tensor, Terms]:
@@ -196,8 +200,7 @@ class RPT(Composable):
         if not isinstance(batch, Prepared):
             raise InputTypeError("RPT needs the batch that prepare(model, batch) returned, got a plain one")
         model, live = views.model, batch.live
-        history = batch.history[batch.groups]
-        steps = think(model, history, batch.depth, batch.state_keys, self.rollouts, batch.dropout_key)
+        steps = self._think(model, batch, batch.groups, batch.depth, batch.state_keys, batch.dropout_key)
         queries, items = model.queries(steps), model.keys()
         count = batch.rewards.numel()
         fused: Tensor | None = None
@@ -254,15 +257,33 @@ class RPT(Composable):
             return everyone
         return everyone[~tied] if not bool(tied.all()) else everyone[:1]
 
-    def _reference(self, model: Recommender, prepared: dict[str, Any], target: Tensor) -> dict[str, Tensor | None]:
+    def _think(
+        self,
+        model: Recommender,
+        batch: Batch,
+        groups: Tensor | None,
+        depth: int,
+        keys: Tensor,
+        dropout_key: int | None,
+    ) -> Tensor:
+        """Thoughts of the rollouts of some rows, None for all."""
+        whole = groups is None or len(groups) == len(batch)
+        history = batch.history if whole else batch.history[groups]
+        tokens = batch.tokens[0] if whole and batch.tokens is not None and batch.share is None else None
+        graphed = next((graphed for graphed in self._graphed if graphed.model is model), None)
+        return think(model, history, depth, keys, self.rollouts, dropout_key, tokens, graphed)
+
+    def _reference(
+        self, model: Recommender, batch: Batch, prepared: dict[str, Any], target: Tensor
+    ) -> dict[str, Tensor | None]:
         """The reference under each rollout's T_0, depth and dropout: where the weights are the same it diverges by 0."""
         held: dict[str, Tensor | None] = {"ref_queries": None, "ref_keys": None, "ref_log_prob": None}
         if self.reference is None or self.kl_weight == 0:
             return held
         if self.reference.device != model.device:
             self.reference.to(model.device)
-        history, keys = prepared["history"][prepared["groups"]], prepared["state_keys"]
-        steps = think(self.reference, history, prepared["depth"], keys, self.rollouts, prepared["dropout_key"])
+        wanted = (prepared[name] for name in ("groups", "depth", "state_keys", "dropout_key"))
+        steps = self._think(self.reference, batch, *wanted)
         queries, items = self.reference.queries(steps), self.reference.keys()
         if self.kl == "full":
             return held | {"ref_queries": queries, "ref_keys": items}

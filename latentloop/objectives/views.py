@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from latentloop.data.batch import Batch
 from latentloop.encoder import Thoughts
 from latentloop.errors import InputError
 from latentloop.everywhere import Everywhere
+from latentloop.graphed_thinking import GraphedThinking
 from latentloop.randomness import fold, generator, row_keys
 from latentloop.recommender import Recommender
 
@@ -49,7 +51,9 @@ class Views:
         return self.thoughts[name]
 
 
-def encode_views(model: Recommender, batch: Batch, names: Sequence[str]) -> Views:
+def encode_views(
+    model: Recommender, batch: Batch, names: Sequence[str], graphed: GraphedThinking | None = None
+) -> Views:
     """Think once over all views' histories together.
 
     The depth is drawn from the model's depth law by fold(batch.key, "depth"), and T_0 of each row by
@@ -60,6 +64,7 @@ def encode_views(model: Recommender, batch: Batch, names: Sequence[str]) -> View
         batch: B rows; `same_target` histories where that view is asked for.
         names: views to encode, of "anchor", "same_target" and "self", none is fine; and "everywhere" for the last
             states of all of the anchor's positions, from the same pass.
+        graphed: thinks where the batch knows its `tokens`.
 
     Raises:
         InputError: for an unknown view, a batch without same-target histories, or states of all positions of an
@@ -72,9 +77,15 @@ def encode_views(model: Recommender, batch: Batch, names: Sequence[str]) -> View
     if wants_all:  # the anchor comes first, so that its tokens do
         names = ("anchor", *(name for name in names if name not in ("anchor", "everywhere")))
     histories = torch.cat([_history(batch, name) for name in names])
-    keys = torch.cat([row_keys(fold(batch.key, "state", name), batch.rows) for name in names])
-    everywhere = model.think_everywhere(histories, depth=depth, state_keys=keys) if wants_all else None
-    thoughts = everywhere.thoughts if everywhere else model.think(histories, depth=depth, state_keys=keys)
+    drawn_from = torch.cat([torch.full_like(batch.rows, fold(batch.key, "state", name)) for name in names])
+    keys = row_keys(drawn_from, batch.rows.repeat(len(names)))
+    think: Callable[..., Thoughts] = model.think
+    everywhere_of: Callable[..., Everywhere] = model.think_everywhere
+    if graphed is not None and batch.tokens is not None:
+        tokens = sum(batch.tokens[name == "same_target"] for name in names)
+        think, everywhere_of = partial(graphed, tokens=tokens), partial(graphed.everywhere, tokens=tokens)
+    everywhere = everywhere_of(histories, depth=depth, state_keys=keys) if wants_all else None
+    thoughts = everywhere.thoughts if everywhere else think(histories, depth=depth, state_keys=keys)
     size = len(batch)
     by_name = {name: thoughts.rows(i * size, (i + 1) * size) for i, name in enumerate(names)}
     return Views(model, depth, by_name, everywhere)

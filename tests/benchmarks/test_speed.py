@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.speed import __main__ as speed
 from benchmarks.speed.alone import measure, run_alone
@@ -34,6 +35,12 @@ CASES = {
         for items in (40, 80)
     ],
     "sampled": ["sampled SPT, 40 items", "sampled SPT, 80 items"],
+}
+
+CASES_ON_CUDA = {
+    **{name: cases for name, cases in CASES.items() if name not in speed.CPU_ONLY},
+    "rpt": ["RPT", "RPT, bf16", "RPT, batch 32"],
+    "epoch": ["2 SPT epochs, graphs made anew"],
 }
 
 
@@ -79,6 +86,40 @@ def test_every_case_runs_and_is_written_down(
             assert found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1, "the table's lines differ in their number of cells"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("group", CASES_ON_CUDA)
+def test_every_case_runs_on_cuda(group: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same there, with the device's name, the memory that torch allocated on it, and no CPU's targets."""
+    speed.main(replace(TOY, device="cuda", memory=True, only=(group,), out=tmp_path))
+    printed = [line.split(" | ")[0].removeprefix("| ") for line in capsys.readouterr().out.splitlines()]
+    stored = json.loads((tmp_path / "speed.json").read_text())
+    assert printed == CASES_ON_CUDA[group] == [found["case"] for found in stored["timings"]]
+    assert stored["machine"]["device"] == "cuda" and stored["machine"]["gpu"] == torch.cuda.get_device_name()
+    assert all(stored["ceilings"][name] > 0 for name in ("blocks", "blocks bf16", "scores", "copy"))
+    assert "Peaks are what torch allocated on the device" in (tmp_path / "speed.md").read_text()
+    for found in stored["timings"]:
+        assert 0 < found["low"] <= found["fast"] <= found["high"] < math.inf
+        assert found["target"] in (None, 100_000, 200_000) and found["limit"] is found["limit_above"] is None
+        assert found["memory"] is None or 0 < found["above"] < found["memory"]
+
+
+def test_without_cuda_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Before anything is measured or written."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"^--device cuda: torch sees no CUDA device$"):
+        speed.main(replace(TOY, device="cuda", out=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_device_has_its_folder_and_groups() -> None:
+    """The CPU's stored table is never written over by a GPU's."""
+    on_cpu, on_cuda = Options(), Options(device="cuda")
+    assert (on_cpu.folder, on_cuda.folder) == (Path("benchmarks/results"), Path("benchmarks/results/cuda"))
+    assert replace(on_cuda, out=Path("mine")).folder == Path("mine")
+    assert (on_cpu.on_cpu(3.0), on_cuda.on_cpu(3.0), on_cuda.on_cpu(3.0, 5.0)) == (3.0, None, 5.0)
+    assert set(speed._groups(on_cpu)) == set(CASES) and set(speed._groups(on_cuda)) == set(CASES_ON_CUDA)
 
 
 def test_a_process_of_its_own_tells_time_and_memory(tmp_path: Path) -> None:
@@ -164,6 +205,9 @@ def test_turns_alternate() -> None:
     fast, twin = take_turns(lambda: calls.append("f"), lambda: calls.append("t"), repeats=4, enough=0.0)
     assert "".join(calls) == "ft" * 4 and len(fast) == len(twin) == 3
     assert [len(seconds) for seconds in take_turns(lambda: None, None, repeats=2)] == [2, 0]
+    calls.clear()
+    take_turns(lambda: calls.append("f"), lambda: calls.append("t"), repeats=2, warm=False)
+    assert "".join(calls) == "ft" * 2
 
 
 def test_growth_is_a_power_of_the_items_and_a_step_of_the_depth() -> None:
@@ -197,6 +241,6 @@ def test_a_stored_table_loads_as_it_was(here: None, tmp_path: Path) -> None:
     found = speed.main(replace(TOY, only=("inference",), out=tmp_path))
     about = json.loads((tmp_path / "speed.json").read_text())["machine"]
     assert load(tmp_path / "speed.json", about) == found
-    for name, other in (("threads", 64), ("size", "full"), ("clock", "cpu")):
+    for name, other in (("threads", 64), ("size", "full"), ("clock", "cpu"), ("device", "cuda")):
         with pytest.raises(SystemExit, match=f"was measured with {name} .*: set --{name}"):
             load(tmp_path / "speed.json", {**about, name: other})

@@ -185,6 +185,24 @@ def test_grouped_and_ungrouped_rows_are_the_same(seed: int, rows: int) -> None:
     torch.testing.assert_close(layer.last(x, grouped), layer.last(x, together))
 
 
+@given(seed=seeds, rows=st.integers(3, 40), longest=st.integers(2, 32), spare=st.integers(0, 20))
+def test_rows_in_windows_are_the_same_as_alone(seed: int, rows: int, longest: int, spare: int) -> None:
+    made, packing = block(seed), Packing.of(ragged(seed, rows, longest=longest))
+    torch.manual_seed(seed)
+    x = torch.randn(len(packing.items), DIM, dtype=torch.float64)
+    together = Layout.packed(x, packing.offsets, None, grouped=False)
+    windowed = Layout.windowed(x, packing.offsets, min(32, packing.max_length + spare))
+    layer = made.layers[0]
+    found, wanted = layer(x, windowed), layer(x, together)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(layer.last(x, windowed), layer.last(x, together))
+    towards = torch.randn_like(x)
+    for one, other in zip(
+        *(torch.autograd.grad((y * towards).sum(), list(layer.parameters())) for y in (found, wanted)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
 @given(seed=seeds, rows=st.integers(3, 12), least=st.integers(1, 3))
 def test_rows_in_order_of_length_are_read_in_place(seed: int, rows: int, least: int) -> None:
     history = ragged(seed, rows, longest=9)
@@ -276,12 +294,11 @@ def test_the_layout_is_worked_out_once_for_a_loop(monkeypatch: pytest.MonkeyPatc
 def test_offsets_that_are_written_to_get_another_layout() -> None:
     """Kept while they stay as they are, and worked out for each longest row that is named."""
     x, offsets = torch.zeros(6, DIM), torch.tensor([0, 1, 6])
-    one = packed_layout(x, offsets, None, grouped=True)
-    assert packed_layout(x, offsets, None, grouped=True) is one
+    one = packed_layout(x, offsets, None)
+    assert packed_layout(x, offsets, None) is one
     offsets[1] = 4
-    two, fresh = packed_layout(x, offsets, None, grouped=True), Layout.packed(x, offsets, None, grouped=True)
+    two, fresh = packed_layout(x, offsets, None), Layout.packed(x, offsets, None, grouped=True)
     assert [group.tokens.tolist() for group in two.groups] == [group.tokens.tolist() for group in fresh.groups]
     assert [group.tokens.tolist() for group in two.groups] != [group.tokens.tolist() for group in one.groups]
-    assert packed_layout(x, offsets, None, grouped=False).order is None
     with torch.inference_mode():
-        assert len(packed_layout(x, torch.tensor([0, 6]), 6, grouped=True).groups) == 1
+        assert len(packed_layout(x, torch.tensor([0, 6]), 6).groups) == 1

@@ -39,7 +39,7 @@ def test_a_copy_is_the_block_twice_until_it_learns() -> None:
 
 def test_promises() -> None:
     blocks = SASRec().blocks(DIM)
-    assert facts(Stacked(*blocks)) == Facts(causal=True, pad_invariant=True, packed=True)
+    assert facts(Stacked(*blocks)) == Facts(causal=True, pad_invariant=True, packed=True, capturable=True)
     assert facts(Stacked(blocks[0], nn.GRU(DIM, DIM, batch_first=True))) == Facts(causal=True, pad_invariant=True)
     assert facts(Stacked(FixedLength(DIM, DIM), blocks[1])) == Facts(fixed_length=True)
 

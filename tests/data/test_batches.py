@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentloop.data import Batch, Interactions, SameTarget, Samples, batches, leave_one_out, num_batches
+from latentloop.data.windows import Windows
 from latentloop.errors import InputError
 from latentloop.randomness import fold
 
@@ -179,6 +180,31 @@ def test_wrong_arguments_are_named() -> None:
         batches(samples, 0, key=0, epoch=0)
     with pytest.raises(InputError, match="start: -1"):
         batches(samples, 4, key=0, epoch=0, start=-1)
+
+
+@given(
+    histories=HISTORIES, size=st.integers(2, 6), key=KEYS, together=st.integers(2, 4), start=st.integers(0, 5),
+    world=st.integers(1, 2), kind=st.sampled_from(["own", "other", "none"]), in_windows=st.booleans(),
+)  # fmt: skip
+def test_batches_that_are_made_together_are_those_made_one_by_one(
+    histories: list[list[int]], size: int, key: int, together: int, start: int, world: int, kind: str, in_windows: bool
+) -> None:
+    samples = train_of(histories) if in_windows else thinned(train_of(histories))
+    positives = {"own": SameTarget(samples), "other": SameTarget(train_of(histories)), "none": False}[kind]
+
+    def made(at_once: int) -> list[Batch]:
+        source = Windows.of(samples) if in_windows else samples
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("latentloop.data.batch._together", lambda device, batch_size: at_once)
+            return list(
+                batches(source, size, key=key, epoch=1, same_target=positives, rank=world - 1, world=world, start=start)
+            )
+
+    for one, two in zip(made(1), made(together), strict=True):
+        for name in ("history", "target", "rows", "same_target", "targets"):
+            ours, theirs = getattr(one, name), getattr(two, name)
+            assert (ours is None and theirs is None) or torch.equal(ours, theirs)
+        assert (one.key, one.share) == (two.key, two.share)
 
 
 def test_every_device_makes_the_same_batches(device: torch.device) -> None:

@@ -1,0 +1,191 @@
+"""Thoughts of a training step as a CUDA graph: one launch instead of the hundreds that a small model waits for.
+
+A graph replays kernels of fixed shapes. The rows of a step are always as many, the depth makes a graph of its own, and
+the number of packed tokens is filled up to a multiple of `STEP` with rows of padding, which nothing reads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from latentloop.encoder import Thoughts
+from latentloop.errors import InputError
+from latentloop.everywhere import Everywhere, check_everywhere
+from latentloop.facts import facts
+from latentloop.input_stage import checked_history, embedded
+from latentloop.packing import Packing
+from latentloop.weights import one_line
+
+if TYPE_CHECKING:
+    from latentloop.recommender import Recommender
+
+__all__ = ["STEP", "GraphedThinking", "Thinking", "ThinkingEverywhere", "filled_up"]
+
+STEP = 1024
+"""Tokens; a training step of 1,024 rows and two views has some 12,000, give or take 150."""
+
+
+class Thinking(nn.Module):
+    """`Recommender.think` of packed tokens in shapes that a graph can keep: everything after the look-up of the items.
+
+    Args:
+        model: whose thoughts; both its blocks are packed.
+        depth: k.
+        rows: B, of the tokens' rows those that are wanted; behind them stand rows of padding.
+        copies: G start states a row; H is computed once.
+    """
+
+    def __init__(self, model: Recommender, depth: int, rows: int, copies: int = 1) -> None:
+        super().__init__()
+        self.model, self.depth, self.rows, self.copies = model, depth, rows, copies
+
+    def forward(
+        self,
+        looked_up: Float[Tensor, "tokens d"],
+        slots: Int[Tensor, " tokens"],
+        rows: Int[Tensor, " tokens"],
+        offsets: Int[Tensor, " B1"],
+        keys: Int[Tensor, " BG"],
+    ) -> Float[Tensor, "k BG2 d"]:
+        """The thoughts.
+
+        Args:
+            looked_up: each token's row of the item table.
+            slots: its distance from the newest of its row.
+            rows: its row.
+            offsets: where each row starts.
+            keys: what T_0 is drawn from, one for each copy of each row of padding too.
+        """
+        hidden, state, context = self.begin(looked_up, slots, rows, offsets, keys)
+        steps = self.model.encoder.thoughts(hidden, state=state, depth=self.depth, **context).steps
+        return steps[:, : self.rows * self.copies]
+
+    def begin(
+        self, looked_up: Tensor, slots: Tensor, rows: Tensor, offsets: Tensor, keys: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """H, T_0 and the blocks' context."""
+        model = self.model
+        # a tensor of its own, on which no layout of an earlier pass is kept
+        context: dict[str, Any] = {"offsets": offsets.clone(), "max_length": model.max_length}
+        hidden = model.encoder.pre(embedded(model, looked_up, slots), **context)
+        if self.copies > 1:
+            packing, source = Packing(slots, slots, rows, offsets, model.max_length).repeat(self.copies)
+            hidden, slots, rows, context["offsets"] = hidden[source], packing.slots, packing.rows, packing.offsets
+        return hidden, model.encoder.draw_state(keys[rows], slots).to(hidden.dtype), context
+
+
+class ThinkingEverywhere(Thinking):
+    """The same of `Recommender.think_everywhere`."""
+
+    def forward(  # type: ignore[override]  # one result more
+        self,
+        looked_up: Float[Tensor, "tokens d"],
+        slots: Int[Tensor, " tokens"],
+        rows: Int[Tensor, " tokens"],
+        offsets: Int[Tensor, " B1"],
+        keys: Int[Tensor, " B"],
+    ) -> tuple[Float[Tensor, "k B2 d"], Float[Tensor, "tokens d"]]:
+        """The thoughts, and the last state of every token."""
+        hidden, state, context = self.begin(looked_up, slots, rows, offsets, keys)
+        encoder = check_everywhere(self.model.encoder)
+        thoughts, states = encoder.everywhere(hidden, state=state, depth=self.depth, **context)
+        return thoughts.steps[:, : self.rows], states
+
+
+class GraphedThinking:
+    """`Recommender.think` for training steps on CUDA, by a graph for each depth and filled-up number of tokens.
+
+    Rows unlike the first call's are thought of as usual. Thoughts and gradients lie in memory that all graphs share: what
+    one call gave is to be differentiated, once, before the next call.
+
+    Args:
+        model: whose thoughts; it `suits`.
+    """
+
+    def __init__(self, model: Recommender) -> None:
+        self.model = model
+        self.shape: torch.Size | None = None
+        self.graphs: dict[tuple[object, ...], nn.Module] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    @staticmethod
+    def suits(model: Recommender) -> bool:
+        """Whether a model is on CUDA, and its encoder declares itself capturable."""
+        return model.device.type == "cuda" and facts(model.encoder).capturable
+
+    def __call__(
+        self, history: Int[Tensor, "B L"], *, depth: int, state_keys: Int[Tensor, " BG"], tokens: int, copies: int = 1
+    ) -> Thoughts:
+        """The thoughts, differentiable once, until the next call.
+
+        Args:
+            history: item ids, left-padded with 0.
+            depth: k.
+            state_keys: one a row and copy, from which T_0 is drawn.
+            copies: G start states a history.
+            tokens: real ones in the newest `max_length` columns of `history`, of a row without any one.
+
+        Raises:
+            InputError: for blocks that promise to be capturable and are not.
+        """
+        found = self._thought(Thinking, history, depth, state_keys, tokens, copies)
+        if found is None:
+            return self.model.think(history, depth=depth, state_keys=state_keys, copies=copies)
+        return Thoughts(found[1])
+
+    def everywhere(
+        self, history: Int[Tensor, "B L"], *, depth: int, state_keys: Int[Tensor, " B"], tokens: int
+    ) -> Everywhere:
+        """The same of `Recommender.think_everywhere`; its packing may have rows of padding behind the batch's."""
+        found = self._thought(ThinkingEverywhere, history, depth, state_keys, tokens)
+        if found is None:
+            return self.model.think_everywhere(history, depth=depth, state_keys=state_keys)
+        packing, (steps, states) = found
+        return Everywhere(Thoughts(steps), states, packing)
+
+    def _thought(
+        self, kind: type[Thinking], history: Tensor, depth: int, state_keys: Tensor, tokens: int, copies: int = 1
+    ) -> tuple[Packing, Any] | None:
+        history = checked_history(self.model, history)
+        self.shape = self.shape or history.shape
+        if history.shape != self.shape or history.shape[1] < 2:
+            return None
+        packing, inputs = filled_up(self.model, history, state_keys, tokens, copies)
+        return packing, self._graph(kind, depth, copies, inputs)(*inputs)
+
+    def _graph(self, kind: type[Thinking], depth: int, copies: int, inputs: tuple[Tensor, ...]) -> nn.Module:
+        autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        key = (kind, depth, copies, inputs[0].shape[0], autocast, self.model.training)
+        if key not in self.graphs:
+            assert self.shape is not None
+            thinking, table = kind(self.model, depth, self.shape[0], copies), self.model.item_table.weight
+            samples = (inputs[0].detach().clone().requires_grad_(table.requires_grad), *(v.clone() for v in inputs[1:]))
+            try:
+                # the draws of trial passes must not shift those of this step
+                with (
+                    torch.enable_grad(),
+                    torch.random.fork_rng(devices=[self.model.device]),
+                    torch.autocast("cuda", dtype=autocast, enabled=autocast is not None, cache_enabled=False),
+                ):
+                    torch.cuda.make_graphed_callables(thinking, samples, allow_unused_input=True, pool=self._pool)
+            except (RuntimeError, AssertionError) as error:
+                raise InputError(
+                    "a block or aggregate promises capturable = True, but no CUDA graph can be made of the encoder: "
+                    f"{one_line(error)}"
+                ) from error
+            self.graphs[key] = thinking
+        return self.graphs[key]
+
+
+def filled_up(
+    model: Recommender, history: Int[Tensor, "B L"], state_keys: Int[Tensor, " BG"], tokens: int, copies: int = 1
+) -> tuple[Packing, tuple[Tensor, ...]]:
+    """A batch's tokens filled up to a multiple of `STEP`, and what `Thinking` gets of them."""
+    fillers = -(-STEP // (history.shape[1] - 1))
+    packing = Packing.filled(history, -(-(tokens + fillers) // STEP) * STEP, fillers)
+    keys = torch.nn.functional.pad(state_keys, (0, fillers * copies))
+    return packing, (model.item_table(packing.items), packing.slots, packing.rows, packing.offsets, keys)
