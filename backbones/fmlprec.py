@@ -118,8 +118,9 @@ class FMLPRecBlock(LayerStack):
 
     fixed_length = True
     packed: bool
-    capturable: bool
     """Whether it also takes packed tokens: with `padding="zero"`."""
+    capturable: bool
+    """Whether CUDA graphs may replay it: where it is packed."""
 
     def __init__(
         self,

@@ -187,6 +187,6 @@ def packed_layout(x: Float[Tensor, "tokens d"], offsets: Int[Tensor, " B1"], max
 def _suiting(x: Tensor, offsets: Tensor, max_length: int | None) -> Layout:
     if x.device.type == "cpu":
         return Layout.packed(x, offsets, max_length, grouped=True)
-    if max_length is not None and 2 * max_length <= WIDTH:
+    if max_length is not None and 2 * max_length <= WIDTH and x.shape[0]:
         return Layout.windowed(x, offsets, max_length)
     return Layout.packed(x, offsets, max_length, grouped=False)

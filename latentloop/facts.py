@@ -20,7 +20,8 @@ class Facts:
         fixed_length: rows must have exactly `max_length` positions.
         packed: it also takes tokens (tokens, d) behind each other, with `offsets` (B + 1,).
         capturable: packed, its pass is kernels alone that a CUDA graph may replay: nothing that the host reads back, no
-            shapes that depend on values, no state but parameters, no hooks.
+            draws but torch's, no shapes that depend on values, no state but parameters. A class declares it for itself
+            and not for those that inherit from it.
     """
 
     causal: bool = False
@@ -45,4 +46,6 @@ def facts(block: Any) -> Facts:
                 "rename the attribute if it means something else"
             )
         declared[field.name] = value
+    if "capturable" not in vars(type(block)) and type(block).__module__.partition(".")[0] != "latentloop":
+        declared["capturable"] = False  # what a base class promised, what was added may break
     return Facts(**declared)

@@ -1,11 +1,14 @@
 """Thoughts of a training step as a CUDA graph: one launch instead of the hundreds that a small model waits for.
 
 A graph replays kernels of fixed shapes. The rows of a step are always as many, the depth makes a graph of its own, and
-the number of packed tokens is filled up to a multiple of `STEP` with rows of padding, which nothing reads.
+the number of packed tokens is filled up with rows of padding, which nothing reads.
 """
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,9 +18,9 @@ from torch import Tensor, nn
 from latentloop.encoder import Thoughts
 from latentloop.errors import InputError
 from latentloop.everywhere import Everywhere, check_everywhere
-from latentloop.facts import facts
 from latentloop.input_stage import checked_history, embedded
 from latentloop.packing import Packing
+from latentloop.replayable import replayable
 from latentloop.weights import one_line
 
 if TYPE_CHECKING:
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["STEP", "GraphedThinking", "Thinking", "ThinkingEverywhere", "filled_up"]
 
 STEP = 1024
-"""Tokens; a training step of 1,024 rows and two views has some 12,000, give or take 150."""
+"""Tokens are filled up to a multiple of this, or of a twenty-fourth to a twelfth of them where that is more."""
+MOST = 128
+"""Graphs of one model; their inputs and outputs each have memory of their own."""
 
 
 class Thinking(nn.Module):
@@ -114,8 +119,8 @@ class GraphedThinking:
 
     @staticmethod
     def suits(model: Recommender) -> bool:
-        """Whether a model is on CUDA, and its encoder declares itself capturable."""
-        return model.device.type == "cuda" and facts(model.encoder).capturable
+        """Whether a model is on CUDA and `replayable`."""
+        return model.device.type == "cuda" and replayable(model)
 
     def __call__(
         self, history: Int[Tensor, "B L"], *, depth: int, state_keys: Int[Tensor, " BG"], tokens: int, copies: int = 1
@@ -152,40 +157,67 @@ class GraphedThinking:
     ) -> tuple[Packing, Any] | None:
         history = checked_history(self.model, history)
         self.shape = self.shape or history.shape
-        if history.shape != self.shape or history.shape[1] < 2:
+        if history.shape != self.shape or history.shape[1] < 2 or torch.is_anomaly_enabled():
             return None
         packing, inputs = filled_up(self.model, history, state_keys, tokens, copies)
         return packing, self._graph(kind, depth, copies, inputs)(*inputs)
 
+    def close(self) -> None:
+        """Give the graphs' memory back."""
+        for thinking in self.graphs.values():
+            del thinking.forward  # torch's stand-in, which holds the graphs and is held by what it stands in for
+        self.graphs.clear()
+
     def _graph(self, kind: type[Thinking], depth: int, copies: int, inputs: tuple[Tensor, ...]) -> nn.Module:
         autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-        key = (kind, depth, copies, inputs[0].shape[0], autocast, self.model.training)
+        weights = tuple((weight.data_ptr(), weight.requires_grad) for weight in self.model.parameters())
+        shapes = tuple(value.shape for value in inputs)
+        key = (kind, depth, copies, shapes, autocast, self.model.training, weights)
         if key not in self.graphs:
             assert self.shape is not None
             thinking, table = kind(self.model, depth, self.shape[0], copies), self.model.item_table.weight
+            if len(self.graphs) >= MOST:
+                return thinking  # the same kernels, launched one by one
             samples = (inputs[0].detach().clone().requires_grad_(table.requires_grad), *(v.clone() for v in inputs[1:]))
             try:
-                # the draws of trial passes must not shift those of this step
+                # an older graph may not go while another is made; the draws of trial passes must not shift this step's
                 with (
+                    _no_collection(),
                     torch.enable_grad(),
                     torch.random.fork_rng(devices=[self.model.device]),
                     torch.autocast("cuda", dtype=autocast, enabled=autocast is not None, cache_enabled=False),
                 ):
                     torch.cuda.make_graphed_callables(thinking, samples, allow_unused_input=True, pool=self._pool)
+            except torch.OutOfMemoryError:
+                raise
             except (RuntimeError, AssertionError) as error:
                 raise InputError(
-                    "a block or aggregate promises capturable = True, but no CUDA graph can be made of the encoder: "
-                    f"{one_line(error)}"
+                    "no CUDA graph can be made of the encoder, whose blocks and aggregate promise capturable = True: "
+                    f"{one_line(error)}; set it to False on the class of the one that is not, or before the model is built"
                 ) from error
             self.graphs[key] = thinking
         return self.graphs[key]
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's collector waits."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def filled_up(
     model: Recommender, history: Int[Tensor, "B L"], state_keys: Int[Tensor, " BG"], tokens: int, copies: int = 1
 ) -> tuple[Packing, tuple[Tensor, ...]]:
-    """A batch's tokens filled up to a multiple of `STEP`, and what `Thinking` gets of them."""
-    fillers = -(-STEP // (history.shape[1] - 1))
-    packing = Packing.filled(history, -(-(tokens + fillers) // STEP) * STEP, fillers)
+    """A batch's tokens filled up, and what `Thinking` gets of them."""
+    # some 1,024 for the 12,000 tokens of 1,024 rows and two views, which vary by 150
+    step = max(STEP, 1 << (tokens // 12).bit_length() >> 1)
+    fillers = -(-step // (history.shape[1] - 1))
+    packing = Packing.filled(history, -(-(tokens + fillers) // step) * step, fillers)
     keys = torch.nn.functional.pad(state_keys, (0, fillers * copies))
     return packing, (model.item_table(packing.items), packing.slots, packing.rows, packing.offsets, keys)

@@ -20,6 +20,7 @@ from latentloop.graphed_thinking import GraphedThinking
 from latentloop.metrics import parse_metric
 from latentloop.objectives.contract import Objective, touches_few_items
 from latentloop.objectives.learnable import check_learnable
+from latentloop.objectives.replay import may_replay
 from latentloop.optimizer import build_optimizer
 from latentloop.row_gradients import row_gradients
 from latentloop.run_directory import RunDirectory
@@ -93,8 +94,8 @@ def fit(
         model: what to train; one without `item_ids` gets those of `train`.
         train: training samples; an objective that reads "everywhere" gets them as windows, and a step's rows are those.
         validation: validation samples, ranked in full after each epoch.
-        objective: `(views, batch) -> (loss, terms)`; may have `views`, `start(model)`, `prepare(model, batch)` and
-            `updates`, see `latentloop.objectives`. One that `touches_few_items` gets row-sparse gradients of the item
+        objective: `(views, batch) -> (loss, terms)`; may have `views`, `start(model)`, `prepare(model, batch)`, `end()`
+            and `updates`, see `latentloop.objectives`. One that `touches_few_items` gets row-sparse gradients of the item
             table and row-wise optimizer state of it.
         stage: a name for logs and files.
         epochs: at most so many; 0 measures and keeps the model as it came.
@@ -180,19 +181,16 @@ def fit(
         best.catch_up(model, write=main)
     accelerator.wait_for_everyone()
     # gloo adds up sparse gradients, NCCL does not
-    together = StepModule(
-        model,
-        objective,
-        sparse=processes.world == 1 or accelerator.device.type == "cpu",
-        graphed=GraphedThinking(model) if processes.world == 1 and epochs and GraphedThinking.suits(model) else None,
-    )
+    sparse = processes.world == 1 or accelerator.device.type == "cpu"
+    graphed = processes.world == 1 and may_replay(objective) and GraphedThinking.suits(model)
+    together = StepModule(model, objective, sparse=sparse, graphed=GraphedThinking(model) if graphed else None)
     with row_gradients(model.item_table, together.sparse):  # DDP asks each table, when it is made, what to expect
         allow_unused(accelerator)
         step_module, optimizer = accelerator.prepare(together, optimizer)
     going = TrainingStage(
         stage, model, train, validation, objective, step_module, optimizer, accelerator, progress, best, run,
         metric=metric, exclude_history=exclude_history, batch_size=batch_size, clip_norm=clip_norm, seed=seed, progress_bar=progress_bar,
-        learning_rate=learning_rate, schedule=factor, epochs=epochs,
+        learning_rate=learning_rate, schedule=factor, epochs=epochs, graphed=graphed,
     )  # fmt: skip
     if model.item_ids is None:
         model.item_ids = train.sequences.item_ids
@@ -206,7 +204,11 @@ def fit(
         advice = "try a lower learning rate or clip_norm" if error.learned else _BROKEN_FROM_THE_START
         raise NotFinite(f"{stage}: {error}; {best}; {advice}", learned=error.learned) from None
     finally:
-        together.graphed = None  # Accelerate keeps the module, and graphs keep memory
+        if together.graphed is not None:
+            together.graphed.close()  # Accelerate keeps the module
+        end = getattr(objective, "end", None)
+        if end is not None:
+            end()
     best.restore(model)
     value = progress.best if progress.best is not None else math.nan
     return Fitted(stage, progress.best_epoch, value, metric, progress.epoch, progress.history)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from latentloop.across_ranks import processes_of
 from latentloop.best_weights import BestWeights
-from latentloop.data.batch import Batch, batches, num_batches
+from latentloop.data.batch import Batch, at_once, batches, num_batches
 from latentloop.data.counted import counted
 from latentloop.data.positives import SameTarget
 from latentloop.data.sequences import Samples
@@ -67,6 +67,7 @@ class TrainingStage:
         learning_rate: what the schedule's factors multiply.
         schedule: of the learning rate.
         epochs: what the schedule is laid over.
+        graphed: whether thoughts are replayed, for which batches are counted.
 
     Raises:
         InputError: where `progress` is of another schedule.
@@ -92,6 +93,7 @@ class TrainingStage:
     learning_rate: float
     schedule: Schedule
     epochs: int
+    graphed: bool = False
 
     def __post_init__(self) -> None:
         # the samples are sorted once for all epochs
@@ -197,8 +199,8 @@ class TrainingStage:
             rank=self.processes.rank,
             world=self.processes.world,
         )
-        if self.model.device.type == "cuda":
-            loop = counted(loop, self.model.max_length)
+        if self.graphed:
+            loop = counted(loop, self.model.max_length, at_once(self.model.device, self.batch_size))
         count = num_batches(len(self.rows), self.batch_size)
         shown = self.processes.rank == 0 and (sys.stderr.isatty() if self.progress_bar is None else self.progress_bar)
         name = f"{self.name} epoch {epoch}"

@@ -17,7 +17,7 @@ from benchmarks.speed.timing import Action, Pair
 from benchmarks.speed.twins import rpt_loss, spt_loss
 from benchmarks.speed.world import LENGTH, loop, padded_twin, random_split
 from latentloop.accelerator import make_accelerator
-from latentloop.data.batch import Batch, batches
+from latentloop.data.batch import Batch, at_once, batches
 from latentloop.data.counted import counted
 from latentloop.data.positives import SameTarget
 from latentloop.data.sequences import Samples
@@ -67,7 +67,7 @@ class _Stretch:
     def batches(self, samples: Samples, positives: SameTarget | bool) -> Iterable[Batch]:
         """The steps' batches, as `fit` makes them."""
         every = islice(batches(samples, self.batch_size, key=0, epoch=1, same_target=positives), self.count)
-        return counted(every, LENGTH) if self.device == "cuda" else every
+        return counted(every, LENGTH, at_once(samples.device, self.batch_size)) if self.device == "cuda" else every
 
 
 def spt(options: Options) -> Iterator[Pair]:

@@ -16,7 +16,7 @@ from latentloop.data.windows import Windows
 from latentloop.errors import InputError
 from latentloop.randomness import fold, generator
 
-__all__ = ["Batch", "batches", "num_batches"]
+__all__ = ["Batch", "at_once", "batches", "num_batches"]
 
 _ROWS_TOGETHER = 2**14
 """Rows whose batches an accelerator makes at once: for a thousand rows it is launches that cost."""
@@ -70,8 +70,8 @@ class Batch:
         )
 
 
-def _together(device: torch.device, batch_size: int) -> int:
-    """How many batches are made at once."""
+def at_once(device: torch.device, batch_size: int) -> int:
+    """How many batches are made at once there."""
     return 1 if device.type == "cpu" else max(1, _ROWS_TOGETHER // batch_size)
 
 
@@ -148,7 +148,7 @@ def _batches(
     else:
         order = torch.arange(len(samples), device=samples.device)
     count = num_batches(len(samples), batch_size)
-    together = _together(samples.device, batch_size)
+    together = at_once(samples.device, batch_size)
     for first in range(start, count, together):
         numbers = range(first, min(first + together, count))
         every = [order[number * batch_size : (number + 1) * batch_size] for number in numbers]

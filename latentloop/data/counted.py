@@ -13,18 +13,20 @@ from latentloop.data.batch import Batch
 
 __all__ = ["counted"]
 
-_TOGETHER = 16
-"""Batches that are counted at once."""
 
-
-def counted(batches: Iterable[Batch], max_length: int) -> Iterator[Batch]:
-    """The same batches with their `tokens`, counted in the newest `max_length` columns.
+def counted(batches: Iterable[Batch], max_length: int, together: int = 1) -> Iterator[Batch]:
+    """The same batches with their `tokens`.
 
     Some are made before the ones ahead of them are handed out, so their numbers are on the host before their steps begin.
+
+    Args:
+        batches: of one epoch.
+        max_length: the newest columns that a model reads.
+        together: how many are counted at once; twice as many wait at most.
     """
     source = iter(batches)
     ahead: _Counting | None = None
-    while group := list(islice(source, _TOGETHER)):
+    while group := list(islice(source, together)):
         following = _Counting(group, max_length)
         if ahead is not None:
             yield from ahead.done()

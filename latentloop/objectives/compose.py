@@ -1,7 +1,7 @@
 """Sums of weighted parts: `NextItem() + 0.2 * TrajectoryAlignment() + 0.1 * StepAlignment()`.
 
 A part is anything called as `part(views, batch) -> (loss, terms)`. It may name the views it reads in `views` (else the
-anchor), and it may have `start(model)`, `prepare(model, batch)`, `updates` and `touches_few_items`.
+anchor), and it may have `start(model)`, `prepare(model, batch)`, `end()`, `updates` and `touches_few_items`.
 """
 
 from __future__ import annotations
@@ -78,6 +78,10 @@ class Weighted(Composable):
         """Pass on to the part."""
         _start(self.part, model)
 
+    def end(self) -> None:
+        """Pass on to the part."""
+        _end(self.part)
+
     def prepare(self, model: Recommender, batch: Batch) -> Batch:
         """Pass on to the part; without a `prepare` of its own the batch stays as it is."""
         prepare = getattr(self.part, "prepare", None)
@@ -138,6 +142,11 @@ class Sum(Composable):
         for part in self.parts:
             _start(part, model)
 
+    def end(self) -> None:
+        """Pass on to every part that has an `end`."""
+        for part in self.parts:
+            _end(part)
+
     def prepare(self, model: Recommender, batch: Batch) -> Batch:
         """Pass on to the part that prepares; without one the batch stays as it is."""
         prepare = getattr(self._preparing, "prepare", None)
@@ -170,3 +179,9 @@ def _start(part: Objective, model: Recommender) -> None:
     start = getattr(part, "start", None)
     if start is not None:
         start(model)
+
+
+def _end(part: Objective) -> None:
+    end = getattr(part, "end", None)
+    if end is not None:
+        end()

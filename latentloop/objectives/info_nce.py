@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from latentloop.checks import above_zero, one_of
@@ -66,7 +65,7 @@ def symmetric_info_nce(
 ) -> Float[Tensor, ""]:
     """1/2 [info_nce(x, y) + info_nce(y, x)] from one matrix of scores (LARES eq. 8 and 9).
 
-    The gradients are taken while the scores are there; they can be taken once.
+    The gradients are taken while the scores are there.
 
     Args:
         x: (B, d) float.
@@ -100,22 +99,31 @@ class _Symmetric(torch.autograd.Function):
         # of rows that lie behind each other: on an H100 the softmax of columns took a hundred times as long
         other_way = torch.log_softmax(one_way.T.contiguous(), 1)
         one_way = torch.log_softmax(one_way, 1)
-        loss = (one_way.diagonal() + other_way.diagonal()).mean() / -2
+        loss = (0 - (one_way.diagonal() + other_way.diagonal()).mean()) / 2
         if not grad:
             return loss
         # d loss / d score = (p + p' - 2 onehot) / 2B
         gradient = one_way.exp_().add_(other_way.exp_().T)
         gradient.diagonal().sub_(2)
         gradient.div_(2 * len(x) * temperature)
-        ctx.save_for_backward(
-            _through_unit(gradient @ right, left, left_norm), _through_unit(gradient.T @ left, right, right_norm)
+        gradients = (
+            _through_unit(gradient @ right, left, left_norm),
+            _through_unit(gradient.T @ left, right, right_norm),
         )
+        ctx.save_for_backward(*gradients, x, y, same)
+        ctx.settings = {"temperature": temperature, "similarity": "cosine" if cosine else "dot"}
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(saved * grad for saved in ctx.saved_tensors), None, None, None, None)
+        grad_x, grad_y, x, y, same = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return grad_x * grad, grad_y * grad, None, None, None, None
+        # the gradients are to be differentiated themselves, which only autograd's own can be
+        loss = (info_nce(x, y, same=same, **ctx.settings) + info_nce(y, x, same=same, **ctx.settings)) / 2
+        wanted = [view for view, needed in zip((x, y), ctx.needs_input_grad[:2], strict=True) if needed]
+        found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True))
+        return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None, None, None, None)
 
 
 _TINY = 1e-12

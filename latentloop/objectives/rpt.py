@@ -141,12 +141,19 @@ class RPT(Composable):
             InputError: for an encoder without T_0 while dropout is off: all its rollouts would be the same.
         """
         self._check_rollouts(model)
-        self.reference, self._graphed = None, []
+        self.end()
+        self.reference = None
         if self.kl_weight > 0:
             # not eval(): the policy's own kernels, so that the divergence is exactly 0 where the weights are the same
             self.reference = copy.deepcopy(model).train().requires_grad_(False)
         thinkers = [model] if self.reference is None else [model, self.reference]
         self._graphed = [GraphedThinking(thinker) for thinker in thinkers if GraphedThinking.suits(thinker)]
+
+    def end(self) -> None:
+        """Give back the memory that only training needs; the reference stays."""
+        for graphed in self._graphed:
+            graphed.close()
+        self._graphed = []
 
     @torch.no_grad()
     def prepare(self, model: Recommender, batch: Batch) -> Prepared:
@@ -267,7 +274,7 @@ class RPT(Composable):
         dropout_key: int | None,
     ) -> Tensor:
         """Thoughts of the rollouts of some rows, None for all."""
-        whole = groups is None or len(groups) == len(batch)
+        whole = groups is None or self.dropout or (self.keep_kl and self.kl_weight > 0)  # see `_groups`
         history = batch.history if whole else batch.history[groups]
         tokens = batch.tokens[0] if whole and batch.tokens is not None and batch.share is None else None
         graphed = next((graphed for graphed in self._graphed if graphed.model is model), None)
@@ -283,7 +290,7 @@ class RPT(Composable):
         if self.reference.device != model.device:
             self.reference.to(model.device)
         wanted = (prepared[name] for name in ("groups", "depth", "state_keys", "dropout_key"))
-        steps = self._think(self.reference, batch, *wanted)
+        steps = self._think(self.reference, batch, *wanted).clone()  # a batch may be used after the next was prepared
         queries, items = self.reference.queries(steps), self.reference.keys()
         if self.kl == "full":
             return held | {"ref_queries": queries, "ref_keys": items}

@@ -195,7 +195,7 @@ def test_batches_that_are_made_together_are_those_made_one_by_one(
     def made(at_once: int) -> list[Batch]:
         source = Windows.of(samples) if in_windows else samples
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("latentloop.data.batch._together", lambda device, batch_size: at_once)
+            patch.setattr("latentloop.data.batch.at_once", lambda device, batch_size: at_once)
             return list(
                 batches(source, size, key=key, epoch=1, same_target=positives, rank=world - 1, world=world, start=start)
             )

@@ -19,12 +19,14 @@ from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.facts import facts
 from latentloop.graphed_thinking import STEP, GraphedThinking, Thinking, filled_up
-from latentloop.objectives import RPT
+from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Weighted
+from latentloop.objectives.replay import may_replay
 from latentloop.objectives.views import Views, encode_views
 from latentloop.packing import Packing
 from latentloop.randomness import dropout_seed, row_keys
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
+from latentloop.replayable import replayable
 from tests.core.worlds import ragged
 from tests.devices.worlds import DIM, MAX_LENGTH, NUM_ITEMS, close, every_backbone, fresh, recommender
 
@@ -41,7 +43,7 @@ def test_counted_batches_are_the_same_and_know_their_tokens(
     def loop() -> Any:
         return batches(split.train.to(device), 50, key=1, epoch=1, same_target=same_target)
 
-    found = list(counted(loop(), 6))
+    found = list(counted(loop(), 6, 3))
     assert len(found) > 1
     for one, other in zip(found, loop(), strict=True):
         assert one.history.device.type == device.type and one.key == other.key
@@ -213,7 +215,15 @@ def test_graphs_drop_what_the_seed_says(backbone: Any, split: Split, device: tor
     assert torch.equal(drawn[0], drawn[3])
 
 
-class Undeclared(SASRecBlock):
+class Inherits(SASRecBlock):
+    """Whatever it adds, its base class did not promise."""
+
+
+class Declares(SASRecBlock):
+    capturable = True
+
+
+class Denies(SASRecBlock):
     capturable = False
 
 
@@ -221,7 +231,9 @@ class Undeclared(SASRecBlock):
     ("core_block", "settings", "promised"),
     [
         (SASRecBlock, {}, True),
-        (Undeclared, {}, False),
+        (Inherits, {}, False),
+        (Declares, {}, True),
+        (Denies, {}, False),
         (SASRecBlock, {"aggregate": "gate"}, True),
         (SASRecBlock, {"aggregate": torch.add}, False),
         (SASRecBlock, {"checkpoint_steps": True}, False),
@@ -232,5 +244,52 @@ def test_only_what_promises_it_is_captured(
 ) -> None:
     blocks = [make(DIM, layers=1, inner=32, dropout=0.3) for make in (SASRecBlock, core_block)]
     model = Recommender(NUM_ITEMS, RecurrentDepth(*blocks, **settings), DIM, MAX_LENGTH).to(device)
-    assert facts(model.encoder).capturable == promised
+    assert facts(model.encoder).capturable == replayable(model) == promised
     assert GraphedThinking.suits(model) == (promised and device.type == "cuda")
+
+
+@pytest.mark.parametrize("backbone", [SASRec, BSARec])
+def test_a_model_that_was_changed_is_not_captured(backbone: Any, split: Split) -> None:
+    def made() -> Recommender:
+        return fresh(split, backbone, dropout=0.3, max_length=MAX_LENGTH)
+
+    assert replayable(made())
+    hooked, other = made(), made()
+    hooked.encoder.core_block.module.layers[0].register_forward_hook(lambda *_: None)
+    other.position_table.register_hook(lambda gradient: gradient)
+    replaced, mine, dropped = made(), made(), made()
+    replaced.encoder.core_block.module.layers[0].dropout = Noise()
+    mine.think = lambda *args, **kwargs: None
+    dropped.input_dropout = torch.nn.Dropout(0.3)
+    for model in (hooked, other, replaced, mine, dropped):
+        assert not replayable(model)
+
+
+class Noise(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_objectives_of_others_get_no_replayed_thoughts() -> None:
+    def mine(views: Any, batch: Any) -> Any:
+        return views["anchor"].final.sum(), {}
+
+    for ours in (SPT(), RPT(), NextItemEverywhere(), SPT(next_item=NextItemEverywhere()), RPT() + 0.1 * NextItem()):
+        assert may_replay(ours)
+    for other in (mine, SPT() + mine, Weighted(mine, 2.0), NextItemEverywhere(mine), SPT(next_item=mine)):
+        assert not may_replay(other)
+
+
+def test_a_graph_more_than_there_may_be_is_thought_of_step_by_step(split: Split, device: torch.device) -> None:
+    on_cuda(device)
+    model = fresh(split, dropout=0.0, max_length=MAX_LENGTH).to(device).train()
+    graphed = GraphedThinking(model)
+    history, keys, tokens = asked(1, device)
+    for depth in (1, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("latentloop.graphed_thinking.MOST", 1)
+            found = graphed(history, depth=depth, state_keys=keys, tokens=tokens).steps
+        alike(model, found, model.think(history, depth=depth, state_keys=keys).steps)
+    assert len(graphed.graphs) == 1
+    graphed.close()
+    assert not graphed.graphs

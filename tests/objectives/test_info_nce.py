@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from latentloop.across_ranks import Share
 from latentloop.data.batch import Batch
@@ -56,6 +57,60 @@ def test_it_is_the_naive_loop(seed: int, temperature: float, similarity: Similar
     assert found.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
     both = symmetric_info_nce(x, y, temperature=temperature, similarity=similarity, same=same)
     torch.testing.assert_close(both, (found + other) / 2, **EXACT)
+
+
+def dense(x: Tensor, y: Tensor, temperature: float, similarity: str, same: Tensor | None) -> Tensor:
+    """Both ways in plain torch."""
+    if similarity == "cosine":
+        x, y = (view / view.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12) for view in (x, y))
+    scores = x @ y.T / temperature
+    if same is not None:
+        scores = torch.where(same & ~torch.eye(len(x), dtype=torch.bool), -torch.inf, scores)
+    rows = torch.arange(len(x))
+    return (F.cross_entropy(scores, rows) + F.cross_entropy(scores.T, rows)) / 2
+
+
+@given(
+    seed=seeds, temperature=st.sampled_from([0.05, 0.2, 1.0]), similarity=similarities, masked=st.booleans(),
+    weight=st.sampled_from([-2.0, 0.5, 1.0]), scale=st.sampled_from([1e-14, 1.0, 1e8]),
+)  # fmt: skip
+def test_gradients_are_those_of_the_plain_loss(
+    seed: int, temperature: float, similarity: Similarity, masked: bool, weight: float, scale: float
+) -> None:
+    """Of vectors too short to be divided by their norm as well; and theirs in turn, where they are differentiated."""
+    x, y, target = views(seed)
+    x[0] *= scale if similarity == "cosine" else 1.0
+    x, y, same = x.requires_grad_(), y.requires_grad_(), same_target_mask(target) if masked else None
+    loss, plain = (
+        symmetric_info_nce(x, y, temperature=temperature, similarity=similarity, same=same),
+        dense(x, y, temperature, similarity, same),
+    )
+    torch.testing.assert_close(loss, plain, **EXACT)
+    expected = torch.autograd.grad(weight * plain, (x, y), create_graph=True)
+    for found in (
+        torch.autograd.grad(weight * loss, (x, y), retain_graph=True),
+        torch.autograd.grad(weight * loss, (x, y), create_graph=True),
+    ):
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10 / min(1.0, scale))
+    if scale == 1.0:
+        twice = [
+            torch.autograd.grad(sum(g.square().sum() for g in gradients), (x, y)) for gradients in (found, expected)
+        ]
+        for one, other in zip(*twice, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+    (alone,) = torch.autograd.grad(
+        symmetric_info_nce(x, y.detach(), temperature=temperature, similarity=similarity, same=same),
+        (x,),
+        create_graph=True,
+    )
+    torch.testing.assert_close(weight * alone, expected[0], rtol=1e-8, atol=1e-10 / min(1.0, scale))
+
+
+def test_a_mask_of_another_shape_is_refused_both_ways() -> None:
+    x, wrong = torch.randn(3, 4), torch.zeros(3, 2, dtype=torch.bool)
+    with unchecked(), pytest.raises(InputError, match="same must be a bool mask"):
+        symmetric_info_nce(x, x, temperature=1.0, same=wrong)
 
 
 @given(seed=seeds, similarity=similarities)
