@@ -220,7 +220,9 @@ CASES = {
     "user's (x, lengths)": Case(LengthsGRU, lambda m, row: m(row, torch.tensor([row.shape[1]]))[0], facts=Facts()),
     "hugging face": Case(FakeHuggingFace, lambda m, row: m(inputs_embeds=row)["last_hidden_state"], facts=Facts()),
     "sasrec": Case(
-        lambda: SASRec(dropout=0.0).blocks(D)[0], _itself, facts=Facts(causal=True, pad_invariant=True, packed=True)
+        lambda: SASRec(dropout=0.0).blocks(D)[0],
+        _itself,
+        facts=Facts(causal=True, pad_invariant=True, packed=True, capturable=True),
     ),
 }
 

@@ -63,7 +63,7 @@ def rows(seed: int) -> tuple[Tensor, Tensor]:
 def test_facts(config: Config) -> None:
     for padding, packed in (("zero", True), ("keep", False)):
         for made in config(padding=padding).blocks(DIM, MAX_LENGTH):
-            assert facts(made) == facts(adapt(made)) == Facts(fixed_length=True, packed=packed)
+            assert facts(made) == facts(adapt(made)) == Facts(fixed_length=True, packed=packed, capturable=packed)
     assert config in BACKBONES.values()
 
 

@@ -274,7 +274,7 @@ def test_the_output_depends_on_the_texts_of_the_row(seed: int) -> None:
 def test_only_the_fusion_needs_a_fixed_length() -> None:
     pre, core = config(0).blocks(DIM, MAX_LENGTH)
     assert facts(pre) == facts(adapt(pre)) == Facts(fixed_length=True)
-    assert facts(core) == Facts(causal=True, pad_invariant=True, packed=True)
+    assert facts(core) == Facts(causal=True, pad_invariant=True, packed=True, capturable=True)
     assert facts(config(0).base(DIM, MAX_LENGTH)) == Facts(fixed_length=True)
     loop = RecurrentDepth(pre, core)
     assert loop.fixed_length and not loop.packed
