@@ -121,9 +121,9 @@ class _Symmetric(torch.autograd.Function):
             return grad_x * grad, grad_y * grad, None, None, None, None
         # the gradients are to be differentiated themselves, which only autograd's own can be
         loss = (info_nce(x, y, same=same, **ctx.settings) + info_nce(y, x, same=same, **ctx.settings)) / 2
-        wanted = [view for view, needed in zip((x, y), ctx.needs_input_grad[:2], strict=True) if needed]
+        wanted = [view for view in (x, y) if view.requires_grad]
         found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=True))
-        return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None, None, None, None)
+        return (*(next(found) if view.requires_grad else None for view in (x, y)), None, None, None, None)
 
 
 _TINY = 1e-12

@@ -70,8 +70,9 @@ def dense(x: Tensor, y: Tensor, temperature: float, similarity: str, same: Tenso
     return (F.cross_entropy(scores, rows) + F.cross_entropy(scores.T, rows)) / 2
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
 @given(
-    seed=seeds, temperature=st.sampled_from([0.05, 0.2, 1.0]), similarity=similarities, masked=st.booleans(),
+    seed=seeds, temperature=st.sampled_from([0.05, 0.2, 1.0]), masked=st.booleans(),
     weight=st.sampled_from([-2.0, 0.5, 1.0]), scale=st.sampled_from([1e-14, 1.0, 1e8]),
 )  # fmt: skip
 def test_gradients_are_those_of_the_plain_loss(
