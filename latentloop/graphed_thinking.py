@@ -165,7 +165,8 @@ class GraphedThinking:
     def close(self) -> None:
         """Give the graphs' memory back."""
         for thinking in self.graphs.values():
-            del thinking.forward  # torch's stand-in, which holds the graphs and is held by what it stands in for
+            # torch's stand-in, which holds the graphs and is held by what it stands in for
+            thinking.__dict__.pop("forward", None)
         self.graphs.clear()
 
     def _graph(self, kind: type[Thinking], depth: int, copies: int, inputs: tuple[Tensor, ...]) -> nn.Module:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from latentloop.accelerator import make_accelerator
 from latentloop.backbones.bsarec import BSARec
 from latentloop.backbones.sasrec import SASRec, SASRecBlock
 from latentloop.data.batch import batches
@@ -27,6 +31,7 @@ from latentloop.randomness import dropout_seed, row_keys
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from latentloop.replayable import replayable
+from latentloop.training import fit
 from tests.core.worlds import ragged
 from tests.devices.worlds import DIM, MAX_LENGTH, NUM_ITEMS, close, every_backbone, fresh, recommender
 
@@ -293,3 +298,47 @@ def test_a_graph_more_than_there_may_be_is_thought_of_step_by_step(split: Split,
     assert len(graphed.graphs) == 1
     graphed.close()
     assert not graphed.graphs
+
+
+def test_closing_lets_go_of_what_holds_itself(split: Split) -> None:
+    """Torch puts a function that holds the graphs, and the module, in place of the module's `forward`."""
+    graphed = Eager(fresh(split, dropout=0.0, max_length=MAX_LENGTH))
+    thinking = Thinking(graphed.model, 1, 1)
+    thinking.forward = partial(thinking.forward)
+    held = weakref.ref(thinking)
+    graphed.graphs[("key",)] = thinking
+    del thinking
+    gc.disable()
+    try:
+        graphed.close()
+        assert not graphed.graphs and held() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [SPT, lambda: SPT(next_item=NextItemEverywhere()), lambda: RPT(rollouts=2), lambda: RPT() + 0.1 * SPT()],
+)
+def test_a_stage_learns_the_same_from_filled_tokens(
+    objective: Any, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that `fit` does for graphs, without them."""
+
+    def trained() -> Tensor:
+        """What the users' vectors come to; a key's bias, say, has no gradient but rounding, and no effect."""
+        model = fresh(split, dropout=0.0, max_length=MAX_LENGTH).double()
+        accelerator = make_accelerator(device="cpu")
+        fit(model, split.train, split.validation, objective(), epochs=1, batch_size=32, accelerator=accelerator)
+        return model.eval().encode(split.test.history(torch.arange(len(split.test)))).detach()
+
+    expected, thought = trained(), []
+    with monkeypatch.context() as patch:
+        patch.setattr(GraphedThinking, "suits", staticmethod(replayable))
+        patch.setattr(GraphedThinking, "__init__", Eager.__init__)
+        patch.setattr(
+            GraphedThinking, "_graph", lambda self, *asked: thought.append(asked) or Eager._graph(self, *asked)
+        )
+        found = trained()
+    assert len(thought) > 1
+    close(found, expected, 1e-6)
