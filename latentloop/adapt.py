@@ -24,7 +24,7 @@ from latentloop.calls import WAY_OUT, Call, Context, PlainCall, RecurrentCall, T
 from latentloop.dropout import evaluating
 from latentloop.errors import InputError, InputTypeError
 from latentloop.fact_trial import try_facts
-from latentloop.facts import Facts, facts
+from latentloop.facts import Facts, facts, made_here
 from latentloop.layout_trial import try_layout
 from latentloop.padding_trial import Remedy, aside, try_padding
 from latentloop.way_to_call import plain_call, way_to_call
@@ -66,7 +66,7 @@ class Adapted(nn.Module):
         super().__init__()
         self.module = module
         self.call = call
-        self._own = type(module).__module__.split(".")[0] == "latentloop"
+        self._own = made_here(module)
         untried = isinstance(call, PlainCall) and call.told_of_padding and not self._own
         self._remedy: Remedy | None = None if untried else Remedy()
         declared = facts(module)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from latentloop.errors import InputError
+from latentloop.facts import made_here
 from latentloop.objectives.compose import Sum, Weighted
 from latentloop.train_state import Progress, check_state, load_progress, load_state
 from latentloop.weights import checksum, digest
@@ -112,7 +113,7 @@ def in_words(part: object) -> str:
     if isinstance(part, Weighted):
         inner = in_words(part.part)
         return f"{part.weight!r} * " + (f"({inner})" if isinstance(part.part, Sum) else inner)
-    if type(part).__module__.partition(".")[0] == "latentloop":
+    if made_here(part):
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(part))  # rewards of one's own have an address
     return str(getattr(part, "__qualname__", type(part).__qualname__))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from latentloop.errors import InputTypeError
 
-__all__ = ["Facts", "facts"]
+__all__ = ["Facts", "facts", "made_here"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Facts:
     capturable: bool = False
 
 
+def made_here(part: object) -> bool:
+    """Whether a thing is of a class of ours."""
+    return type(part).__module__.partition(".")[0] == "latentloop"
+
+
 def facts(block: Any) -> Facts:
     """Read the facts that `block` declares as boolean attributes.
 
@@ -46,6 +51,6 @@ def facts(block: Any) -> Facts:
                 "rename the attribute if it means something else"
             )
         declared[field.name] = value
-    if "capturable" not in vars(type(block)) and type(block).__module__.partition(".")[0] != "latentloop":
+    if "capturable" not in vars(type(block)) and not made_here(block):
         declared["capturable"] = False  # what a base class promised, what was added may break
     return Facts(**declared)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from latentloop.facts import facts
+from latentloop.facts import facts, made_here
 from latentloop.quick_dropout import QuickDropout
 from latentloop.recurrence import RecurrentDepth
 from latentloop.single_pass import SinglePass
@@ -18,7 +18,7 @@ from latentloop.single_pass import SinglePass
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
 
-__all__ = ["made_here", "replayable"]
+__all__ = ["replayable"]
 
 _HOOKS = (
     "_forward_hooks",
@@ -44,11 +44,6 @@ def replayable(model: Recommender) -> bool:
         and _sound(encoder)
         and not any(getattr(part, hooks, None) for part in (*model.modules(), *model.parameters()) for hooks in _HOOKS)
     )
-
-
-def made_here(part: object) -> bool:
-    """Whether a thing is of a class of ours."""
-    return type(part).__module__.partition(".")[0] == "latentloop"
 
 
 def _sound(part: Any) -> bool:

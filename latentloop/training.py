@@ -207,7 +207,7 @@ def fit(
         if together.graphed is not None:
             together.graphed.close()  # Accelerate keeps the module
         end = getattr(objective, "end", None)
-        if end is not None:
+        if callable(end):  # a number of this name is the objective's own
             end()
     best.restore(model)
     value = progress.best if progress.best is not None else math.nan

@@ -183,5 +183,5 @@ def _start(part: Objective, model: Recommender) -> None:
 
 def _end(part: Objective) -> None:
     end = getattr(part, "end", None)
-    if end is not None:
+    if callable(end):
         end()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from latentloop.facts import made_here
 from latentloop.objectives.compose import Sum, Weighted
-from latentloop.replayable import made_here
 
 __all__ = ["may_replay"]
 
