@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from latentloop.evaluation import evaluate
     from latentloop.followers import Followers
     from latentloop.objectives import RPT, SPT, NextItem, StepAlignment, TrajectoryAlignment
+    from latentloop.per_step import PerStep
     from latentloop.recommender import Recommender
     from latentloop.recurrence import RecurrentDepth, Thoughts
     from latentloop.run_directory import RunDirectory
@@ -36,6 +37,7 @@ __all__ = [
     "InputTypeError",
     "LogNormalPoisson",
     "NextItem",
+    "PerStep",
     "Recommender",
     "RecurrentDepth",
     "RunDirectory",
@@ -64,6 +66,7 @@ _HOME = {
     "InputTypeError": "errors",
     "LogNormalPoisson": "depth",
     "NextItem": "objectives",
+    "PerStep": "per_step",
     "Recommender": "recommender",
     "RecurrentDepth": "recurrence",
     "RunDirectory": "run_directory",

@@ -6,7 +6,8 @@ A module's signature is read once, at construction. It is called with x and, of 
 
     padding_mask, src_key_padding_mask, key_padding_mask    (B, L) bool, True = padding
     attention_mask                                          (B, L) int64, 1 = keep
-    lengths (B,); history (B, L); offsets (B + 1,); max_length int; or all of the contract's by **context
+    lengths (B,); history (B, L); offsets (B + 1,); max_length int; or all of these by **context
+    step int                                                0 at the first thought, of a core-block
 
 A module of (x, lengths) may want rows that start with their oldest token: see `layout_trial`.
 """
@@ -117,6 +118,7 @@ class Adapted(nn.Module):
         history: Int[Tensor, "B L"] | None = None,
         offsets: Int[Tensor, " B1"] | None = None,
         max_length: int | None = None,
+        step: int | None = None,
     ) -> Float[Tensor, "*n d"]:
         """The module's hidden states, zero at padded positions.
 
@@ -127,12 +129,13 @@ class Adapted(nn.Module):
             history: item ids, 0 = padding.
             offsets: where each row of packed tokens starts, and the end.
             max_length: the longest row of packed tokens.
+            step: how many thoughts came before, for a core-block.
 
         Raises:
             InputError: for a size that does not fit the module or the context, an output not shaped like x, or one that
             padding makes NaN, see `padding_trial`.
         """
-        padding, context = _context(x, padding_mask, lengths, history, offsets, max_length)
+        padding, context = _context(x, padding_mask, lengths, history, offsets, max_length, step)
         self._check(x, packed=offsets is not None)
         if not x.shape[0]:  # no rows: an RNN, a transform, many a reshape would fail
             return x
@@ -219,9 +222,10 @@ class _AdaptedWithLast(Adapted):
         history: Int[Tensor, "B L"] | None = None,
         offsets: Int[Tensor, " B1"] | None = None,
         max_length: int | None = None,
+        step: int | None = None,
     ) -> Float[Tensor, "B d"]:
         """The newest position's output: what `forward` has there, for less work."""
-        padding, context = _context(x, padding_mask, lengths, history, offsets, max_length)
+        padding, context = _context(x, padding_mask, lengths, history, offsets, max_length, step)
         self._check(x, packed=offsets is not None)
         if not x.shape[0]:
             return x if offsets is not None else x[:, -1]
@@ -286,10 +290,11 @@ def _context(
     history: Tensor | None,
     offsets: Tensor | None,
     max_length: int | None,
+    step: int | None,
 ) -> tuple[Tensor | None, Context]:
     """The padding as it is, and what the module is told of it."""
     if offsets is not None:
-        return None, Context(offsets=offsets, max_length=max_length, history=history)
+        return None, Context(offsets=offsets, max_length=max_length, history=history, step=step)
     if x.ndim != 3:
         raise InputError(f"x must be (B, L, d), or (tokens, d) with offsets, got {tuple(x.shape)}")
     rows, length = x.shape[:2]
@@ -307,6 +312,6 @@ def _context(
     elif padding_mask is None and history is not None:
         padding_mask = history == 0
     if padding_mask is None:
-        return None, Context()
+        return None, Context(step=step)
     told = padding_mask & (torch.arange(length, device=x.device) < length - 1)
-    return padding_mask, Context(told, (~told).sum(1), history, None, max_length)
+    return padding_mask, Context(told, (~told).sum(1), history, None, max_length, step)

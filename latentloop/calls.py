@@ -53,6 +53,7 @@ class Context:
         history: (B, L) item ids.
         offsets: (B + 1,) where each row of packed tokens starts.
         max_length: the longest row of packed tokens.
+        step: how many thoughts came before.
     """
 
     padding_mask: Bool[Tensor, "B L"] | None = None
@@ -60,6 +61,7 @@ class Context:
     history: Int[Tensor, "B L"] | None = None
     offsets: Int[Tensor, " B1"] | None = None
     max_length: int | None = None
+    step: int | None = None
 
 
 @runtime_checkable
@@ -197,6 +199,7 @@ class PlainCall:
         known: dict[str, Any] = dict.fromkeys(PADDING_NAMES, padding)
         known["attention_mask"] = None if padding is None else (~padding).long()
         known.update(lengths=lengths, history=context.history, offsets=context.offsets, max_length=context.max_length)
+        known["step"] = context.step
         arguments = {name: known[name] for name in self.names if known[name] is not None}
         missing = sorted(self.needs - arguments.keys())
         if missing:

@@ -15,6 +15,7 @@ from latentloop.backbones.tedrec import TedRec
 from latentloop.checks import at_least
 from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson, UniformDepth
 from latentloop.errors import InputError
+from latentloop.per_step import PerStep
 from latentloop.recommender import Recommender
 from latentloop.recurrence import Encoder, RecurrentDepth
 from latentloop.scoring import Scorer
@@ -50,6 +51,7 @@ def build_recommender(
     aggregate: str = "add",
     depth_law: DepthLaw | None = None,
     state_std: float = 1.0,
+    own_norms: int = 0,
     dropout: float = 0.5,
     scorer: str | Scorer | None = None,
     inference_state: Any = "shared",
@@ -67,6 +69,7 @@ def build_recommender(
         aggregate: f, by name.
         depth_law: what training draws the depth from.
         state_std: s1.
+        own_norms: how many thoughts have layer norms of their own in the core-block, see `PerStep`; 0 shares them all.
         dropout: on the embedded history.
         scorer: see `Recommender`; None is the backbone's own, "dot" where it has none.
         inference_state: see `Recommender`.
@@ -82,7 +85,8 @@ def build_recommender(
         raise InputError(f"num_items is {num_items}, but the backbone knows the texts of {known} items")
     encoder: nn.Module
     if loop:
-        encoder = RecurrentDepth(*backbone.blocks(dim, max_length), aggregate, depth_law=depth_law, state_std=state_std)
+        blocks = _blocks(backbone, dim, max_length, own_norms)
+        encoder = RecurrentDepth(*blocks, aggregate, depth_law=depth_law, state_std=state_std)
     else:
         encoder = backbone.base(dim, max_length)
     model = Recommender(
@@ -111,13 +115,18 @@ def describe(backbone: Any, encoder: Encoder) -> dict[str, Any] | None:
     if not isinstance(encoder, RecurrentDepth):
         return {"name": name, "settings": settings, "loop": None}
     law, aggregate = encoder.depth_law, _AGGREGATES.get(type(encoder.aggregate))
+    core = encoder.core_block.module
     if type(law) not in _DEPTH_LAWS.values() or aggregate is None:
+        return None
+    if isinstance(core, PerStep) and core.own is not nn.LayerNorm:
         return None
     loop = {
         "aggregate": aggregate,
         "state_std": encoder.state_std,
         "depth_law": {"name": type(law).__name__, **dataclasses.asdict(law)},  # type: ignore[call-overload]
     }
+    if isinstance(core, PerStep):
+        loop["own_norms"] = core.steps
     return {"name": name, "settings": settings, "loop": loop}
 
 
@@ -135,6 +144,12 @@ def build_encoder(description: dict[str, Any], dim: int, max_length: int) -> tup
         return backbone, backbone.base(dim, max_length)
     law = dict(loop["depth_law"])
     depth_law: DepthLaw = _DEPTH_LAWS[law.pop("name")](**law)
-    return backbone, RecurrentDepth(
-        *backbone.blocks(dim, max_length), loop["aggregate"], depth_law=depth_law, state_std=loop["state_std"]
-    )
+    blocks = _blocks(backbone, dim, max_length, loop.get("own_norms", 0))
+    return backbone, RecurrentDepth(*blocks, loop["aggregate"], depth_law=depth_law, state_std=loop["state_std"])
+
+
+def _blocks(backbone: Backbone, dim: int, max_length: int, own_norms: int) -> tuple[nn.Module, nn.Module]:
+    pre_block, core_block = backbone.blocks(dim, max_length)
+    if at_least("own_norms", own_norms, 0):
+        core_block = PerStep(core_block, own_norms)
+    return pre_block, core_block

@@ -147,7 +147,7 @@ class RecurrentDepth(nn.Module):
     def step(
         self, state: Float[Tensor, "*n d"], hidden: Float[Tensor, "*n d"], **context: Any
     ) -> Float[Tensor, "*n d"]:
-        """One thought at every position: core_block(LN(f(state, hidden)))."""
+        """One thought at every position: core_block(LN(f(state, hidden))); the context may say which, `step` = 0 first."""
         mixed = self._mix(state, hidden)
         return same_shape("core_block", self.core_block(mixed, **context), hidden)
 
@@ -183,7 +183,8 @@ class RecurrentDepth(nn.Module):
         for unrolled in self._steps(hidden, state, depth - 1, depth, context):
             state = unrolled
             read.append(newest(state, context.get("offsets")))
-        read.append(read_newest("core_block", self.core_block, self._mix(state, hidden), **context))
+        mixed = self._mix(state, hidden)
+        read.append(read_newest("core_block", self.core_block, mixed, step=depth - 1, **context))
         return Thoughts(torch.stack(read))
 
     def everywhere(
@@ -236,15 +237,16 @@ class RecurrentDepth(nn.Module):
     def _run(self, hidden: Tensor, state: Tensor, count: int, depth: int, context: dict[str, Any]) -> Iterator[Tensor]:
         without_graph = 0 if self.grad_steps is None else depth - self.grad_steps
         for number in range(count):
+            told = {**context, "step": number}
             if number < without_graph:
                 with torch.no_grad():
-                    state = self.step(state, hidden, **context)
+                    state = self.step(state, hidden, **told)
             elif self.checkpoint_steps and torch.is_grad_enabled():
                 state = checkpoint(
-                    self.step, state, hidden, use_reentrant=False, context_fn=partial(replayed_modes, self), **context
+                    self.step, state, hidden, use_reentrant=False, context_fn=partial(replayed_modes, self), **told
                 )
             else:
-                state = self.step(state, hidden, **context)
+                state = self.step(state, hidden, **told)
             yield state
 
     def _mix(self, state: Tensor, hidden: Tensor) -> Tensor:

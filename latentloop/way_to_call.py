@@ -67,7 +67,7 @@ def plain_call(module: nn.Module, function: Callable[..., Any], *, causal: bool 
     """Read the signature of `function`, the forward or another method of `module` whose first argument is x."""
     name = type(module).__name__
     parameters = inspect.signature(function).parameters
-    offered = {*PADDING_NAMES, "attention_mask", "lengths", "history", "offsets", "max_length"}
+    offered = {*PADDING_NAMES, "attention_mask", "lengths", "history", "offsets", "max_length", "step"}
     first, named, needs, anything = _read(parameters)
     if first is None:
         raise InputTypeError(f"{name} takes no positional argument to hand x to: {WAY_OUT}")
@@ -95,7 +95,7 @@ def plain_call(module: nn.Module, function: Callable[..., Any], *, causal: bool 
                 name,
                 spare,
             )
-    # **context stands for the names of the contract; a name of torch's or Hugging Face's must be asked for
+    # **context stands for the names of the contract that say where tokens stand; any other must be asked for
     names = {"padding_mask", "lengths", "history", "offsets", "max_length"} if anything else set()
     linear = module if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward else None
     return PlainCall(

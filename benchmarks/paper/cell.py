@@ -22,7 +22,7 @@ CAUSAL = ("sasrec",)
 UNTRAINED = ("chance", "popularity", "followers")
 """Kinds that nothing is trained for."""
 Kind = Literal["chance", "popularity", "followers", "plain", "plain-deep", "loop"]
-_LATER = ("schedule", "tied", "own_depth", "scorer", "items", "held_out", "choose_without_history")
+_LATER = ("schedule", "tied", "own_depth", "scorer", "items", "held_out", "choose_without_history", "own")
 """Fields that cells were stored without: at their defaults they are no part of a key."""
 
 
@@ -78,6 +78,8 @@ class Cell:
             embeddings; "shuffled texts", the same rows at other items, which say nothing.
         held_out: whether each user's newest training target is kept from pre-training and is what post-training learns
             from; else both learn from all.
+        own: what of the core-block is each thought's own, of the first k-bar + 1: "nothing", its layer "norms", or its
+            "layers" (then as many weights as "plain-deep").
         choose_without_history: whether items of a user's past are no candidates in the validation that chooses the epoch.
     """
 
@@ -126,6 +128,7 @@ class Cell:
     items: Literal["random", "texts", "shuffled texts"] = "random"
     held_out: bool = False
     choose_without_history: bool = False
+    own: Literal["nothing", "norms", "layers"] = "nothing"
 
     @property
     def key(self) -> str:

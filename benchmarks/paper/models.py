@@ -12,6 +12,7 @@ from benchmarks.paper.cell import Cell
 from latentloop.data.splits import Split
 from latentloop.data.text_encoders import load_text_features
 from latentloop.objectives import SPT, NextItem, NextItemEverywhere
+from latentloop.per_step import PerStep
 from latentloop.randomness import dropout_seed, fold, generator
 from latentloop.recipes import BACKBONES, build_recommender
 from latentloop.recommender import Recommender
@@ -72,9 +73,12 @@ def _built(cell: Cell, num_items: int, text: TextFeatures | None) -> Recommender
     common: dict[str, Any] = {"dim": cell.dim, "max_length": cell.max_length, "dropout": cell.dropout}
     common["inference_state"] = cell.inference_state
     with dropout_seed(fold(cell.seed, "weights"), torch.device("cpu")):
-        if cell.kind == "loop" and (cell.pre_layers == 0 or cell.tied):
-            core = backbone.blocks(cell.dim, cell.max_length)[1]
-            pre = core if cell.tied else _NoBlock()
+        if cell.kind == "loop" and (cell.pre_layers == 0 or cell.tied or cell.own != "nothing"):
+            pre, core = backbone.blocks(cell.dim, cell.max_length)
+            if cell.pre_layers == 0 or cell.tied:
+                pre = core if cell.tied else _NoBlock()
+            if cell.own != "nothing":
+                core = PerStep(core, cell.passes, nn.LayerNorm if cell.own == "norms" else type(core.layers[0]))
             encoder = RecurrentDepth(pre, core, cell.aggregate, depth_law=cell.law, state_std=cell.state_std)
             return Recommender(num_items, encoder, seed=cell.seed, scorer=cell.scorer or "dot", **common)
         loop = cell.kind == "loop"

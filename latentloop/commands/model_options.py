@@ -74,6 +74,8 @@ class ModelOptions:
     """The law of training depths; uniform draws from 1 to 2 k-bar + 1."""
     state_std: float = 1.0
     """s1: standard deviation of the random start state."""
+    own_norms: bool = False
+    """Each of the first k-bar + 1 thoughts has layer norms of its own in the core-block."""
     inference_state: Literal["shared", "fresh", "zero"] = "shared"
     """The start state of an answer."""
     scorer: Literal["dot", "cosine"] | None = None
@@ -118,6 +120,7 @@ class ModelOptions:
                     aggregate=self.aggregate,
                     depth_law=depth_law,
                     state_std=self.state_std,
+                    own_norms=self.mean_depth + 1 if self.own_norms and loop else 0,
                     scorer=self.scorer,
                     **common,
                 )
@@ -155,7 +158,9 @@ class ModelOptions:
         Raises:
             InputError: for a setting that only built-in backbones have.
         """
+        from latentloop.adapt import adapt_both
         from latentloop.own_blocks import load_blocks
+        from latentloop.per_step import PerStep
         from latentloop.recurrence import RecurrentDepth
         from latentloop.stacked import Stacked
 
@@ -165,7 +170,13 @@ class ModelOptions:
         blocks = load_blocks(name, self.dim, max_length)
         if not loop:
             return Stacked(*blocks)
-        return RecurrentDepth(*blocks, self.aggregate, depth_law=self.depth_law(), state_std=self.state_std)
+        pre_block, shared = adapt_both(*blocks)
+        try:
+            core_block = PerStep(shared, self.mean_depth + 1) if self.own_norms else shared
+        except InputError:
+            raise InputError(f"--own-norms needs layer norms in the core-block of {name}: leave it out") from None
+        depth_law = self.depth_law()
+        return RecurrentDepth(pre_block, core_block, self.aggregate, depth_law=depth_law, state_std=self.state_std)
 
     def depth_law(self) -> DepthLaw:
         """What training draws the depth from."""

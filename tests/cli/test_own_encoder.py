@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from torch import nn
 
 from latentloop.cli import main
@@ -73,6 +74,10 @@ class Blind(nn.Module):
 
 def blind_blocks(dim):
     return Blind(), Blind()
+
+def normed_blocks(dim):
+    make = lambda: nn.TransformerEncoderLayer(dim, 2, 16, batch_first=True)
+    return make(), make()
 
 def shared_mixer(dim, max_length):
     return (Mixer(max_length),) * 2
@@ -188,6 +193,24 @@ def test_settings_of_built_in_backbones_are_refused(capsys: pytest.CaptureFixtur
     assert main(["train", "log.csv", "--out", "other", "--encoder", NAME, "--heads", "4", *QUICK]) == 2
     assert "--heads" in capsys.readouterr().err.splitlines()[-1]
     assert not Path("other").exists()
+
+
+def test_norms_of_each_thought_need_norms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "log.csv", "--out", "other", "--encoder", NAME, "--own-norms", *QUICK]) == 2
+    assert (
+        f"--own-norms needs layer norms in the core-block of {NAME}: leave it out"
+        in capsys.readouterr().err.splitlines()[-1]
+    )
+    assert not Path("other").exists()
+
+
+def test_norms_of_each_thought_in_own_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, run = "blocks_of_a_cli_test:normed_blocks", str(tmp_path / "run")
+    assert main(["train", "log.csv", "--out", run, "--encoder", name, "--own-norms", *QUICK]) == 0
+    for stage in ("spt", "rpt"):
+        assert main(["evaluate", run, "--encoder", name, "--stage", stage]) == 0
+    weights = load_file(tmp_path / "run" / "spt" / "model.safetensors")
+    assert sum("copies" in key for key in weights) == 4 * 2 * 2  # four thoughts, two norms of a weight and a bias
 
 
 @pytest.mark.parametrize(

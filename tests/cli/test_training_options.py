@@ -1,4 +1,4 @@
-"""`train --tracker`, `train --negatives` and `train --positions`."""
+"""`train --tracker`, `train --negatives`, `train --positions`, `train --own-norms`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from latentloop.data.synthetic import synthetic_log
 from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson, UniformDepth
 from latentloop.errors import InputError
 from latentloop.objectives import NextItem, NextItemEverywhere, SampledNextItem, Sum
+from latentloop.per_step import PerStep
+from latentloop.recommender import Recommender
 
 SMALL = ["--epochs", "1", "--rpt-epochs", "0", "--dim", "16", "--pre-layers", "1", "--core-layers", "1", "--inner", "32",
          "--batch-size", "256", "--device", "cpu"]  # fmt: skip
@@ -161,3 +163,17 @@ def test_the_depths_of_training_follow_the_law_that_was_chosen(options: list[str
     command = parse(["train", "x.csv", "--out", "y", *options])
     assert isinstance(command, Train)
     assert command.model.depth_law() == law
+
+
+def test_each_thought_may_have_norms_of_its_own(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["train", str(source), "--out", str(out), *SMALL, "--own-norms", "--mean-depth", "2", "--with-base"]
+    assert main(arguments) == 0
+    assert main(["evaluate", str(out)]) == 0
+    model = Recommender.from_pretrained(out / "spt")
+    core = model.encoder.core_block.module
+    assert isinstance(core, PerStep) and core.steps == 3
+    first, second, third = core.block.module.layers[0].attention_norm.copies
+    assert not torch.equal(first.weight, second.weight) and not torch.equal(second.weight, third.weight)
+    assert not any("copies" in name for name in Recommender.from_pretrained(out / "base").state_dict())
+    assert main([*arguments, "--resume"]) == 0

@@ -15,6 +15,7 @@ from latentloop.backbones.bsarec import BSARec
 from latentloop.backbones.fmlprec import FMLPRec
 from latentloop.backbones.sasrec import SASRec
 from latentloop.backbones.tedrec import TedRec
+from latentloop.per_step import PerStep
 from latentloop.text_features import TextFeatures
 
 __all__ = ["DIM", "ENCODERS", "MAX_LENGTH", "NUM_ITEMS", "Blocks"]
@@ -146,6 +147,17 @@ def copied() -> tuple[nn.Module, Literal["copy"]]:
     return nn.GRU(DIM, DIM, batch_first=True), "copy"
 
 
+def norms_of_each_step(blocks: Callable[[], Blocks]) -> Callable[[], Blocks]:
+    """The same, but that the first two thoughts have layer norms of their own."""
+
+    def make() -> Blocks:
+        pre_block, core_block = blocks()
+        assert isinstance(core_block, nn.Module)
+        return pre_block, PerStep(core_block, 2)
+
+    return make
+
+
 def hugging_face(name: str) -> Callable[[], Blocks]:
     """A small model of a Hugging Face family, from its configuration alone."""
 
@@ -198,6 +210,9 @@ ENCODERS: dict[str, Callable[[], Blocks]] = {
     "own positions": twice(OwnPositions),
     "lstm with lengths": twice(TakesLengths),
     "gru packed by lengths": twice(PackedByLengths),
+    "sasrec, norms of each step": norms_of_each_step(lambda: SASRec(inner=32, dropout=0.1).blocks(DIM)),
+    "mlp-mixer, norms of each step": norms_of_each_step(twice(MLPMixer)),
+    "transformer 2, norms of each step": norms_of_each_step(transformer(2)),
     "bert": hugging_face("BertModel"),
     "gpt2": hugging_face("GPT2Model"),
     "llama": hugging_face("LlamaModel"),

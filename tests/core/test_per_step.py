@@ -1,0 +1,209 @@
+"""Modules of each step's own: the wrapped block is what blocks written out step by step are."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from latentloop.backbones.sasrec import SASRecBlock, SASRecLayer
+from latentloop.depth import FixedDepth
+from latentloop.errors import InputError, InputTypeError
+from latentloop.packing import Packing
+from latentloop.per_step import PerStep
+from latentloop.recommender import Recommender
+from latentloop.recurrence import RecurrentDepth
+from tests.core.worlds import DIM, depths, fewer, ragged, seeds, unchecked
+
+KINDS = st.sampled_from([nn.LayerNorm, nn.Linear, SASRecLayer, (nn.LayerNorm, nn.Linear)])
+
+
+def block(seed: int, layers: int = 2) -> SASRecBlock:
+    torch.manual_seed(seed)
+    return SASRecBlock(DIM, layers=layers, inner=12, dropout=0.0)
+
+
+def shaken(module: nn.Module) -> None:
+    """Tell all copies apart."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+
+
+def loop_of(seed: int, steps: int, own: Any, **settings: Any) -> RecurrentDepth:
+    return RecurrentDepth(block(seed + 1, 1), PerStep(block(seed), steps, own), dim=DIM, **settings)
+
+
+def rows(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """H, T_0 and the padding of uneven rows."""
+    history = ragged(seed)
+    history[:, -1].clamp_(min=1)
+    torch.manual_seed(seed + 2)
+    shape = (*history.shape, DIM)
+    return torch.randn(shape), torch.randn(shape), history == 0
+
+
+@fewer
+@given(seed=seeds, steps=depths, depth=depths, own=KINDS)
+def test_each_step_is_a_block_written_out(seed: int, steps: int, depth: int, own: Any) -> None:
+    loop = loop_of(seed, steps, own)
+    shaken(loop)
+    hidden, state, padding = rows(seed)
+    # the twin: as many blocks as steps, each filled with what its step should have
+    names = dict(loop.core_block.module.block.module.state_dict())
+    twins = []
+    for step in range(min(depth, steps)):
+        mine = {
+            name.replace(f".copies.{step}.", "."): value
+            for name, value in names.items()
+            if ".copies." not in name or f".copies.{step}." in name
+        }
+        twins.append(block(seed))
+        twins[-1].load_state_dict(mine)
+    expected = state
+    for step in range(depth):
+        twin = twins[min(step, steps - 1)]
+        assert loop.norm is not None
+        expected = twin(loop.norm(expected + hidden), padding_mask=padding).masked_fill(padding[..., None], 0.0)
+    *_, found = loop.unroll(hidden, state=state, depth=depth, padding_mask=padding)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    read = loop.thoughts(hidden, state=state, depth=depth, padding_mask=padding)
+    torch.testing.assert_close(read.final, expected[:, -1], rtol=1e-5, atol=1e-6)
+    last, states = loop.everywhere(hidden, state=state, depth=depth, padding_mask=padding)
+    torch.testing.assert_close(states, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(last.steps, read.steps, rtol=1e-5, atol=1e-6)
+
+
+@fewer
+@given(seed=seeds, steps=depths, depth=depths)
+def test_copies_begin_as_the_block_and_share_its_gradient(seed: int, steps: int, depth: int) -> None:
+    shared = RecurrentDepth(block(seed + 1, 1), block(seed), dim=DIM)
+    own = loop_of(seed, steps, nn.LayerNorm)
+    hidden, state, padding = rows(seed)
+    for loop in (shared, own):
+        loop.thoughts(hidden, state=state, depth=depth, padding_mask=padding).steps.square().sum().backward()
+    norm = shared.core_block.module.layers[0].attention_norm.weight.grad
+    copies = own.core_block.module.block.module.layers[0].attention_norm.copies
+    reached = [copy.weight.grad for copy in copies[:depth]]
+    torch.testing.assert_close(sum(reached), norm, rtol=1e-4, atol=1e-4)
+    assert all(copy.weight.grad is None for copy in copies[depth:])
+    whole = shared.core_block.module.layers[1].attention.output.weight.grad
+    again = own.core_block.module.block.module.layers[1].attention.output.weight.grad
+    torch.testing.assert_close(again, whole, rtol=1e-4, atol=1e-4)
+
+
+@fewer
+@given(seed=seeds, depth=depths, own=KINDS)
+def test_packed_rows_and_recomputed_steps_are_the_same(seed: int, depth: int, own: Any) -> None:
+    loop = loop_of(seed, 3, own)
+    shaken(loop)
+    hidden, state, padding = rows(seed)
+    packing = Packing.of((~padding).long())
+    padded = loop.thoughts(hidden, state=state, depth=depth, padding_mask=padding)
+    packed = loop.thoughts(
+        hidden[~padding], state=state[~padding], depth=depth, offsets=packing.offsets, max_length=packing.max_length
+    )
+    torch.testing.assert_close(packed.steps, padded.steps, rtol=1e-5, atol=1e-6)
+    gradients = []
+    for recompute in (False, True):
+        loop.checkpoint_steps = recompute
+        loop.zero_grad()
+        *_, last = loop.unroll(hidden, state=state, depth=depth, padding_mask=padding)
+        last.square().sum().backward()
+        gradients.append([None if p.grad is None else p.grad.clone() for p in loop.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert torch.equal(one, other)
+
+
+def test_what_is_shared_stays_the_blocks_and_what_is_own_does_not() -> None:
+    core = block(0)
+    before = copy.deepcopy(core.state_dict())
+    wrapped = PerStep(core, 3)
+    norms = sum(p.numel() for part in core.modules() if isinstance(part, nn.LayerNorm) for p in part.parameters())
+    whole = sum(p.numel() for p in core.parameters())
+    assert sum(p.numel() for p in wrapped.parameters()) == whole + 2 * norms
+    ours = {id(p) for p in core.parameters()}
+    assert sum(p.numel() for p in wrapped.parameters() if id(p) in ours) == whole - norms
+    shaken(wrapped)
+    assert torch.equal(core.output_norm.weight, before["output_norm.weight"])
+    assert not torch.equal(core.layers[0].attention.output.weight, before["layers.0.attention.output.weight"])
+    assert list(core.state_dict()) == list(before)
+    assert (wrapped.causal, wrapped.pad_invariant, wrapped.packed, wrapped.fixed_length) == (True, True, True, False)
+
+
+class Numbered(nn.Module):
+    """Adds its step, and remembers it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+
+    def forward(self, x: Tensor, *, step: int = -1) -> Tensor:
+        self.steps.append(step)
+        return x + step
+
+
+class Context(nn.Module):
+    """Takes whatever there is."""
+
+    def forward(self, x: Tensor, **context: Any) -> Tensor:
+        assert "step" not in context
+        return x
+
+
+def test_a_block_that_names_the_step_is_told_which_thought_it_makes() -> None:
+    core = Numbered()
+    loop = RecurrentDepth(nn.Identity(), core, dim=DIM, depth_law=FixedDepth(3))
+    x = torch.randn(2, 4, DIM)
+    loop(x)
+    loop.thoughts(x, state=x, depth=4)
+    loop.everywhere(x, state=x, depth=2)
+    assert core.steps == [0, 1, 2, 0, 1, 2, 3, 0, 1]
+    pre = Numbered()
+    RecurrentDepth(pre, Context(), dim=DIM)(x)
+    assert pre.steps == [-1]
+
+
+def test_a_module_that_stands_twice_stays_one_and_the_block_itself_may_be_copied() -> None:
+    twice = nn.LayerNorm(DIM)
+    wrapped = PerStep(nn.Sequential(twice, nn.Linear(DIM, DIM), twice), 2)
+    assert sum(p.numel() for p in wrapped.parameters()) == 2 * 2 * DIM + DIM * DIM + DIM
+    whole = PerStep(nn.TransformerEncoderLayer(DIM, 2, 12, batch_first=True), 2, nn.TransformerEncoderLayer)
+    shaken(whole)
+    x = torch.randn(2, 3, DIM)
+    whole.eval()
+    for step in (0, 1, 2):
+        torch.testing.assert_close(whole(x, step=step), whole.block.module.copies[min(step, 1)](x))
+
+
+def test_one_module_as_pre_and_core_block_shares_all_but_the_norms(tmp_path: Any) -> None:
+    both = block(0)
+    model = Recommender(9, RecurrentDepth(both, PerStep(both, 2)), DIM, 6)
+    shaken(model.encoder)
+    model.save_pretrained(tmp_path)
+    again = block(1)
+    loaded = Recommender.from_pretrained(tmp_path, encoder=RecurrentDepth(again, PerStep(again, 2)))
+    history = torch.tensor([[0, 1, 2], [3, 4, 5]])
+    with torch.no_grad():
+        assert torch.equal(loaded.score(history, depth=3), model.eval().score(history, depth=3))
+
+
+def test_what_cannot_be_is_refused() -> None:
+    for steps in (0, -1, 1.5):
+        with unchecked(), pytest.raises(InputError, match="steps must be a whole number of at least 1"):
+            PerStep(block(0), steps)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="own must be a type of modules inside Linear, which holds no LayerNorm"):
+        PerStep(nn.Linear(DIM, DIM), 2)
+    with pytest.raises(InputError, match="holds no GRU or LSTM"):
+        PerStep(block(0), 2, (nn.GRU, nn.LSTM))
+    with unchecked(), pytest.raises(InputTypeError, match="module must be an nn.Module"):
+        PerStep("copy", 2)  # type: ignore[arg-type]
+    with unchecked(), pytest.raises(InputTypeError, match="own must be a type of module, or several, got 'norms'"):
+        PerStep(block(0), 2, "norms")  # type: ignore[arg-type]
