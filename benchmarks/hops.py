@@ -41,20 +41,26 @@ from latentloop.training import fit
 
 STORED = Path("benchmarks/results/hops.jsonl")
 Name = Literal[
-    "plain, 1 + 1 layers", "plain, 1 + 4 layers", "loop, 1 + 1 layers, depth 4", "loop, 1 + 1 layers, k-bar 3",
+    "plain, 1 + 1 layers", "plain, 1 + 4 layers", "plain, 1 + 8 layers", "loop, 1 + 1 layers, depth 4",
+    "loop, 1 + 1 layers, depth 4, norms of each thought", "loop, 1 + 1 layers, depth 8",
+    "loop, 1 + 1 layers, depth 8, norms of each thought", "loop, 1 + 1 layers, k-bar 3",
     "plain, 2 + 2 layers", "plain, 2 + 8 layers", "loop, 2 + 2 layers, depth 4", "loop, 2 + 2 layers, k-bar 3",
 ]  # fmt: skip
-MODELS: dict[Name, tuple[int, int, DepthLaw | None]] = {
-    "plain, 1 + 1 layers": (1, 1, None),
-    "plain, 1 + 4 layers": (1, 4, None),
-    "loop, 1 + 1 layers, depth 4": (1, 1, FixedDepth(4)),
-    "loop, 1 + 1 layers, k-bar 3": (1, 1, LogNormalPoisson(3)),
-    "plain, 2 + 2 layers": (2, 2, None),
-    "plain, 2 + 8 layers": (2, 8, None),
-    "loop, 2 + 2 layers, depth 4": (2, 2, FixedDepth(4)),
-    "loop, 2 + 2 layers, k-bar 3": (2, 2, LogNormalPoisson(3)),
+MODELS: dict[Name, tuple[int, int, DepthLaw | None, int]] = {
+    "plain, 1 + 1 layers": (1, 1, None, 0),
+    "plain, 1 + 4 layers": (1, 4, None, 0),
+    "plain, 1 + 8 layers": (1, 8, None, 0),
+    "loop, 1 + 1 layers, depth 4": (1, 1, FixedDepth(4), 0),
+    "loop, 1 + 1 layers, depth 4, norms of each thought": (1, 1, FixedDepth(4), 4),
+    "loop, 1 + 1 layers, depth 8": (1, 1, FixedDepth(8), 0),
+    "loop, 1 + 1 layers, depth 8, norms of each thought": (1, 1, FixedDepth(8), 8),
+    "loop, 1 + 1 layers, k-bar 3": (1, 1, LogNormalPoisson(3), 0),
+    "plain, 2 + 2 layers": (2, 2, None, 0),
+    "plain, 2 + 8 layers": (2, 8, None, 0),
+    "loop, 2 + 2 layers, depth 4": (2, 2, FixedDepth(4), 0),
+    "loop, 2 + 2 layers, k-bar 3": (2, 2, LogNormalPoisson(3), 0),
 }
-"""Layers before the core and of it, and what a loop's depth is drawn from."""
+"""Layers before the core and of it, what a loop's depth is drawn from, and how many thoughts have norms of their own."""
 DEPTHS = (1, 2, 3, 4, 6, 8)
 
 
@@ -166,11 +172,12 @@ def run(name: Name, task: Task, seed: int, work: Path) -> dict[str, Any]:
     train, _ = histories(task, task.users, fold(seed, "train"))
     validation, _ = last_questions(task, 2000, fold(seed, "validation"))
     test, steps = asked_in_test(task, seed)
-    pre_layers, core_layers, law = MODELS[name]
+    pre_layers, core_layers, law, own_norms = MODELS[name]
     with dropout_seed(fold(seed, "weights"), torch.device("cpu")):
         model = build_recommender(
             SASRec(pre_layers=pre_layers, core_layers=core_layers, dropout=0.0), train.num_items, dim=64,
-            max_length=task.max_length, loop=law is not None, depth_law=law, dropout=0.0, seed=seed,
+            max_length=task.max_length, loop=law is not None, depth_law=law, own_norms=own_norms,
+            dropout=0.0, seed=seed,
         )  # fmt: skip
     config = {"model": name, "seed": seed} | dataclasses.asdict(task)
     where = work / f"{fold(seed, json.dumps(config)):016x}"  # of this model and task alone

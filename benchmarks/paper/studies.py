@@ -23,10 +23,6 @@ def study(data: str) -> list[Row]:
         "mean depth 1": {"mean_depth": 1},
         "fixed depth": {"depth": "fixed"},
         "no alignment": {"alpha": 0.0, "gamma": 0.0},
-        "no alignment, fixed depth": {"alpha": 0.0, "gamma": 0.0, "depth": "fixed"},
-        "no alignment, fixed depth, own norms": {"alpha": 0.0, "gamma": 0.0, "depth": "fixed", "own": "norms"},
-        "no alignment, fixed depth, own layers": {"alpha": 0.0, "gamma": 0.0, "depth": "fixed", "own": "layers"},
-        "no alignment, own norms": {"alpha": 0.0, "gamma": 0.0, "own": "norms"},
         "alpha .3": {"alpha": 0.3},
         "gamma 0": {"gamma": 0.0},
         "tau .1": {"temperature": 0.1},
@@ -66,6 +62,15 @@ def study(data: str) -> list[Row]:
         Row(
             "no alignment, cosine scores", replace(center, alpha=0.0, gamma=0.0, scorer="cosine"), "Base, cosine scores"
         ),
+    ]
+    # what a loop could need beside its weights: to know how far it goes, and which thought it makes
+    alone = replace(center, alpha=0.0, gamma=0.0)
+    fixed = replace(alone, depth="fixed")
+    rows += [
+        Row("no alignment, fixed depth", fixed, "Base"),
+        Row("no alignment, own norms", replace(alone, own="norms"), "Base"),
+        Row("no alignment, fixed depth, own norms", replace(fixed, own="norms"), "Base"),
+        Row("no alignment, fixed depth, own layers", replace(fixed, own="layers"), "Base"),
     ]
     # what else could pay, for plain models and the loop alike: knowing the items' texts, and width
     wide = 2 * center.dim
