@@ -7,7 +7,7 @@ A module's signature is read once, at construction. It is called with x and, of 
     padding_mask, src_key_padding_mask, key_padding_mask    (B, L) bool, True = padding
     attention_mask                                          (B, L) int64, 1 = keep
     lengths (B,); history (B, L); offsets (B + 1,); max_length int; or all of these by **context
-    step int                                                0 at the first thought, of a core-block
+    step int                                                0 at the first thought of a core-block, and elsewhere
 
 A module of (x, lengths) may want rows that start with their oldest token: see `layout_trial`.
 """
@@ -45,6 +45,8 @@ class Block(Protocol):
         lengths: Int[Tensor, " B"] | None = None,
         history: Int[Tensor, "B L"] | None = None,
         offsets: Int[Tensor, " B1"] | None = None,
+        max_length: int | None = None,
+        step: int = 0,
     ) -> Float[Tensor, "*n d"]:
         """Hidden states shaped like x."""
         ...
@@ -118,7 +120,7 @@ class Adapted(nn.Module):
         history: Int[Tensor, "B L"] | None = None,
         offsets: Int[Tensor, " B1"] | None = None,
         max_length: int | None = None,
-        step: int | None = None,
+        step: int = 0,
     ) -> Float[Tensor, "*n d"]:
         """The module's hidden states, zero at padded positions.
 
@@ -222,7 +224,7 @@ class _AdaptedWithLast(Adapted):
         history: Int[Tensor, "B L"] | None = None,
         offsets: Int[Tensor, " B1"] | None = None,
         max_length: int | None = None,
-        step: int | None = None,
+        step: int = 0,
     ) -> Float[Tensor, "B d"]:
         """The newest position's output: what `forward` has there, for less work."""
         padding, context = _context(x, padding_mask, lengths, history, offsets, max_length, step)
@@ -290,7 +292,7 @@ def _context(
     history: Tensor | None,
     offsets: Tensor | None,
     max_length: int | None,
-    step: int | None,
+    step: int,
 ) -> tuple[Tensor | None, Context]:
     """The padding as it is, and what the module is told of it."""
     if offsets is not None:

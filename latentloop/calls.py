@@ -53,7 +53,7 @@ class Context:
         history: (B, L) item ids.
         offsets: (B + 1,) where each row of packed tokens starts.
         max_length: the longest row of packed tokens.
-        step: how many thoughts came before.
+        step: how many thoughts came before; 0 outside of a loop.
     """
 
     padding_mask: Bool[Tensor, "B L"] | None = None
@@ -61,7 +61,7 @@ class Context:
     history: Int[Tensor, "B L"] | None = None
     offsets: Int[Tensor, " B1"] | None = None
     max_length: int | None = None
-    step: int | None = None
+    step: int = 0
 
 
 @runtime_checkable
@@ -150,6 +150,8 @@ class EmbedsCall:
     def __call__(self, module: nn.Module, x: Float[Tensor, "B L d"], context: Context) -> Float[Tensor, "B L d"]:
         """Turned oldest first, a row's positions are 0, 1, ... in every family, asked for by name or not."""
         arguments: dict[str, Any] = {"use_cache": False} if "use_cache" in self.names else {}
+        if "step" in self.names:
+            arguments["step"] = context.step
         if context.padding_mask is None or context.lengths is None:
             return hidden_states(module, module(inputs_embeds=x, **arguments))
         turn = _Turn(context.lengths, x.shape[1])

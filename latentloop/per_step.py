@@ -8,49 +8,61 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from latentloop.adapt import adapt
-from latentloop.checks import at_least
+from latentloop.adapt import Adapted, adapt
+from latentloop.checks import as_deep
 from latentloop.encoder import read_newest
 from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import facts
 
 __all__ = ["PerStep"]
 
+Kinds = type[nn.Module] | tuple[type[nn.Module], ...]
+
 
 class PerStep(nn.Module):
-    """`block` with `steps` copies of each module of type `own` inside it, of which step i uses the i-th.
+    """As many blocks as steps, of which step i uses the i-th: each has modules of type `own` to itself, and all others'
+    weights are those of `block`.
 
-    A loop whose weights are all shared does the same at each step, and comes to rest. Layer norms of their own cost a
-    percent of its weights and let each step scale and shift what it reads and adds. Steps beyond the last use the last
-    copy. Copies start with the weights that the block came with.
+    A loop whose weights are all shared does the same at each step, and comes to rest. Layer norms let each step scale and
+    shift what it reads and adds, for half to one percent of the block's weights a step. Steps beyond the last use the
+    last block. All begin with the weights that `block` came with.
 
     Args:
-        block: any module that `adapt` understands. It is not changed; weights that are not copied stay shared with it.
-        steps: how many thoughts have copies of their own, at least 1.
-        own: a type of module, or several; the outermost that match are copied.
+        block: any module that `adapt` understands. It stays as it is and goes on sharing the weights that no step owns, but
+            buffers, such as a batch norm's statistics, are each step's.
+        steps: how many thoughts have modules of their own.
+        own: a type of module, or several.
 
     Raises:
-        InputError: for `steps` below 1, or a block without such a module.
+        InputError: for `steps` out of range, or a block without weights in such a module.
         InputTypeError: for a block that cannot be adapted, or an `own` that is no type.
     """
 
-    def __init__(self, block: nn.Module, steps: int, own: type[nn.Module] | tuple[type[nn.Module], ...] = nn.LayerNorm):
+    def __init__(self, block: nn.Module, steps: int, own: Kinds = nn.LayerNorm) -> None:
         super().__init__()
-        self.steps, self.own = at_least("steps", steps, 1), own
+        self.steps, self.own = as_deep("steps", steps), own
         kinds = own if isinstance(own, tuple) else (own,)
         if not kinds or not all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds):
             raise InputTypeError(f"own must be a type of module, or several, got {own!r}")
         adapt(block)  # what cannot be one is refused before it is copied
-        self.block = adapt(_apart(block, own))
-        self._copies = _copied(self.block, own, self.steps)
-        if not self._copies:
+        owned = {id(p) for part in block.modules() if isinstance(part, kinds) for p in part.parameters()}
+        if not owned:
             raise InputError(
-                f"own must be a type of modules inside {type(block).__name__}, which holds no "
+                f"own must be a type of modules with weights inside {type(block).__name__}, which has none in a "
                 f"{' or '.join(kind.__name__ for kind in kinds)}"
             )
-        found = facts(self.block)
+        # one memo a step: weights that are tied inside the block stay tied
+        shared = {id(p): p for p in block.parameters() if id(p) not in owned}
+        self.blocks = nn.ModuleList(adapt(copy.deepcopy(block, dict[int, Any](shared))) for _ in range(steps))
+        found = facts(self.blocks[0])
         self.causal, self.pad_invariant = found.causal, found.pad_invariant
         self.fixed_length, self.packed, self.capturable = found.fixed_length, found.packed, found.capturable
+
+    @property
+    def dim(self) -> int | None:
+        """d, where the block says it."""
+        dim: int | None = self._at(0).dim
+        return dim
 
     def forward(self, x: Float[Tensor, "*n d"], *, step: int = 0, **context: Any) -> Float[Tensor, "*n d"]:
         """The block's pass at one step.
@@ -60,65 +72,14 @@ class PerStep(nn.Module):
             step: 0 at the first thought.
             context: see `RecurrentDepth.unroll`.
         """
-        self._turn_to(step)
-        output: Tensor = self.block(x, **context)
+        output: Tensor = self._at(step)(x, step=step, **context)
         return output
 
     def last(self, x: Float[Tensor, "*n d"], *, step: int = 0, **context: Any) -> Float[Tensor, "B d"]:
         """The newest position of `forward`."""
-        self._turn_to(step)
-        return read_newest("block", self.block, x, **context)
+        return read_newest("block", self._at(step), x, step=step, **context)
 
-    def _turn_to(self, step: int) -> None:
-        for copies in self._copies:
-            copies.turn_to(min(step, self.steps - 1))
-
-
-class _Copies(nn.Module):
-    """Copies of a module, of which one at a time stands in its place."""
-
-    def __init__(self, module: nn.Module, steps: int) -> None:
-        super().__init__()
-        self.copies = nn.ModuleList(copy.deepcopy(module) for _ in range(steps))
-        self._step = 0
-
-    def turn_to(self, step: int) -> None:
-        """Let the copy of `step` stand here."""
-        self._step = step
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the present copy answers."""
-        return self.copies[self._step](*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        """An attribute of the present copy, such as its weight, where there is none here."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name in ("copies", "_step"):  # not made yet
-                raise
-            return getattr(self.copies[self._step], name)
-
-
-def _apart(block: nn.Module, own: type[nn.Module] | tuple[type[nn.Module], ...]) -> nn.Module:
-    """Another module of the same weights, but for those of its modules of type `own`."""
-    owned = {id(t) for part in block.modules() if isinstance(part, own) for t in (*part.parameters(), *part.buffers())}
-    shared: dict[int, Any] = {id(t): t for t in (*block.parameters(), *block.buffers()) if id(t) not in owned}
-    return copy.deepcopy(block, shared)
-
-
-def _copied(module: nn.Module, own: type[nn.Module] | tuple[type[nn.Module], ...], steps: int) -> list[_Copies]:
-    """Put copies in the place of all modules of type `own` inside `module`."""
-    made: dict[nn.Module, _Copies] = {}  # one that is used twice stays one
-
-    def replace(parent: nn.Module) -> None:
-        for name, child in list(parent._modules.items()):  # `named_children` leaves second uses out
-            if isinstance(child, own):
-                if child not in made:
-                    made[child] = _Copies(child, steps)
-                setattr(parent, name, made[child])
-            elif child is not None and not isinstance(child, _Copies):
-                replace(child)
-
-    replace(module)
-    return list(made.values())
+    def _at(self, step: int) -> Adapted:
+        block = self.blocks[min(step, self.steps - 1)]
+        assert isinstance(block, Adapted)
+        return block

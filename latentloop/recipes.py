@@ -83,6 +83,7 @@ def build_recommender(
     known = getattr(backbone, "num_items", num_items)
     if known != num_items:
         raise InputError(f"num_items is {num_items}, but the backbone knows the texts of {known} items")
+    at_least("own_norms", own_norms, 0)
     encoder: nn.Module
     if loop:
         blocks = _blocks(backbone, dim, max_length, own_norms)
@@ -115,7 +116,7 @@ def describe(backbone: Any, encoder: Encoder) -> dict[str, Any] | None:
     if not isinstance(encoder, RecurrentDepth):
         return {"name": name, "settings": settings, "loop": None}
     law, aggregate = encoder.depth_law, _AGGREGATES.get(type(encoder.aggregate))
-    core = encoder.core_block.module
+    core = getattr(encoder.core_block, "module", None)
     if type(law) not in _DEPTH_LAWS.values() or aggregate is None:
         return None
     if isinstance(core, PerStep) and core.own is not nn.LayerNorm:

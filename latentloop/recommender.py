@@ -19,6 +19,7 @@ from latentloop.everywhere import Everywhere, check_everywhere
 from latentloop.input_stage import begin, checked_history
 from latentloop.item_ids import ItemId, ItemIds
 from latentloop.packing import Packing
+from latentloop.per_step import PerStep
 from latentloop.pretrained import Pretrained
 from latentloop.quick_dropout import QuickDropout
 from latentloop.randomness import fold, row_keys
@@ -269,9 +270,11 @@ class Recommender(nn.Module, Pretrained):
 
 def _try_out(encoder: Any, dim: int, max_length: int) -> None:
     """Each block of the encoders that are made of adapted ones."""
-    for name in ("pre_block", "core_block", "block"):
-        block = getattr(encoder, name, None)
-        if isinstance(block, Adapted) and isinstance(block.module, Stacked):
+    blocks = [getattr(encoder, name, None) for name in ("pre_block", "core_block", "block")]
+    if isinstance(encoder, PerStep):
+        blocks = list(encoder.blocks)
+    for block in blocks:
+        if isinstance(block, Adapted) and isinstance(block.module, Stacked | PerStep):
             _try_out(block.module, dim, max_length)
         elif isinstance(block, Adapted):
             block.try_out(dim, max_length)

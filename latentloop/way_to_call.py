@@ -13,7 +13,7 @@ from torch import nn
 
 from latentloop.calls import PADDING_NAMES, WAY_OUT, Call, EmbedsCall, PlainCall, RecurrentCall, TransformerCall
 from latentloop.errors import InputError, InputTypeError
-from latentloop.facts import Facts
+from latentloop.facts import Facts, made_here
 from latentloop.safe_attention import holds_attention
 
 __all__ = ["plain_call", "way_to_call"]
@@ -97,9 +97,12 @@ def plain_call(module: nn.Module, function: Callable[..., Any], *, causal: bool 
             )
     # **context stands for the names of the contract that say where tokens stand; any other must be asked for
     names = {"padding_mask", "lengths", "history", "offsets", "max_length"} if anything else set()
+    if "step" in named and not made_here(module):
+        logger.info("%s takes `step` and is told which thought it makes: rename it if it means something else", name)
     linear = module if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward else None
+    own_dim = getattr(module, "dim", None) if made_here(module) else None
     return PlainCall(
-        dim=linear.in_features if linear is not None else None,
+        dim=linear.in_features if linear is not None else own_dim,
         facts=Facts(causal=causal_name is not None),
         names=frozenset(names | (named & offered)),
         needs=frozenset(needs & offered),
@@ -128,11 +131,11 @@ def _refuse_what_is_no_encoder(module: nn.Module) -> None:
         raise InputTypeError(f"{name} reads one position: pass nn.{type(inner).__name__.removesuffix('Cell')} instead")
     if isinstance(inner, nn.modules.loss._Loss):
         raise InputTypeError(f"{type(inner).__name__} is a loss, and a block maps (B, L, d) to (B, L, d)")
-    told = {*PADDING_NAMES, "attention_mask", "lengths"}
+    told = {*PADDING_NAMES, "attention_mask", "lengths", "step"}
     for part in parts:
         if part is not module and (isinstance(part, nn.RNNBase) or told.intersection(_names(part))):
             raise InputTypeError(
-                f"nn.Sequential tells its {type(part).__name__} nothing of padding, which it would read: {WAY_OUT}"
+                f"nn.Sequential tells its {type(part).__name__} nothing of padding or steps, which it would read: {WAY_OUT}"
             )
     if inner is module and isinstance(inner, nn.Linear) and inner.in_features != inner.out_features:
         raise InputError(

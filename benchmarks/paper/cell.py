@@ -79,7 +79,7 @@ class Cell:
         held_out: whether each user's newest training target is kept from pre-training and is what post-training learns
             from; else both learn from all.
         own: what of the core-block is each thought's own, of the first k-bar + 1: "nothing", its layer "norms", or its
-            "layers" (then as many weights as "plain-deep").
+            "layers" (then about as many weights as "plain-deep").
         choose_without_history: whether items of a user's past are no candidates in the validation that chooses the epoch.
     """
 

@@ -79,8 +79,9 @@ def _built(cell: Cell, num_items: int, text: TextFeatures | None) -> Recommender
                 pre = core if cell.tied else _NoBlock()
             if cell.own != "nothing":
                 core = PerStep(core, cell.passes, nn.LayerNorm if cell.own == "norms" else type(core.layers[0]))
+            scorer = cell.scorer or getattr(backbone, "scorer", "dot")
             encoder = RecurrentDepth(pre, core, cell.aggregate, depth_law=cell.law, state_std=cell.state_std)
-            return Recommender(num_items, encoder, seed=cell.seed, scorer=cell.scorer or "dot", **common)
+            return Recommender(num_items, encoder, seed=cell.seed, scorer=scorer, **common)
         loop = cell.kind == "loop"
         return build_recommender(
             backbone, num_items, loop=loop, depth_law=cell.law if loop else None, seed=cell.seed,

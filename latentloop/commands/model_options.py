@@ -158,6 +158,8 @@ class ModelOptions:
         Raises:
             InputError: for a setting that only built-in backbones have.
         """
+        from torch import nn
+
         from latentloop.adapt import adapt_both
         from latentloop.own_blocks import load_blocks
         from latentloop.per_step import PerStep
@@ -170,12 +172,11 @@ class ModelOptions:
         blocks = load_blocks(name, self.dim, max_length)
         if not loop:
             return Stacked(*blocks)
-        pre_block, shared = adapt_both(*blocks)
-        try:
-            core_block = PerStep(shared, self.mean_depth + 1) if self.own_norms else shared
-        except InputError:
-            raise InputError(f"--own-norms needs layer norms in the core-block of {name}: leave it out") from None
         depth_law = self.depth_law()
+        pre_block, shared = adapt_both(*blocks)
+        if self.own_norms and not any(isinstance(part, nn.LayerNorm) for part in shared.modules()):
+            raise InputError(f"--own-norms needs layer norms in the core-block of {name}: leave it out")
+        core_block = PerStep(shared, self.mean_depth + 1) if self.own_norms else shared
         return RecurrentDepth(pre_block, core_block, self.aggregate, depth_law=depth_law, state_std=self.state_std)
 
     def depth_law(self) -> DepthLaw:

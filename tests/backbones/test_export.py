@@ -28,11 +28,15 @@ def model_of(name: str, loop: bool) -> Recommender:
         features = torch.randn(ITEMS + 1, 5)
         features[0] = 0
         settings["text"] = TextFeatures(features, torch.zeros(ITEMS + 1, dtype=torch.bool))
-    return build_recommender(BACKBONES[name](**settings), ITEMS, dim=8, max_length=LENGTH, loop=loop).eval()
+    if name == "sasrec, norms of each thought":
+        name, made = "sasrec", {"own_norms": 3}
+    else:
+        made = {}
+    return build_recommender(BACKBONES[name](**settings), ITEMS, dim=8, max_length=LENGTH, loop=loop, **made).eval()
 
 
 @pytest.mark.parametrize("loop", [True, False], ids=["loop", "plain"])
-@pytest.mark.parametrize("name", [*BACKBONES, "own"])
+@pytest.mark.parametrize("name", [*BACKBONES, "own", "sasrec, norms of each thought"])
 @pytest.mark.parametrize("how", ["export", "trace"])
 @torch.no_grad()
 def test_an_exported_model_answers_as_the_model_does(how: str, name: str, loop: bool) -> None:

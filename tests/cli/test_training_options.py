@@ -173,7 +173,7 @@ def test_each_thought_may_have_norms_of_its_own(source: Path, tmp_path: Path) ->
     model = Recommender.from_pretrained(out / "spt")
     core = model.encoder.core_block.module
     assert isinstance(core, PerStep) and core.steps == 3
-    first, second, third = core.block.module.layers[0].attention_norm.copies
+    first, second, third = (block.module.layers[0].attention_norm for block in core.blocks)
     assert not torch.equal(first.weight, second.weight) and not torch.equal(second.weight, third.weight)
-    assert not any("copies" in name for name in Recommender.from_pretrained(out / "base").state_dict())
+    assert not any("blocks" in name for name in Recommender.from_pretrained(out / "base").state_dict())
     assert main([*arguments, "--resume"]) == 0

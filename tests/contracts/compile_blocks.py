@@ -16,6 +16,7 @@ import latentloop  # noqa: E402
 latentloop.__path__.append(str(ROOT))
 
 from latentloop.adapt import adapt  # noqa: E402
+from latentloop.per_step import PerStep  # noqa: E402
 from tests.contracts.encoders import DIM, ENCODERS, MAX_LENGTH  # noqa: E402
 
 
@@ -25,7 +26,8 @@ def main() -> None:
     padding = torch.arange(MAX_LENGTH) < (MAX_LENGTH - lengths)[:, None]
     for name, blocks in ENCODERS.items():
         try:
-            block = adapt(blocks()[0]).eval()
+            pre_block, core_block = blocks()
+            block = adapt(core_block if isinstance(core_block, PerStep) else pre_block).eval()
         except pytest.skip.Exception:
             continue
         torch.compiler.reset()

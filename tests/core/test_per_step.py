@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from latentloop.backbones.sasrec import SASRecBlock, SASRecLayer
+from latentloop.backbones.sasrec import SASRec, SASRecBlock, SASRecLayer
 from latentloop.depth import FixedDepth
 from latentloop.errors import InputError, InputTypeError
 from latentloop.packing import Packing
 from latentloop.per_step import PerStep
+from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from tests.core.worlds import DIM, depths, fewer, ragged, seeds, unchecked
@@ -55,16 +58,10 @@ def test_each_step_is_a_block_written_out(seed: int, steps: int, depth: int, own
     shaken(loop)
     hidden, state, padding = rows(seed)
     # the twin: as many blocks as steps, each filled with what its step should have
-    names = dict(loop.core_block.module.block.module.state_dict())
     twins = []
     for step in range(min(depth, steps)):
-        mine = {
-            name.replace(f".copies.{step}.", "."): value
-            for name, value in names.items()
-            if ".copies." not in name or f".copies.{step}." in name
-        }
         twins.append(block(seed))
-        twins[-1].load_state_dict(mine)
+        twins[-1].load_state_dict(loop.core_block.module.blocks[step].module.state_dict())
     expected = state
     for step in range(depth):
         twin = twins[min(step, steps - 1)]
@@ -88,12 +85,12 @@ def test_copies_begin_as_the_block_and_share_its_gradient(seed: int, steps: int,
     for loop in (shared, own):
         loop.thoughts(hidden, state=state, depth=depth, padding_mask=padding).steps.square().sum().backward()
     norm = shared.core_block.module.layers[0].attention_norm.weight.grad
-    copies = own.core_block.module.block.module.layers[0].attention_norm.copies
-    reached = [copy.weight.grad for copy in copies[:depth]]
+    norms = [one.module.layers[0].attention_norm.weight for one in own.core_block.module.blocks]
+    reached = [one.grad for one in norms[:depth]]
     torch.testing.assert_close(sum(reached), norm, rtol=1e-4, atol=1e-4)
-    assert all(copy.weight.grad is None for copy in copies[depth:])
+    assert all(one.grad is None for one in norms[depth:])
     whole = shared.core_block.module.layers[1].attention.output.weight.grad
-    again = own.core_block.module.block.module.layers[1].attention.output.weight.grad
+    again = own.core_block.module.blocks[-1].module.layers[1].attention.output.weight.grad
     torch.testing.assert_close(again, whole, rtol=1e-4, atol=1e-4)
 
 
@@ -168,7 +165,132 @@ def test_a_block_that_names_the_step_is_told_which_thought_it_makes() -> None:
     assert core.steps == [0, 1, 2, 0, 1, 2, 3, 0, 1]
     pre = Numbered()
     RecurrentDepth(pre, Context(), dim=DIM)(x)
-    assert pre.steps == [-1]
+    assert pre.steps == [0]
+
+
+class Needs(nn.Module):
+    """Cannot do without its step, and has norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(DIM)
+        self.which = nn.Embedding(4, DIM)
+
+    def forward(self, x: Tensor, step: int) -> Tensor:
+        normed: Tensor = self.norm(x + self.which.weight[step])
+        return normed
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_block_that_needs_the_step_stands_in_a_model(wrapped: bool) -> None:
+    core: nn.Module = PerStep(Needs(), 2) if wrapped else Needs()
+    model = Recommender(9, RecurrentDepth(nn.Identity(), core), DIM, 6)
+    model.think(torch.tensor([[0, 1, 2]]), depth=3).final[:, 0].sum().backward()
+    tables = [part.which.weight.grad for part in model.modules() if isinstance(part, Needs)]
+    for table in tables:  # one table for all steps
+        assert table is not None and table[:3].any(1).all() and not table[3].any()
+
+
+def test_a_step_of_a_step_reaches_the_block_inside() -> None:
+    core = PerStep(PerStep(block(0), 3, nn.Linear), 3, nn.LayerNorm)
+    shaken(core)
+    x = torch.randn(2, 4, DIM)
+    RecurrentDepth(nn.Identity(), core, dim=DIM)(x, depth=3).sum().backward()
+    for outer in range(3):  # the norms of the outer, the products of the inner
+        inner = core.blocks[outer].module.blocks[outer].module
+        assert inner.layers[0].attention_norm.weight.grad is not None
+        assert inner.layers[0].attention.output.weight.grad is not None
+
+
+class Recomputed(nn.Module):
+    """Keeps no activations."""
+
+    def __init__(self, recompute: bool) -> None:
+        super().__init__()
+        self.inner, self.recompute = nn.Sequential(nn.LayerNorm(DIM), nn.Linear(DIM, DIM), nn.Tanh()), recompute
+
+    def forward(self, x: Tensor) -> Tensor:
+        read: Tensor = checkpoint(self.inner, x, use_reentrant=False) if self.recompute else self.inner(x)
+        return read
+
+
+def test_a_block_that_recomputes_itself_has_the_gradients_of_its_own_step() -> None:
+    x, gradients = torch.randn(2, 4, DIM), []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        core = PerStep(Recomputed(recompute), 3)
+        shaken(core)
+        RecurrentDepth(nn.Identity(), core, dim=DIM)(x, state=x, depth=3).sum().backward()
+        gradients.append([parameter.grad for parameter in core.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_two_threads_may_ask_one_model() -> None:
+    model = build_recommender(SASRec(inner=32), 20, dim=DIM, own_norms=4, max_length=6, dropout=0.0).eval()
+    shaken(model.encoder)
+    history = torch.randint(1, 21, (5, 6))
+    with torch.no_grad():
+        expected = model.score(history)
+
+    def ask(_: int) -> bool:
+        with torch.no_grad():
+            return torch.equal(model.score(history), expected)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(ask, range(60)))
+
+
+class Lies(nn.Module):
+    """Says that it is causal."""
+
+    causal = pad_invariant = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(DIM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(x + x.mean(1, keepdim=True))
+        return normed
+
+
+def test_what_a_model_checks_of_a_block_it_checks_inside() -> None:
+    with pytest.raises(InputError, match="Lies"):
+        Recommender(9, RecurrentDepth(nn.GRU(DIM, DIM, batch_first=True), PerStep(Lies(), 2)), DIM, 6)
+    wide = nn.TransformerEncoderLayer(2 * DIM, 2, 12, batch_first=True)
+    with pytest.raises(InputError, match=f"made for vectors of size {2 * DIM}, but dim is {DIM}"):
+        Recommender(9, RecurrentDepth(nn.Identity(), PerStep(wide, 2)), DIM, 6)
+
+
+class Tied(nn.Module):
+    """One matrix used twice, and running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(DIM, DIM, bias=False), nn.Linear(DIM, DIM, bias=False)
+        self.two.weight = self.one.weight
+        self.register_buffer("scale", torch.ones(DIM))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.two(self.one(x).tanh()) * self.scale
+        return mixed
+
+
+def test_ties_inside_a_step_stay_and_models_move_and_come_back(tmp_path: Any) -> None:
+    core = PerStep(Tied(), 2, nn.Linear)
+    assert sum(p.numel() for p in core.parameters()) == 2 * DIM * DIM
+    both = Tied()
+    model = Recommender(9, RecurrentDepth(both, PerStep(both, 2, nn.Linear)), DIM, 6)
+    model._apply(lambda tensor: tensor.clone())  # as moving to another device does
+    again = copy.deepcopy(model)
+    shaken(again.encoder)
+    again.eval().save_pretrained(tmp_path)
+    other = Tied()
+    loaded = Recommender.from_pretrained(tmp_path, encoder=RecurrentDepth(other, PerStep(other, 2, nn.Linear)))
+    with torch.no_grad():
+        history = torch.tensor([[0, 1, 2], [3, 4, 5]])
+        assert torch.equal(loaded.score(history, depth=3), again.score(history, depth=3))
 
 
 def test_a_module_that_stands_twice_stays_one_and_the_block_itself_may_be_copied() -> None:
@@ -180,7 +302,7 @@ def test_a_module_that_stands_twice_stays_one_and_the_block_itself_may_be_copied
     x = torch.randn(2, 3, DIM)
     whole.eval()
     for step in (0, 1, 2):
-        torch.testing.assert_close(whole(x, step=step), whole.block.module.copies[min(step, 1)](x))
+        torch.testing.assert_close(whole(x, step=step), whole.blocks[min(step, 1)].module(x))
 
 
 def test_one_module_as_pre_and_core_block_shares_all_but_the_norms(tmp_path: Any) -> None:
@@ -199,9 +321,9 @@ def test_what_cannot_be_is_refused() -> None:
     for steps in (0, -1, 1.5):
         with unchecked(), pytest.raises(InputError, match="steps must be a whole number of at least 1"):
             PerStep(block(0), steps)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="own must be a type of modules inside Linear, which holds no LayerNorm"):
+    with pytest.raises(InputError, match="own must be .* with weights inside Linear, which has none in a LayerNorm"):
         PerStep(nn.Linear(DIM, DIM), 2)
-    with pytest.raises(InputError, match="holds no GRU or LSTM"):
+    with pytest.raises(InputError, match="none in a GRU or LSTM"):
         PerStep(block(0), 2, (nn.GRU, nn.LSTM))
     with unchecked(), pytest.raises(InputTypeError, match="module must be an nn.Module"):
         PerStep("copy", 2)  # type: ignore[arg-type]
