@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from latentloop.adapt import adapt
+from latentloop.backbones.sasrec import SASRecBlock
 from latentloop.depth import FixedDepth, LogNormalPoisson
 from latentloop.dropout import dropout_off
 from latentloop.errors import InputError, InputTypeError
@@ -441,3 +442,17 @@ def test_what_is_no_depth_law_is_refused() -> None:
         pytest.raises(InputTypeError, match=r"depth_law must be a depth law such as FixedDepth\(4\), got 4"),
     ):
         RecurrentDepth(nn.Linear(DIM, DIM), "copy", depth_law=4)  # type: ignore[arg-type]
+
+
+class Unsaid(SASRecBlock):
+    """Promises nothing of its own."""
+
+
+def test_a_loop_may_be_captured_where_all_its_parts_may_and_nothing_is_recomputed() -> None:
+    def block(kind: type[SASRecBlock] = SASRecBlock) -> SASRecBlock:
+        return kind(DIM, layers=1, inner=12)
+
+    assert RecurrentDepth(block(), block()).capturable
+    assert not RecurrentDepth(block(), block(), checkpoint_steps=True).capturable
+    for parts in ((block(Unsaid), block()), (block(), block(Unsaid)), (block(), block(), lambda t, h: t - h)):
+        assert not RecurrentDepth(*parts).capturable
