@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from benchmarks.paper import data, runner, train
 from benchmarks.paper.cell import UNTRAINED, Cell
@@ -23,6 +24,8 @@ from benchmarks.paper.rows import Row
 from benchmarks.paper.stored import CELLS, finished, gains, unpack_ranks
 from benchmarks.paper.tables import experiment_table, training_of
 from benchmarks.paper.train import run_cell
+from latentloop.backbones.bsarec import BSARecLayer
+from latentloop.backbones.sasrec import SASRecLayer
 from latentloop.data.amazon import PUBLISHED_COUNTS
 from latentloop.data.interactions import Interactions
 from latentloop.data.splits import leave_one_out
@@ -188,6 +191,23 @@ def test_a_tied_block_is_the_backbones_own_and_is_used_twice() -> None:
         )
         assert tied.pre_block.module is tied.core_block.module
         assert type(tied.core_block.module) is type(separate.core_block.module)
+
+
+def test_what_is_each_thoughts_own_is_what_the_cell_says() -> None:
+    for name, layer in {"sasrec": SASRecLayer, "bsarec": BSARecLayer}.items():
+        cell = Cell("tiny", backbone=name, mean_depth=2, **TINY)  # type: ignore[arg-type]
+        shared, norms, layers = (
+            build(dataclasses.replace(cell, own=own), 40).encoder for own in ("nothing", "norms", "layers")
+        )
+        first = list(shared.core_block.module.parameters())
+        for encoder, own in ((norms, nn.LayerNorm), (layers, layer)):
+            steps = [block.module for block in encoder.core_block.module.blocks]
+            assert len(steps) == 3  # k-bar + 1
+            apart = {id(p) for part in steps[0].modules() if isinstance(part, own) for p in part.parameters()}
+            for step in steps:  # all begin as the shared block does, and share what is not their own
+                for one, other, begun in zip(step.parameters(), steps[0].parameters(), first, strict=True):
+                    assert torch.equal(one, begun)
+                    assert (one is other) == (step is steps[0] or id(other) not in apart)
 
 
 def _with_repeats(options: runner.Options) -> list[Cell]:

@@ -204,7 +204,7 @@ def test_norms_of_each_thought_need_norms(capsys: pytest.CaptureFixture[str]) ->
     assert not Path("other").exists()
 
 
-def test_norms_of_each_thought_in_own_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_norms_of_each_thought_in_own_blocks(tmp_path: Path) -> None:
     name, run = "blocks_of_a_cli_test:normed_blocks", str(tmp_path / "run")
     assert main(["train", "log.csv", "--out", run, "--encoder", name, "--own-norms", *QUICK]) == 0
     for stage in ("spt", "rpt"):
