@@ -82,6 +82,8 @@ def study(data: str) -> list[Row]:
             Row(f"no alignment, {label}", replace(plain.cell, kind="loop", gamma=0.0), plain.label),
             Row(f"SPT, {label}", replace(center, **change), plain.label),
         ]
+    own_norms = "no alignment, fixed depth, own norms, items from texts"
+    rows.append(Row(own_norms, replace(fixed, own="norms", items="texts"), "Base, items from texts"))
     rows.append(
         Row("Base, items from shuffled texts", replace(rows[0].cell, items="shuffled texts"), "Base, items from texts")
     )
