@@ -135,6 +135,16 @@ def test_what_is_shared_stays_the_blocks_and_what_is_own_does_not() -> None:
     assert (wrapped.causal, wrapped.pad_invariant, wrapped.packed, wrapped.fixed_length) == (True, True, True, False)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_alone_it_is_its_first_block(steps: int) -> None:
+    wrapped = PerStep(block(0), steps)
+    shaken(wrapped)
+    x = torch.randn(2, 4, DIM)
+    first = wrapped.blocks[0].module
+    torch.testing.assert_close(wrapped(x), first(x))
+    torch.testing.assert_close(wrapped.last(x), first(x)[:, -1], rtol=1e-5, atol=1e-6)
+
+
 class Numbered(nn.Module):
     """Adds its step, and remembers it."""
 

@@ -27,6 +27,7 @@ RANKS = ["tests/test_item_softmax.py", "-k=rank or tie or top or number or named
 TESTS: dict[str, list[str]] = {
     "depth": ["tests/core/test_depth.py"],
     "recurrence": ["tests/core/test_recurrence.py", "tests/core/test_per_step.py"],
+    "per_step": ["tests/core/test_per_step.py"],
     "metrics": ["tests/evaluation/test_metrics.py"],
     "followers": ["tests/evaluation/test_followers.py"],
     "bonus": [
