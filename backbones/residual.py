@@ -7,7 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from latentloop.checks import MOST_LAYERS, as_deep, at_least
+from latentloop.checks import MOST_LAYERS, as_deep, at_least, dropout_rate
 from latentloop.errors import InputError
 from latentloop.quick_dropout import QuickDropout
 
@@ -54,8 +54,7 @@ def check_block(*, layers: int, inner: int, dropout: float, norm: str, padding: 
     as_deep("layers", layers, MOST_LAYERS)
     at_least("inner", inner, 1)
     at_least("max_length", max_length, 1)
-    if not 0 <= dropout < 1:
-        raise InputError(f"dropout must lie in [0, 1), got {dropout!r}")
+    dropout_rate(dropout)
     if norm not in ("pre", "post"):
         raise InputError(f"norm must be 'pre' or 'post', got {norm!r}")
     if padding not in ("zero", "keep"):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from latentloop.backbones.layout import Layout, packed_layout
 from latentloop.backbones.stack import LayerStack
 from latentloop.backbones.tiles import in_tiles
-from latentloop.checks import MOST_LAYERS, as_deep, at_least
+from latentloop.checks import MOST_LAYERS, as_deep, at_least, dropout_rate
 from latentloop.errors import InputError
 from latentloop.quick_dropout import QuickDropout, quick_dropout
 
@@ -187,8 +187,7 @@ class SASRecBlock(LayerStack):
         as_deep("layers", layers, MOST_LAYERS)
         if heads < 1 or dim % heads:
             raise InputError(f"heads must divide dim, got {heads} heads for dim {dim}")
-        if not 0 <= dropout < 1:
-            raise InputError(f"dropout must lie in [0, 1), got {dropout}")
+        dropout_rate(dropout)
         if norm not in ("pre", "post"):
             raise InputError(f"norm must be 'pre' or 'post', got {norm!r}")
         stacked = (SASRecLayer(dim, heads=heads, inner=inner, dropout=dropout, norm=norm) for _ in range(layers))

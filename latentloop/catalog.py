@@ -52,6 +52,8 @@ def check_numbering(known: Sequence[ItemId], ids: Sequence[ItemId] | None, name:
     ours, theirs = list(map(str, known)), list(map(str, ids))
     if ours == theirs or set(ours).isdisjoint(theirs):
         return
+    if len(ours) != len(theirs):
+        raise InputError(f"{name}: ids of {len(theirs)} items, but the model knows {len(ours)}")
     number = next(place for place, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
     raise InputError(
         f"{name}: item {number + 1} is {ids[number]!r} there and {known[number]!r} in the model: number the data's items "

@@ -8,7 +8,17 @@ from typing import TypeGuard
 
 from latentloop.errors import InputError
 
-__all__ = ["DEEPEST", "MOST_LAYERS", "above_zero", "as_deep", "at_least", "is_whole", "one_of", "zero_or_more"]
+__all__ = [
+    "DEEPEST",
+    "MOST_LAYERS",
+    "above_zero",
+    "as_deep",
+    "at_least",
+    "dropout_rate",
+    "is_whole",
+    "one_of",
+    "zero_or_more",
+]
 
 DEEPEST = 10_000
 """More thoughts than any loop takes: a configuration from elsewhere may name a number that would never end."""
@@ -47,6 +57,13 @@ def zero_or_more(name: str, value: object) -> float:
     """Return `value` if it is a finite number of at least 0, else raise `InputError`."""
     if not _is_finite(value) or value < 0:
         raise InputError(f"{name} must be a finite number of at least 0, got {value!r}")
+    return float(value)
+
+
+def dropout_rate(value: object, name: str = "dropout") -> float:
+    """Return `value` if it is a number in [0, 1), else raise `InputError`."""
+    if not _is_finite(value) or value < 0 or float(value) >= 1:
+        raise InputError(f"{name} must lie in [0, 1), got {value!r}")
     return float(value)
 
 

@@ -22,11 +22,6 @@ class DepthLaw(Protocol):
         """The depth of an answer when none is asked for."""
         ...
 
-    @property
-    def max_depth(self) -> int:
-        """The largest depth that `sample` can return."""
-        ...
-
     def sample(self, generator: torch.Generator) -> int:
         """Draw a depth of at least 1 from a CPU generator."""
         ...
@@ -91,11 +86,6 @@ class FixedDepth:
         """The fixed depth."""
         return self.depth
 
-    @property
-    def max_depth(self) -> int:
-        """The fixed depth."""
-        return self.depth
-
     def sample(self, generator: torch.Generator) -> int:
         """The fixed depth."""
         return self.depth
@@ -125,11 +115,6 @@ class UniformDepth:
     def inference_depth(self) -> int:
         """The middle of the range, rounded up."""
         return (self.low + self.high + 1) // 2
-
-    @property
-    def max_depth(self) -> int:
-        """The largest depth."""
-        return self.high
 
     def sample(self, generator: torch.Generator) -> int:
         """Draw k in low..high from a CPU generator."""

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latentloop.adapt import Adapted
-from latentloop.checks import as_deep, at_least
+from latentloop.checks import as_deep, at_least, dropout_rate, zero_or_more
 from latentloop.depth import DepthLaw
 from latentloop.encoder import Encoder, Thoughts
 from latentloop.encoder_settings import encoder_settings
@@ -78,8 +78,8 @@ class Recommender(nn.Module, Pretrained):
         super().__init__()
         for name, value in (("num_items", num_items), ("dim", dim), ("max_length", max_length)):
             at_least(name, value, 1)
-        if not 0 <= dropout < 1:
-            raise InputError(f"dropout must lie in [0, 1), got {dropout!r}")
+        dropout_rate(dropout)
+        zero_or_more("init_std", init_std)
         if inference_state not in get_args(InferenceState):
             raise InputError(f"inference_state must be 'shared', 'fresh' or 'zero', got {inference_state!r}")
         if not isinstance(encoder, nn.Module):

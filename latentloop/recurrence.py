@@ -10,7 +10,6 @@ Shapes: B rows, L positions, d latent size, k depth; `*n d` is either layout.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from latentloop.adapt import adapt_both
 from latentloop.aggregate import Aggregate, build_aggregate
-from latentloop.checks import as_deep, at_least
+from latentloop.checks import as_deep, at_least, zero_or_more
 from latentloop.depth import DepthLaw, LogNormalPoisson
 from latentloop.dropout import replayed_modes
 from latentloop.encoder import Encoder, Thoughts, distance_from_newest, newest, read_newest, same_shape
@@ -70,14 +69,12 @@ class RecurrentDepth(nn.Module):
         grad_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= state_std < math.inf:
-            raise InputError(f"state_std must be a finite number of at least 0, got {state_std!r}")
         if depth_law is not None and not isinstance(depth_law, DepthLaw):
             raise InputTypeError(f"depth_law must be a depth law such as FixedDepth(4), got {depth_law!r}")
         self.pre_block, self.core_block = adapt_both(pre_block, core_block)
         self.aggregate = build_aggregate(aggregate)
         self.depth_law: DepthLaw = LogNormalPoisson() if depth_law is None else depth_law
-        self.state_std = float(state_std)
+        self.state_std = zero_or_more("state_std", state_std)
         self.checkpoint_steps = checkpoint_steps
         self.grad_steps = None if grad_steps is None else at_least("grad_steps", grad_steps, 1)
         self.dim: int | None = None

@@ -8,6 +8,7 @@ letting it look at everything changes no real position.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,29 @@ def holds_attention(module: nn.Module) -> bool:
     return any(isinstance(part, nn.MultiheadAttention) for part in module.modules())
 
 
+class _SlowPath:
+    """Torch's fast path, a switch of the whole process, is off while any thread is within, and then as it was."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._found = threading.Lock(), 0, True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._found = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                torch.backends.mha.set_fastpath_enabled(self._found)
+
+
+_SLOW_PATH = _SlowPath()
+
+
 @contextmanager
 def safe_attention() -> Iterator[None]:
     """Within it, a fully masked query of `nn.MultiheadAttention` looks at everything instead of giving NaN."""
@@ -39,12 +63,8 @@ def safe_attention() -> Iterator[None]:
             yield
             return
         # torch's fast path does not come by the function that the mode watches once a part of it is compiled
-        enabled = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
+        with _SLOW_PATH:
             yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from latentloop.errors import InputError, InputTypeError
+from latentloop.checks import above_zero
+from latentloop.errors import InputTypeError
 
 __all__ = ["Cosine", "Dot", "Scorer", "build_scorer"]
 
@@ -54,8 +55,7 @@ class Cosine:
     temperature: float = 0.07
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InputError(f"temperature must be above 0, got {self.temperature!r}")
+        above_zero("temperature", self.temperature)
 
     def queries(self, thoughts: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """Unit length over the temperature."""

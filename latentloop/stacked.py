@@ -33,7 +33,7 @@ class Stacked(nn.Module):
         self.packed = all(block.packed for block in both)
         self.capturable = all(block.capturable for block in both)
 
-    def forward(self, x: Float[Tensor, "*n d"], **context: Any) -> Float[Tensor, "*n d"]:
-        """One pass through both."""
-        output: Tensor = self.core_block(self.pre_block(x, **context), **context)
+    def forward(self, x: Float[Tensor, "*n d"], *, step: int = 0, **context: Any) -> Float[Tensor, "*n d"]:
+        """One pass through both, each told the step."""
+        output: Tensor = self.core_block(self.pre_block(x, step=step, **context), step=step, **context)
         return output

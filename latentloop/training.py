@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from latentloop.errors import InputError, InputTypeError
 from latentloop.finite import NotFinite
 from latentloop.graphed_thinking import GraphedThinking
 from latentloop.metrics import parse_metric
-from latentloop.objectives.contract import Objective, touches_few_items
+from latentloop.objectives.contract import Objective, end, start, touches_few_items
 from latentloop.objectives.learnable import check_learnable
 from latentloop.objectives.replay import may_replay
 from latentloop.optimizer import build_optimizer
@@ -86,6 +87,7 @@ def fit(
     accelerator: Accelerator | None = None,
     validate_first: bool = False,
     run: RunDirectory | None = None,
+    selection: Mapping[str, object] | None = None,
     progress_bar: bool | None = None,
 ) -> Fitted:
     """Train `model` in place with `objective` and leave it with its best weights on validation.
@@ -115,12 +117,14 @@ def fit(
         run: where to keep metrics, the best model and the state to continue from; None keeps them in memory. What is
             there is continued, unless the stage measured the weights that it began with and `model` has others: then it
             starts over.
+        selection: how `train` was chosen from more samples, by name, such as {"cut": 100}; a run that is continued must
+            have been told the same.
         progress_bar: None shows one on a terminal only.
 
     Raises:
         InputError: for a setting out of range, no samples or those of another catalog, nothing that can be learned, an
-            objective with parameters of its own, or a `run` that holds the state of another model, of other data or of
-            other settings, or is being trained.
+            objective with parameters of its own, an accelerator that accumulates gradients, or a `run` that holds the
+            state of another model, of other data or of other settings, or is being trained.
         OSError: where `run` cannot be written; its last checkpoint is whole.
         NotFinite: where a term or the weights are no numbers; the model has the best weights so far then, or those
             it came with, and the message says which.
@@ -142,13 +146,16 @@ def fit(
     if epochs and not (torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())):
         raise InputError("model: nothing can be learned: gradients are switched off, or all its parameters are frozen")
     accelerator = accelerator or make_accelerator()
+    if accelerator.gradient_accumulation_steps != 1:
+        raise InputError(
+            f"accelerator: it divides gradients by {accelerator.gradient_accumulation_steps} (gradient_accumulation_steps), "
+            f"and every step here is an update: give it 1, and batch_size as many rows as an update has"
+        )
     processes = processes_of(accelerator)
     model.to(accelerator.device)
     processes.share_weights(model)  # what a stage begins with must not depend on who looks
     train, validation = train.to(accelerator.device), validation.to(accelerator.device)
-    start = getattr(objective, "start", None)
-    if start is not None:
-        start(model)
+    start(objective, model)
     # what only says when to stop is none of them, nor what only tells of progress
     settings = {
         "objective": in_words(objective),
@@ -160,7 +167,11 @@ def fit(
         "clip_norm": str(None if clip_norm is None else float(clip_norm)),
         "metric": repr(metric),
         "exclude_history": str(bool(exclude_history)),
-    }
+        "precision": accelerator.mixed_precision,
+        "scorer": in_words(model.scorer),
+        "inference_state": str(model.inference_state),
+        "dropout of the input": str(float(model.input_dropout.p)),
+    } | {name: str(value) for name, value in (selection or {}).items()}
     few = touches_few_items(objective)
     optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay, few_items=few)
     validate_first = validate_first or epochs == 0
@@ -174,6 +185,8 @@ def fit(
     if len(set(found)) > 1:
         where = run.path if run is not None else "the run"
         raise InputError(f"{where}: the processes find it at steps {found}: give all of them the same directory")
+    if model.item_ids is None:  # before anything is kept of it
+        model.item_ids = train.sequences.item_ids
     best = BestWeights(
         model, run.model_path(stage) if run else None, kept=None if progress.best is None else progress.best_epoch
     )
@@ -192,8 +205,6 @@ def fit(
         metric=metric, exclude_history=exclude_history, batch_size=batch_size, clip_norm=clip_norm, seed=seed, progress_bar=progress_bar,
         learning_rate=learning_rate, schedule=factor, epochs=epochs, graphed=graphed,
     )  # fmt: skip
-    if model.item_ids is None:
-        model.item_ids = train.sequences.item_ids
     try:
         if validate_first and not progress.history:
             going.finish({"stage": stage, "epoch": 0, **going.validate()})
@@ -206,9 +217,7 @@ def fit(
     finally:
         if together.graphed is not None:
             together.graphed.close()  # Accelerate keeps the module
-        end = getattr(objective, "end", None)
-        if callable(end):  # a number of this name is the objective's own
-            end()
+        end(objective)
     best.restore(model)
     value = progress.best if progress.best is not None else math.nan
     return Fitted(stage, progress.best_epoch, value, metric, progress.epoch, progress.history)

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,7 +97,11 @@ class TrainingStage:
 
     def __post_init__(self) -> None:
         # the samples are sorted once for all epochs
-        self.rows = Windows.of(self.train) if "everywhere" in views_of(self.objective) else self.train
+        self.rows: Samples | Windows = self.train
+        if "everywhere" in views_of(self.objective):
+            # of what the model reads: it would not see the older targets of a longer row
+            length = min(self.train.max_length, self.model.max_length)
+            self.rows = Windows.of(replace(self.train, max_length=length))
         self.positives = SameTarget(self.train) if "same_target" in views_of(self.objective) else False
         self.processes = processes_of(self.accelerator)
         steps = self.epochs * num_batches(len(self.rows), self.batch_size) * getattr(self.objective, "updates", 1)

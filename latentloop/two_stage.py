@@ -18,7 +18,8 @@ from latentloop.data.splits import Split, leave_one_out
 from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate
 from latentloop.followers import Followers
-from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Objective, Sum, Weighted, select, views_of
+from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Objective, select, views_of
+from latentloop.objectives.compose import parts_of
 from latentloop.objectives.learnable import check_learnable
 from latentloop.randomness import dropout_seed, fold
 from latentloop.results import Evaluation
@@ -261,6 +262,7 @@ def two_stage(
                     epochs=rpt_epochs,
                     batch_size=rpt_batch_size,
                     learning_rate=rpt_learning_rate,
+                    selection={"cut": cut, "trials": trials},
                     validate_first=True,  # so that the pre-trained weights come back where nothing beats them
                 )
     return TwoStage(model, recipe.outcomes, len(split.train), kept, split)
@@ -271,9 +273,9 @@ def _check_before(rpt: Objective, model: Recommender) -> None:
     if not callable(rpt):
         raise InputTypeError(f"rpt must be an objective such as RPT(), got {rpt!r}")
     check_learnable(rpt, model)
-    parts = [rpt]
+    parts: list[Objective] = [rpt]
     while parts:
         part = parts.pop()
         if isinstance(part, RPT):
             part.check(model)
-        parts += part.parts if isinstance(part, Sum) else [part.part] if isinstance(part, Weighted) else []
+        parts += parts_of(part)

@@ -64,10 +64,10 @@ def load_weights(model: nn.Module, folder: Path) -> None:
             wanted = (file.metadata() or {}).get(_CHECKSUM)  # a file converted elsewhere may have none
             found = wanted and _checksum(file.get_tensor(name) for name in file.keys())
             kinds = {file.get_slice(name).get_dtype() for name in file.keys()} & _FLOATS.keys()
-        if len(kinds) == 1:  # or float64 would come back as float32
-            model.to(_FLOATS[kinds.pop()])
         if found != wanted:
             raise InputError(f"{weights} is damaged: its tensors do not match its checksum; copy it again")
+        if len(kinds) == 1:  # or float64 would come back as float32
+            model.to(_FLOATS[kinds.pop()])
         load_model(model, str(weights))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(f"{weights} cannot be read as this model's weights: {one_line(error)}") from None

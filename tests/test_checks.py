@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentloop.checks import above_zero, at_least, is_whole, one_of, zero_or_more
+from latentloop.checks import above_zero, at_least, dropout_rate, is_whole, one_of, zero_or_more
 from latentloop.errors import InputError
 
 
@@ -28,6 +28,13 @@ def test_what_only_looks_like_a_whole_number(value: Any) -> None:
     assert not is_whole(value)
     with pytest.raises(InputError, match="^rows must be a whole number of at least 1, got "):
         at_least("rows", value, 1)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1, 1.5, math.nan, "0.5", None, True])
+def test_a_rate_of_dropout_lies_below_1(value: Any) -> None:
+    assert (dropout_rate(0), dropout_rate(0.25)) == (0.0, 0.25)
+    with pytest.raises(InputError, match=r"^inner must lie in \[0, 1\), got "):
+        dropout_rate(value, "inner")
 
 
 @pytest.mark.parametrize("value", [0.25, 3, np.float32(0.5)])

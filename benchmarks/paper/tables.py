@@ -237,6 +237,8 @@ def relative_of(difference: Difference | None) -> tuple[str, str]:
     """A difference by its baseline, and p; empty without one."""
     if difference is None:
         return "", ""
+    if not difference.mean:
+        return f"{difference.baseline}: from 0", f"{difference.p:.2g}"
     low, high = (end / difference.mean - 1 for end in difference.interval)
     return f"{difference.baseline}: {difference.relative:+.1%} [{low:+.1%}, {high:+.1%}]", f"{difference.p:.2g}"
 

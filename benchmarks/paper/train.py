@@ -25,7 +25,7 @@ from latentloop.evaluation import evaluate
 from latentloop.followers import Followers
 from latentloop.metrics import Ranks, ndcg
 from latentloop.objectives import RPT, NDCGReward, RecallReward, select
-from latentloop.randomness import fold
+from latentloop.randomness import dropout_seed, fold
 from latentloop.recommender import Recommender
 from latentloop.results import Evaluation
 from latentloop.run_directory import RunDirectory
@@ -70,18 +70,19 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
     if cell.rpt:
         fitted = _post_train(cell, model, later, split.validation, run, settings)
     depths = [1, 2, 3, 4, 6, 8] if cell.kind == "loop" else None
-    evaluations = {
-        name: evaluate(model, part, split=name, stage=cell.kind, depths=depths, seeds=(cell.seed,))
-        for name, part in _parts(split)
-    }
-    line = _line(cell, split, evaluations, seconds=time.perf_counter() - began)
-    if cell.kind == "loop":
-        line["thinking"] = thinking(model, split.validation.to(accelerator.device), seed=cell.seed)
-    counts = Followers.of(split)
-    line["followed"] = _measured(model, split, counts.tuned(model, split.validation))
-    line["excluded"] = _measured(model, split, exclude_history=True)
-    bonus = counts.tuned(model, split.validation, exclude_history=True)
-    line["excluded"]["followed"] = _measured(model, split, bonus, exclude_history=True)
+    with dropout_seed(fold(cell.seed, "evaluation"), model.device):  # of answers from a fresh T_0
+        evaluations = {
+            name: evaluate(model, part, split=name, stage=cell.kind, depths=depths, seeds=(cell.seed,))
+            for name, part in _parts(split)
+        }
+        line = _line(cell, split, evaluations, seconds=time.perf_counter() - began)
+        if cell.kind == "loop":
+            line["thinking"] = thinking(model, split.validation.to(accelerator.device), seed=cell.seed)
+        counts = Followers.of(split)
+        line["followed"] = _measured(model, split, counts.tuned(model, split.validation))
+        line["excluded"] = _measured(model, split, exclude_history=True)
+        bonus = counts.tuned(model, split.validation, exclude_history=True)
+        line["excluded"]["followed"] = _measured(model, split, bonus, exclude_history=True)
     kept = ("epoch", "loss", "ndcg@10", "reward_mean", "zero_variance", "kl")
     return line | {
         "parameters": sum(p.numel() for p in model.encoder.parameters()),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tyro
 
+from latentloop.checks import at_least
 from latentloop.commands.model_options import ModelOptions
 from latentloop.commands.options import DataOptions, RPTOptions, SplitOptions, SPTOptions, TrainingOptions
 
@@ -50,6 +51,7 @@ class Demo:
         from latentloop.run_directory import RunDirectory
         from latentloop.run_lock import held
 
+        at_least("users", self.users, 1)
         train = Train(
             source=f"synthetic_log(num_users={self.users}, seed={self.seed})",
             out=out,

@@ -160,7 +160,7 @@ def _batches(
         if positives is not None:
             places = index if positives.samples is samples else positives.samples.locate(rows)
             keys = [row.new_full(row.shape, fold(step, "same_target")) for row, step in zip(parts, steps, strict=True)]
-            drawn = positives.draw_places(places, torch.cat(keys))
+            drawn = positives.draw(places, torch.cat(keys))
             same = positives.samples.history(drawn).split(sizes)
         targets = (None,) * len(parts) if windows is None else windows.targets(index).split(sizes)
         made = zip(

@@ -31,21 +31,13 @@ class SameTarget:
         place = index - self._start.index_select(0, target)
         self._place = torch.empty_like(index).index_copy_(0, self._order, place)
 
-    def draw(self, rows: Int[Tensor, " B"], key: int) -> Int64[Tensor, " B"]:
-        """The number of another sample with the same target, uniformly; the sample's own where it is alone.
+    def draw(self, index: Int[Tensor, " B"], key: int | Int[Tensor, " B"]) -> Int64[Tensor, " B"]:
+        """The place of another sample with the same target, uniformly; the sample's own where it is alone.
 
         Args:
-            rows: (B,) sample numbers (`samples.rows`, not positions).
-            key: what the draw is for; the result depends on (key, row) and the samples only.
-        """
-        return self.samples.rows[self.draw_places(self.samples.locate(rows), key)]
-
-    def draw_places(self, index: Int[Tensor, " B"], key: int | Int[Tensor, " B"]) -> Int64[Tensor, " B"]:
-        """`draw` of and as places in `samples`: nothing is looked up, for which an accelerator would have to be waited for.
-
-        Args:
-            index: (B,) places of samples.
-            key: see `draw`; or one for each of them.
+            index: (B,) places in `samples`, not their numbers.
+            key: what the draw is for, or one for each sample; the result depends on it, the samples' numbers and their
+                targets only.
         """
         rows, target = self.samples.rows[index], self.samples.target(index)
         start, others, own = self._start[target], self._size[target] - 1, self._place[index]

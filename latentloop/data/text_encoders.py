@@ -111,7 +111,10 @@ def load_text_features(
     about = {"item": item_text_id, "text": item_text_columns, "format": item_text_format}
     idle = next((_OPTIONS[name] for name, value in about.items() if value is not None), None)
     if item_text is None and idle is not None:
-        raise InputError(f"{idle} is about a file of item texts, and none is given: leave it out or give --item-text")
+        raise InputError(
+            f"{idle} is about a file of item texts, and none is given: leave it out or give --item-text",
+            settings=(idle,),
+        )
     if item_embeddings is not None:
         if text_encoder is not None:
             raise InputError("item_embeddings are encoded already: leave out text_encoder (--text-encoder)")

@@ -84,11 +84,6 @@ class Windows:
     def __len__(self) -> int:
         return len(self.samples)
 
-    @property
-    def num_targets(self) -> int:
-        """How many targets all windows together are learned from."""
-        return int(self.counts.sum())
-
     def targets(self, index: Int[Tensor, " B"]) -> Int64[Tensor, "B L"]:
         """The item that follows each position of `samples.history(index)`, 0 where none is learned.
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor
 
 from latentloop.data.batch import Batch
 from latentloop.errors import InputError, InputTypeError
-from latentloop.objectives.contract import Objective, Terms, call, free_name, touches_few_items, views_of
+from latentloop.objectives.contract import Objective, Terms, call, end, free_name, start, touches_few_items, views_of
 from latentloop.objectives.views import Views
 from latentloop.recommender import Recommender
 
-__all__ = ["Composable", "Sum", "Weighted"]
+__all__ = ["Around", "Composable", "Sum", "Weighted", "parts_of"]
 
 
 class Composable:
@@ -38,7 +39,26 @@ class Composable:
         return Sum([other, self])  # type: ignore[list-item]  # as above
 
 
-class Weighted(Composable):
+class Around(Composable):
+    """A part that has another inside, `part`, and tells it when a stage begins and ends."""
+
+    part: Objective
+
+    @property
+    def touches_few_items(self) -> bool:
+        """The part's own."""
+        return touches_few_items(self.part)
+
+    def start(self, model: Recommender) -> None:
+        """Pass on to the part."""
+        start(self.part, model)
+
+    def end(self) -> None:
+        """Pass on to the part."""
+        end(self.part)
+
+
+class Weighted(Around):
     """A part times a number; its terms are logged unweighted.
 
     Args:
@@ -65,22 +85,9 @@ class Weighted(Composable):
         return views_of(self.part)
 
     @property
-    def touches_few_items(self) -> bool:
-        """The part's own."""
-        return touches_few_items(self.part)
-
-    @property
     def updates(self) -> int:
         """The part's own."""
         return int(getattr(self.part, "updates", 1))
-
-    def start(self, model: Recommender) -> None:
-        """Pass on to the part."""
-        _start(self.part, model)
-
-    def end(self) -> None:
-        """Pass on to the part."""
-        _end(self.part)
 
     def prepare(self, model: Recommender, batch: Batch) -> Batch:
         """Pass on to the part; without a `prepare` of its own the batch stays as it is."""
@@ -134,18 +141,19 @@ class Sum(Composable):
 
     @property
     def updates(self) -> int:
-        """Optimizer steps for each prepared batch."""
-        return int(getattr(self._preparing, "updates", 1))
+        """Optimizer steps for each batch: of the part that prepares it, else the most that any part asks for."""
+        asked = self.parts if self._preparing is None else (self._preparing,)
+        return max(int(getattr(part, "updates", 1)) for part in asked)
 
     def start(self, model: Recommender) -> None:
         """Pass on to every part that has a `start`."""
         for part in self.parts:
-            _start(part, model)
+            start(part, model)
 
     def end(self) -> None:
         """Pass on to every part that has an `end`."""
         for part in self.parts:
-            _end(part)
+            end(part)
 
     def prepare(self, model: Recommender, batch: Batch) -> Batch:
         """Pass on to the part that prepares; without one the batch stays as it is."""
@@ -167,21 +175,16 @@ class Sum(Composable):
         return " + ".join(map(repr, self.parts))
 
 
+def parts_of(objective: Any) -> tuple[Objective, ...]:
+    """The parts that an objective is made of, one level down; none of one that is no sum and has none inside."""
+    if isinstance(objective, Sum):
+        return objective.parts
+    return (objective.part,) if isinstance(objective, Around) else ()
+
+
 def _prepares(part: Objective) -> bool:
     if isinstance(part, Weighted):
         return _prepares(part.part)
     if isinstance(part, Sum):
         return part._preparing is not None
     return hasattr(part, "prepare")
-
-
-def _start(part: Objective, model: Recommender) -> None:
-    start = getattr(part, "start", None)
-    if start is not None:
-        start(model)
-
-
-def _end(part: Objective) -> None:
-    end = getattr(part, "end", None)
-    if callable(end):
-        end()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latentloop.errors import InputTypeError
 
-__all__ = ["Objective", "Terms", "call", "free_name", "touches_few_items", "views_of"]
+__all__ = ["Objective", "Terms", "call", "end", "free_name", "start", "touches_few_items", "views_of"]
 
 Terms = dict[str, Tensor]
 
@@ -37,6 +37,20 @@ def touches_few_items(part: Objective) -> bool:
     attribute `touches_few_items = True`. A step's work then need not grow with the catalog.
     """
     return bool(getattr(part, "touches_few_items", False))
+
+
+def start(part: Objective, model: Any) -> None:
+    """Tell a part that has a `start` that a stage begins."""
+    begin = getattr(part, "start", None)
+    if begin is not None:
+        begin(model)
+
+
+def end(part: Objective) -> None:
+    """Tell a part that has an `end` that the stage is over; a number of this name is its own."""
+    over = getattr(part, "end", None)
+    if callable(over):
+        over()
 
 
 def call(part: Objective, views: Any, batch: Any) -> tuple[Tensor, Terms]:

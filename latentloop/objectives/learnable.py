@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from latentloop.errors import InputError
-from latentloop.objectives.compose import Sum, Weighted
+from latentloop.objectives.compose import parts_of
 
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
@@ -43,6 +43,5 @@ def _parameters(part: Any, teacher: type) -> Iterator[tuple[str, str, nn.Paramet
             yield holder, name, value
         elif isinstance(value, nn.Module) and not isinstance(value, teacher):
             yield from ((holder, inner, parameter) for inner, parameter in value.named_parameters())
-    inside = part.parts if isinstance(part, Sum) else (part.part,) if isinstance(part, Weighted) else ()
-    for each in inside:
+    for each in parts_of(part):
         yield from _parameters(each, teacher)

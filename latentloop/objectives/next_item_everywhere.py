@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from latentloop.data.batch import Batch
 from latentloop.encoder import Thoughts
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 from latentloop.everywhere import check_everywhere
-from latentloop.objectives.compose import Composable
-from latentloop.objectives.contract import Objective, Terms, call
+from latentloop.objectives.compose import Around
+from latentloop.objectives.contract import Objective, Terms, call, views_of
 from latentloop.objectives.next_item import NextItem
 from latentloop.objectives.views import Views
 from latentloop.recommender import Recommender
@@ -19,7 +19,7 @@ from latentloop.recommender import Recommender
 __all__ = ["NextItemEverywhere"]
 
 
-class NextItemEverywhere(Composable):
+class NextItemEverywhere(Around):
     """The next-item loss at every position that has a target, for encoders that are causal and pad-invariant.
 
     `fit` gives an objective that reads "everywhere" windows instead of prefix samples (`data.windows.Windows`), and
@@ -28,12 +28,23 @@ class NextItemEverywhere(Composable):
     Args:
         part: the loss of one answer and its target; `SampledNextItem` for huge catalogs. It is given every learned
             position as a row of its own, with its one thought.
+
+    Raises:
+        InputTypeError: for a part that cannot be called.
+        InputError: for a part that reads other views than the anchor, or prepares batches.
     """
 
     views = ("everywhere",)
 
     def __init__(self, part: Objective | None = None) -> None:
         self.part: Objective = NextItem() if part is None else part
+        if not callable(self.part):
+            raise InputTypeError(f"part must be callable as part(views, batch), got {part!r}")
+        if views_of(self.part) != ("anchor",) or hasattr(self.part, "prepare"):
+            raise InputError(
+                f"part must be the loss of one answer and its target, which reads the anchor alone and prepares nothing, "
+                f"got {part!r}: add others to this one, NextItemEverywhere() + {part!r}"
+            )
 
     def start(self, model: Recommender) -> None:
         """Refuse an encoder whose positions see later items.
@@ -42,6 +53,7 @@ class NextItemEverywhere(Composable):
             InputError: see `check_everywhere`.
         """
         check_everywhere(model.encoder)
+        super().start(model)
 
     def __call__(self, views: Views, batch: Batch) -> tuple[Tensor, Terms]:
         """The part's loss, a mean over the step's targets, and its terms.

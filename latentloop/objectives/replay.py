@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from latentloop.facts import made_here
-from latentloop.objectives.compose import Sum, Weighted
+from latentloop.objectives.compose import parts_of
 
 __all__ = ["may_replay"]
 
@@ -15,9 +15,4 @@ def may_replay(objective: Any) -> bool:
 
     What is replayed lies in memory that the next step writes to.
     """
-    if isinstance(objective, Sum):
-        return all(map(may_replay, objective.parts))
-    if isinstance(objective, Weighted):
-        return may_replay(objective.part)
-    inner = getattr(objective, "part", None)  # of `NextItemEverywhere`
-    return made_here(objective) and (inner is None or may_replay(inner))
+    return made_here(objective) and all(map(may_replay, parts_of(objective)))

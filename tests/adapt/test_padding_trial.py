@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -276,6 +278,26 @@ def test_a_module_without_a_gradient_is_answered_too() -> None:
     wanted = module(given_rows.x)
     assert torch.equal(output[~given_rows.padding], wanted[~given_rows.padding]) and not output.requires_grad
     assert bool(output.isfinite().all())
+
+
+@torch.no_grad()
+def test_torchs_fast_path_is_off_until_the_last_of_several_threads_leaves_and_then_as_it_was() -> None:
+    fast = torch.backends.mha.get_fastpath_enabled
+    with ThreadPoolExecutor(1) as other:
+
+        def elsewhere(act: Any) -> None:
+            other.submit(torch.no_grad()(act)).result()
+
+        for found in (True, False):
+            torch.backends.mha.set_fastpath_enabled(found)
+            here, there = safe_attention(), safe_attention()
+            here.__enter__()
+            elsewhere(there.__enter__)
+            here.__exit__(None, None, None)
+            assert not fast()
+            elsewhere(lambda there=there: there.__exit__(None, None, None))
+            assert fast() == found
+    torch.backends.mha.set_fastpath_enabled(True)
 
 
 @pytest.mark.parametrize("grad", [True, False])

@@ -17,12 +17,12 @@ from benchmarks.paper.cell import UNTRAINED, Cell
 from benchmarks.paper.figures import draw
 from benchmarks.paper.gradients import gradient_norms
 from benchmarks.paper.grids import EXPERIMENTS
-from benchmarks.paper.matching import find, most_common
+from benchmarks.paper.matching import Difference, find, most_common
 from benchmarks.paper.models import build, pre_training
 from benchmarks.paper.published import PUBLISHED, PUBLISHED_COSTS
 from benchmarks.paper.report import write_report
 from benchmarks.paper.stored import Line
-from benchmarks.paper.tables import experiment_table, gradient_table, thinking_table, tuning_tables
+from benchmarks.paper.tables import experiment_table, gradient_table, relative_of, thinking_table, tuning_tables
 from benchmarks.paper.tuning import GRID, choices, models, tuned
 from benchmarks.speed.clock import choose
 from latentloop.data.amazon import PUBLISHED_COUNTS
@@ -212,6 +212,11 @@ def test_a_difference_by_hand() -> None:
     assert difference.p == pytest.approx(1 - 1 / math.sqrt(3))
     low, high = difference.interval
     assert (low + high) / 2 == pytest.approx((1 + second) / 3)  # around the row's own mean
+
+
+def test_a_baseline_that_hits_nobody_has_no_ratio() -> None:
+    assert relative_of(Difference("Base", math.nan, 0.0, (0.0, 0.1), 0.03)) == ("Base: from 0", "0.03")
+    assert relative_of(Difference("Base", 0.1, 0.5, (0.5, 0.6), 0.5)) == ("Base: +10.0% [+0.0%, +20.0%]", "0.5")
 
 
 def test_rows_that_cannot_learn_from_every_position_are_drawn_beside_those_that_do(tmp_path: Path) -> None:

@@ -278,6 +278,7 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     "a mean depth of 0": (
         lambda t, _: ["train", log(t), "--out", str(t / "r"), "--mean-depth", "0", "--k-core", "0"], "--mean-depth must"
     ),
+    "a demo of nobody": (lambda t, _: ["demo", "--users", "0"], "--users must be a whole number of at least 1, got 0"),
     "epochs below 0": (lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--epochs", "-1"], "--epochs must"),
     "a rate of nan": (
         lambda t, _: ["train", log(t), "--out", str(t / "r"), *KEEP, "--learning-rate", "nan"], "--learning-rate must"

@@ -90,7 +90,10 @@ def test_columns_and_format_are_named(folder: Path, tmp_path: Path) -> None:
         ([*TEXTS, "csv"], "(--item-text-id)"),
         ([*TEXTS, "csv", "--item-text-id", "sku"], "(--item-text-columns)"),
         ([*TEXTS, "csv", "--item-text-id", "sku", "--item-text-columns", "a", "c"], "no column 'c' for the text"),
-        (["--backbone", "tedrec", "--item-embeddings", "items.npy", "--item-text-id", "sku"], "give --item-text"),
+        (
+            ["--backbone", "tedrec", "--item-embeddings", "items.npy", "--item-text-id", "sku"],
+            "give --item-text (--item-text-id)",
+        ),
         (["--backbone", "tedrec"], "TedRec needs the items' texts: give --item-text"),
         (["--backbone", "tedrec", "--item-text", "items.tsv"], "give --text-encoder NAME"),
         (["--backbone", "tedrec", "--item-embeddings", "no.npy"], "no.npy: no such file"),

@@ -25,9 +25,10 @@ LAWS = st.one_of(
 @given(law=LAWS, seed=seeds)
 def test_every_law_draws_whole_depths_within_its_bounds(law: DepthLaw, seed: int) -> None:
     draws = [law.sample(generator(fold(seed, step))) for step in range(50)]
-    assert all(type(k) is int and 1 <= k <= law.max_depth for k in draws)
+    deepest = {FixedDepth: "depth", UniformDepth: "high"}.get(type(law), "max_depth")
+    assert all(type(k) is int and 1 <= k <= getattr(law, deepest) for k in draws)
     assert draws == [law.sample(generator(fold(seed, step))) for step in range(50)]
-    assert 1 <= law.inference_depth <= law.max_depth
+    assert 1 <= law.inference_depth <= getattr(law, deepest)
 
 
 @pytest.mark.parametrize("mean_depth", [1, 3, 6])
@@ -104,7 +105,7 @@ def test_other_values_out_of_range_are_refused() -> None:
 def test_depths_have_an_end() -> None:
     """No law can draw more than 10,000 thoughts."""
     assert LogNormalPoisson(3333).max_depth == 9999
-    assert FixedDepth(10_000).max_depth == UniformDepth(1, 10_000).max_depth == 10_000
+    assert FixedDepth(10_000).depth == UniformDepth(1, 10_000).high == 10_000
     with pytest.raises(InputError, match="^mean_depth must be at most 3333, got 3334"):
         LogNormalPoisson(3334)
     with pytest.raises(InputError, match="^depth must be at most 10000, got 10001"):

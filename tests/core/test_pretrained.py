@@ -140,7 +140,7 @@ def test_one_module_in_both_places_loads(tmp_path: Path) -> None:
 class OneDepth:
     """A user's own law, without a repr of its own."""
 
-    inference_depth = max_depth = 2
+    inference_depth = 2
 
     def sample(self, generator: torch.Generator) -> int:
         return 2
@@ -711,7 +711,7 @@ def test_what_json_cannot_name_is_passed_back(backbone: Any, own: dict[str, Any]
     )
 
 
-@pytest.mark.parametrize("temperature", [0.0, -0.1, float("nan")])
+@pytest.mark.parametrize("temperature", [0.0, -0.1, float("nan"), float("inf")])
 def test_a_temperature_must_be_above_zero(temperature: float) -> None:
-    with pytest.raises(InputError, match="temperature must be above 0, got"):
+    with pytest.raises(InputError, match="temperature must be a finite number above 0, got"):
         Cosine(temperature)

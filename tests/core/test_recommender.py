@@ -360,7 +360,10 @@ def test_mistakes_at_construction() -> None:
         with pytest.raises(InputError, match=f"{name} must be a whole number of at least 1"):
             Recommender(**arguments)
     for message, wrong in (
-        ("dropout", {"dropout": 1.0}),
+        ("dropout must lie in .*, got 1.0", {"dropout": 1.0}),
+        ("dropout must lie in .*, got 'x'", {"dropout": "x"}),
+        ("init_std must be a finite number of at least 0, got -1", {"init_std": -1.0}),
+        ("init_std must be a finite number of at least 0, got inf", {"init_std": float("inf")}),
         ("inference_state", {"inference_state": "warm"}),
         ("item_ids must hold 5 ids, one an item, got 2", {"item_ids": [1, 2]}),
         ("dim is 8 since", {"dim": 16}),

@@ -258,6 +258,9 @@ def test_the_depth_law_is_what_was_given_and_the_papers_otherwise() -> None:
     assert [len(list(loop.unroll(x, state=x))) for loop in (given_one, plain)] == [5, 4]
     with unchecked(), pytest.raises(InputTypeError, match=r"^depth_law must be a depth law .* got 5$"):
         RecurrentDepth(nn.Identity(), nn.Identity(), depth_law=5)  # type: ignore[arg-type]
+    for std in (-1.0, float("nan"), "x"):
+        with unchecked(), pytest.raises(InputError, match="^state_std must be a finite number of at least 0, got "):
+            RecurrentDepth(nn.Identity(), nn.Identity(), state_std=std)  # type: ignore[arg-type]
 
 
 class Promising(nn.Module):

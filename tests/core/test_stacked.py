@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from hypothesis import given
-from torch import nn
+from torch import Tensor, nn
 
 from latentloop import Recommender
 from latentloop.backbones.sasrec import SASRec
 from latentloop.facts import Facts, facts
+from latentloop.recurrence import RecurrentDepth
 from latentloop.stacked import Stacked
 from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, ragged, seeds
 
@@ -35,6 +36,20 @@ def test_a_copy_is_the_block_twice_until_it_learns() -> None:
         block.bias += 1.0
     torch.testing.assert_close(copied(x), block(x) @ block.weight.T + block.bias - 1.0)
     torch.testing.assert_close(shared(x), block(block(x)))
+
+
+class Numbered(nn.Module):
+    """Adds its step."""
+
+    def forward(self, x: Tensor, *, step: int) -> Tensor:
+        return x + step
+
+
+def test_both_are_told_the_step() -> None:
+    x = torch.zeros(2, 3, DIM)
+    loop = RecurrentDepth(nn.Identity(), Stacked(Numbered(), Numbered()), dim=DIM)
+    # the norm of equal numbers is 0
+    assert [float(state.detach().mean()) for state in loop.unroll(x, state=x, depth=3)] == [0.0, 2.0, 4.0]
 
 
 def test_promises() -> None:

@@ -142,12 +142,13 @@ def test_positives_are_another_sample_wherever_there_is_one(histories: list[list
     target = dict(zip(samples.rows.tolist(), samples.target(torch.arange(len(samples))).tolist(), strict=True))
     sizes = Counter(target.values())
     positives = SameTarget(samples)
-    drawn = positives.draw(samples.rows, key)
+    drawn = samples.rows[positives.draw(torch.arange(len(samples)), key)]
     for row, other in zip(samples.rows.tolist(), drawn.tolist(), strict=True):
         assert target[other] == target[row]
         assert (other == row) == (sizes[target[row]] == 1)
     # keyed by (key, row): companions and their order change nothing
-    assert torch.equal(positives.draw(samples.rows.flip(0), key).flip(0), drawn)
+    backwards = positives.draw(torch.arange(len(samples)).flip(0), key)
+    assert torch.equal(samples.rows[backwards].flip(0), drawn)
 
 
 def test_positives_are_uniform_over_the_others() -> None:
@@ -158,7 +159,7 @@ def test_positives_are_uniform_over_the_others() -> None:
     counts: Counter[tuple[int, int]] = Counter()
     draws = 2000
     for key in range(draws):
-        counts.update(zip(rows.tolist(), positives.draw(rows, fold(0, key)).tolist(), strict=True))
+        counts.update(zip(rows.tolist(), samples.rows[positives.draw(rows, fold(0, key))].tolist(), strict=True))
     assert set(counts) == {(a, b) for a in rows.tolist() for b in rows.tolist() if a != b}
     spread = (draws * 0.25 * 0.75) ** 0.5
     assert max(abs(count - draws / 4) for count in counts.values()) < 5 * spread

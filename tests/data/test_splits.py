@@ -68,11 +68,9 @@ def test_leave_one_out_equals_the_loop(histories: list[list[int]]) -> None:
 def test_positives_come_from_the_training_part_only(histories: list[list[int]], key: int) -> None:
     table = table_of(histories)
     split = leave_one_out(table)
-    rows = split.train.rows
-    drawn = SameTarget(split.train).draw(rows, key)
+    place = SameTarget(split.train).draw(torch.arange(len(split.train)), key)
     asked = set(zip(split.validation.user.tolist(), split.validation.end.tolist(), strict=True))
     asked |= set(zip(split.test.user.tolist(), split.test.end.tolist(), strict=True))
-    place = split.train.locate(drawn)
     pairs = set(zip(split.train.user[place].tolist(), split.train.end[place].tolist(), strict=True))
     assert not pairs & asked
     # nor does a positive's history reach what its user is asked for

@@ -19,7 +19,7 @@ from latentloop.data.positives import SameTarget
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.data.windows import Windows
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 from latentloop.objectives import (
     SPT,
     NextItem,
@@ -34,7 +34,8 @@ from latentloop.randomness import fold, generator, row_keys
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.training import fit, make_accelerator
-from tests.core.worlds import fewer
+from latentloop.training_step import StepModule
+from tests.core.worlds import fewer, unchecked
 from tests.objectives.worlds import gradients, part_of, seeds, side_by_side
 
 LENGTH = 4  # shorter than many histories, so that users have several windows
@@ -66,7 +67,7 @@ def by_prefixes(model: Recommender, batch: Batch, depth: int) -> tuple[Tensor, T
             if target:
                 slots = torch.arange(LENGTH - 1, LENGTH - 2 - column, -1)
                 start = model.encoder.draw_state(keys[row].expand(column + 1), slots)[None].double()
-                state = start if model.depth_law.max_depth > 1 else None
+                state = start if model.inference_depth > 1 else None
                 finals.append(model.think(torch.tensor([history[: column + 1]]), depth=depth, state=state).final[0])
                 targets.append(target)
     return torch.stack(finals), torch.tensor(targets)
@@ -103,7 +104,7 @@ def test_rows_of_one_target_are_prefix_training(seed: int) -> None:
     split = split_of(seed)
     full = split.train.select(split.train.lengths(torch.arange(len(split.train))) == LENGTH)
     windows = Windows.of(full, stride=1)
-    assert windows.num_targets == len(windows) == len(full) > 20
+    assert int(windows.counts.sum()) == len(windows) == len(full) > 0
     batch = next(batches(windows, 50, key=seed, epoch=1))
     model = model_of(split, seed)
     views = encode_views(model, batch, ("everywhere",))
@@ -172,6 +173,71 @@ def test_sampled_negatives_serve_every_position() -> None:
     sampled, terms = NextItemEverywhere(SampledNextItem(200_000))(views, batch)
     assert sampled.item() == pytest.approx(full.item(), abs=0.02)
     assert terms.keys() == {"next_item"}
+
+
+def test_what_touches_few_items_inside_has_the_gradients_of_the_whole_table() -> None:
+    assert NextItemEverywhere(SampledNextItem(4)).touches_few_items and not NextItemEverywhere().touches_few_items
+    split = split_of(1)
+    found = []
+    for sparse in (True, False):
+        model, batch = model_of(split, 1), batch_of(split, 1)
+        StepModule(model, NextItemEverywhere(SampledNextItem(4)), sparse=sparse)(batch)[0].backward()
+        gradient = model.item_table.weight.grad
+        assert gradient is not None and gradient.is_sparse == sparse
+        found.append(gradient.to_dense())
+    torch.testing.assert_close(found[0], found[1])
+
+
+class Told(NextItem):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def start(self, model: Recommender) -> None:
+        self.told.append("start")
+
+    def end(self) -> None:
+        self.told.append("end")
+
+
+class Prepares(NextItem):
+    def prepare(self, model: Recommender, batch: Batch) -> Batch:
+        return batch
+
+
+def test_the_part_inside_is_told_when_a_stage_begins_and_ends() -> None:
+    part = Told()
+    small_fit(split_of(3), 0.5 * NextItemEverywhere(part) + NextItem(), epochs=1)
+    assert part.told == ["start", "end"]
+
+
+@pytest.mark.parametrize("part", [TrajectoryAlignment(), Prepares(), SPT()])
+def test_a_part_that_needs_more_than_an_answer_and_its_target_is_refused(part: Any) -> None:
+    with pytest.raises(
+        InputError, match=r"part must be the loss of one answer and its target.* add others to this one"
+    ):
+        NextItemEverywhere(part)
+    with unchecked(), pytest.raises(InputTypeError, match="part must be callable"):
+        NextItemEverywhere(3)  # type: ignore[arg-type]
+
+
+def test_a_model_that_reads_less_than_the_samples_hold_learns_every_target_all_the_same() -> None:
+    split = split_of(3, users=150)
+    seen: list[int] = []
+
+    def count(views: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        targets = batch.targets
+        assert targets is not None
+        seen.append(int((targets[:, -(LENGTH // 2) :] != 0).sum()))
+        assert int((targets != 0).sum()) == seen[-1]
+        return views["anchor"].final.sum() * 0, {}
+
+    backbone = SASRec(pre_layers=1, core_layers=1, inner=32, dropout=0.1)
+    model = build_recommender(backbone, split.num_items, dim=16, max_length=LENGTH // 2, dropout=0.1)
+    accelerator = make_accelerator(device="cpu")
+    fit(model, split.train, split.validation, NextItemEverywhere() + count, epochs=1, accelerator=accelerator)
+    assert sum(seen) == len(split.train)
 
 
 def test_what_is_missing_is_named() -> None:

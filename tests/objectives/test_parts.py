@@ -362,6 +362,15 @@ def test_sums_within_a_weight_count_as_preparing_where_a_part_of_theirs_does() -
         Sum([2.0 * Sum([NextItem(), rpt]), RPT()])
 
 
+class Repeated(NextItem):
+    updates = 3
+
+
+def test_a_sum_takes_as_many_updates_as_a_part_asks_for_unless_one_prepares() -> None:
+    assert (Repeated() + NextItem()).updates == (NextItem() + 2.0 * Repeated()).updates == 3
+    assert (Repeated() + RPT(updates=2)).updates == 2  # what it prepares is for so many
+
+
 def test_sums_and_their_own_parts_are_shown_as_they_are_written() -> None:
     total = NextItem() + 0.25 * TrajectoryAlignment(positives="self", temperature=0.5) + 2.0 * StepAlignment()
     written = (

@@ -170,7 +170,6 @@ class Listening:
 
     def __init__(self, law: DepthLaw) -> None:
         self.law, self.drawn = law, list[int]()
-        self.max_depth = law.max_depth
         self.inference_depth = law.inference_depth
 
     def sample(self, generator: torch.Generator) -> int:

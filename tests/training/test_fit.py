@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from latentloop.across_ranks import Processes
@@ -18,7 +19,7 @@ from latentloop.backbones.sasrec import SASRec
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError, InputTypeError
-from latentloop.objectives import RPT, SPT, NextItem, Weighted
+from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Weighted
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.run_directory import RunDirectory
@@ -321,6 +322,14 @@ def test_a_launchers_settings_change_no_gradient(split: Split, monkeypatch: pyte
     assert same(weights(plain), weights(launched))
 
 
+def test_an_accelerator_that_accumulates_gradients_is_refused(split: Split) -> None:
+    make_accelerator(device="cpu")  # puts back what another test chose
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
+    with pytest.raises(InputError, match=r"^accelerator: it divides gradients by 4 .* give it 1"):
+        fit(small(split), split.train, split.validation, NextItem(), accelerator=accelerator)
+    make_accelerator(device="cpu")
+
+
 def test_bf16_learns_too(split: Split) -> None:
     accelerator = make_accelerator(device="cpu", precision="bf16")
     fitted = train(small(split), split, epochs=3, learning_rate=5e-3, accelerator=accelerator)
@@ -453,7 +462,13 @@ class Holder:
 
 
 @pytest.mark.parametrize(
-    "made", [lambda h: h, lambda h: NextItem() + h, lambda h: NextItem() + Weighted(Holder(h), 2.0)]
+    "made",
+    [
+        lambda h: h,
+        lambda h: NextItem() + h,
+        lambda h: NextItem() + Weighted(Holder(h), 2.0),
+        lambda h: 2.0 * NextItemEverywhere(Holder(h)),
+    ],
 )
 def test_an_objectives_own_parameters_are_refused_or_the_models(split: Split, made: Callable[[Head], Any]) -> None:
     head, model = Head(), small(split)

@@ -131,6 +131,9 @@ def test_a_run_is_never_continued_on_other_data(split: Split, whole: tuple[TwoSt
         ({"batch_size": 64}, "^batch_size is 64, and .* with 128: "),
         ({"spt": SPT(gamma=0.5)}, r"^objective is .*0\.5 \* StepAlignment.*0\.1 \* StepAlignment"),
         ({"rpt": RPT(rollouts=2, kl_weight=0.5)}, r"^objective is RPT.*kl_weight=0\.5.*rpt\.safetensors"),
+        ({"cut": 30}, r"^cut is 30, and .*rpt\.safetensors was trained with 40: "),
+        ({"trials": 1}, r"^trials is 1, and .*rpt\.safetensors was trained with 3: "),
+        ({"precision": "bf16"}, "^precision is bf16, and .* with no: "),
     ],
 )
 def test_a_run_is_never_continued_by_other_settings(
@@ -139,12 +142,61 @@ def test_a_run_is_never_continued_by_other_settings(
     """What stands there would be told under another name."""
     _, run = whole
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    settings: dict[str, Any] = {"spt": SPT(), "rpt": RPT(rollouts=2), "batch_size": 128, "rpt_batch_size": 64}
+    settings: dict[str, Any] = {
+        "spt": SPT(),
+        "rpt": RPT(rollouts=2),
+        "batch_size": 128,
+        "rpt_batch_size": 64,
+        "cut": 40,
+    }
     with pytest.raises(InputError, match=message):
-        two_stage(
-            fresh(split), split, epochs=3, rpt_epochs=2, device="cpu", cut=40, run=run, **(settings | changed),
-        )  # fmt: skip
+        two_stage(fresh(split), split, epochs=3, rpt_epochs=2, device="cpu", run=run, **(settings | changed))
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"scorer": "cosine"}, r"^scorer is Cosine\(temperature=0\.07\), and .* with Dot\(\): "),
+        ({"inference_state": "zero"}, "^inference_state is zero, and .* with shared: "),
+        ({"dropout": 0.3}, "^dropout of the input is 0.3, and .* with 0.2: "),
+    ],
+)
+def test_a_run_is_never_continued_by_a_model_of_other_settings(
+    split: Split, tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    def train(epochs: int, **own: Any) -> None:
+        backbone = SASRec(pre_layers=1, core_layers=1, inner=32, dropout=0.2)
+        model = build_recommender(backbone, split.num_items, **({"dim": 16, "max_length": 8, "dropout": 0.2} | own))
+        fit(
+            model, split.train, split.validation, NextItem(), epochs=epochs, run=run,
+            accelerator=make_accelerator(device="cpu"),
+        )  # fmt: skip
+
+    run = RunDirectory.create(tmp_path / "run", {})
+    train(1)
+    with pytest.raises(InputError, match=message):
+        train(2, **changed)
+    train(2)
+
+
+def test_a_model_that_is_caught_up_with_knows_the_items_ids(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the first epoch's state was saved and before its model was, then continued to no better one."""
+    from latentloop.best_weights import BestWeights
+
+    def killed(*arguments: Any, **settings: Any) -> None:
+        raise Killed
+
+    run = RunDirectory.create(tmp_path / "run", {})
+    accelerator = make_accelerator(device="cpu")
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(BestWeights, "keep", killed)
+        fit(fresh(split), split.train, split.validation, NextItem(), epochs=1, run=run, accelerator=accelerator)
+    fit(fresh(split), split.train, split.validation, NextItem(), epochs=1, run=run, accelerator=accelerator)
+    found = Recommender.from_pretrained(run.model_path("spt")).item_ids
+    assert found is not None and found.ids == list(split.item_ids)
 
 
 class Annealed:
