@@ -248,7 +248,13 @@ class RecurrentDepth(nn.Module):
 
     def _mix(self, state: Tensor, hidden: Tensor) -> Tensor:
         self._bound()
+        before = _versions(state, hidden)
         combined = same_shape("aggregate", self.aggregate(state, hidden), hidden)
+        if _versions(state, hidden) != before:  # earlier thoughts are read from what it was given
+            raise InputError(
+                "aggregate must return a new tensor, and it changed one that it was given in place: write state + hidden, "
+                "not state.add_(hidden)"
+            )
         mixed: Tensor = self.norm(combined)  # type: ignore[misc]  # bound: not None
         return mixed
 
@@ -256,3 +262,10 @@ class RecurrentDepth(nn.Module):
         if self.dim is None:
             raise InputError("this encoder does not know its dim yet: pass dim= or give it to a Recommender")
         return self.dim
+
+
+def _versions(*tensors: Tensor) -> tuple[int, ...]:
+    """How often each was changed in place; nothing where torch does not count."""
+    if torch.compiler.is_compiling():
+        return ()
+    return tuple(tensor._version for tensor in tensors if not tensor.is_inference())

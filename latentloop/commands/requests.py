@@ -58,6 +58,7 @@ class Requests:
                 if items.number(item) is None
             ]
             self._complain("item", unknown, strict=strict)
+            self._warn_of_blanks(users)
             return replace(self, histories=[[i for i in h if items.number(i) is not None] for h in self.histories])
         asked = self.users or []
         strangers = [(row, user) for row, user in enumerate(asked) if users.number(user) is None]
@@ -65,6 +66,19 @@ class Requests:
             raise InputError(f"{self.path}: the run knows none of its users: {self._listed(strangers)}")
         self._complain("user", strangers, strict=strict)
         return replace(self, users=[user for user in asked if users.number(user) is not None])
+
+    def _warn_of_blanks(self, users: ItemIds) -> None:
+        """Where both columns are there, `history` is what answers."""
+        rows = enumerate(zip(self.users or (), self.histories or (), strict=self.users is not None))
+        blank = [(row, user) for row, (user, history) in rows if not history and users.number(user) is not None]
+        if blank:
+            logger.warning(
+                "%s: %d row(s) have no history and are answered like a stranger's, though the run knows the user: %s; leave "
+                "the column `history` out to answer from the run",
+                self.path,
+                len(blank),
+                self._listed(blank),
+            )
 
     def _complain(self, what: str, unknown: list[tuple[int, Any]], *, strict: bool) -> None:
         if unknown and strict:

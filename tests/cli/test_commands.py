@@ -429,6 +429,17 @@ def test_unknown_users_are_skipped_with_a_warning(
     assert warned in capsys.readouterr().err
 
 
+def test_a_known_user_without_a_history_in_the_file_is_warned_of(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked_for = made(tmp_path / "a.csv", "user,history\nu3,item-1\nu7,\nnobody,\n")
+    assert main(["recommend", str(run), "--input", asked_for, "--out", str(tmp_path / "o.csv")]) == 0
+    told = capsys.readouterr().err
+    assert (
+        "1 row(s) have no history" in told and "though the run knows the user: 'u7' (line 3); leave the column" in told
+    )
+
+
 def test_ids_of_both_kinds_may_stand_in_one_file(run: Path, tmp_path: Path) -> None:
     rows = '{"user": "a", "history": ["item-1", 7]}\n{"user": 8, "history": "item-1 item-2"}\n'
     out = tmp_path / "o.jsonl"

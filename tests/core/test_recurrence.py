@@ -314,6 +314,19 @@ def test_an_aggregate_with_a_size_learns_it() -> None:
     assert loop.aggregate(x, x).shape == x.shape
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_an_aggregate_that_changes_what_it_was_given_is_refused(which: int) -> None:
+    """The thoughts before would be other ones by the time they are read."""
+
+    def in_place(*given: Tensor) -> Tensor:
+        return given[which].add_(given[1 - which])
+
+    loop = RecurrentDepth(nn.Identity(), nn.Linear(4, 4), in_place, dim=4)
+    x = torch.zeros(2, 3, 4)
+    with torch.no_grad(), pytest.raises(InputError, match="^aggregate must return a new tensor, and it changed one"):
+        loop.thoughts(x, state=x + 1, depth=2)
+
+
 def test_an_aggregate_of_another_shape_is_named() -> None:
     loop = RecurrentDepth(nn.Identity(), nn.Identity(), lambda state, hidden: state[..., :1], dim=4)
     with unchecked(), pytest.raises(InputError, match=r"^aggregate must return \(2, 3, 4\).* got \(2, 3, 1\)"):

@@ -274,6 +274,22 @@ def test_dates_of_typed_sources_are_the_same_seconds(tmp_path: Path) -> None:
         assert (table.item.tolist(), table.timestamp.tolist()) == ([2, 1], [1577836800, 1578009600])
 
 
+def test_a_table_whose_time_is_not_recognised_says_that_its_order_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "log.csv"
+    for header, told in (("user,item,created", True), ("user,item,time", False)):
+        caplog.clear()
+        path.write_text(f"{header}\na,x,3\na,y,2\n")
+        table = load_interactions(path)
+        assert ("no column recognised as the time of an action" in caplog.text) == told
+        assert [table.item_ids[number - 1] for number in table.item.tolist()] == (["x", "y"] if told else ["y", "x"])
+    caplog.clear()
+    path.write_text("user,item\na,x\na,y\n")
+    load_interactions(path)
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("header", ["user,item,date", "User,Item,DateTime"])
 def test_a_date_column_is_the_time_where_there_is_no_other(tmp_path: Path, header: str) -> None:
     (tmp_path / "a.csv").write_text(header + "\nu,a,2023-05-02\nu,b,2023-05-01\n")

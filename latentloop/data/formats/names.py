@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentloop.errors import InputError
 
 __all__ = ["Wanted", "find_item", "listed"]
+
+logger = logging.getLogger(__name__)
 
 _KNOWN = {
     "user": (
@@ -90,6 +93,14 @@ class Wanted:
             raise InputError(
                 f"{name}: no column recognised as the {what}; name the {what} column; columns found: {listed(columns)}",
                 settings=(what,),
+            )
+        others = [column for place, column in enumerate(columns) if place not in (user, item)]
+        if time is None and others:
+            logger.warning(
+                "%s: no column recognised as the time of an action, so the order of the rows is taken for it; of %s, name the "
+                "one that tells it (--timestamp)",
+                name,
+                listed(others),
             )
         if len({user, item, time}) < 3:
             raise InputError(
