@@ -43,6 +43,7 @@ _BY_STEPS = {
     "Base, aligned": "Base",
     "Base, equal FLOPs": "Base",
     "no alignment": "Base",
+    "no alignment, fixed depth": "Base",
     "no alignment, fixed depth, own norms": "Base",
     "SPT": "Base",
     "Base, items from texts": "Base",
