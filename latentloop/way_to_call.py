@@ -98,7 +98,9 @@ def plain_call(module: nn.Module, function: Callable[..., Any], *, causal: bool 
     # **context stands for the names of the contract that say where tokens stand; any other must be asked for
     names = {"padding_mask", "lengths", "history", "offsets", "max_length"} if anything else set()
     if "step" in named and not made_here(module):
-        logger.info("%s takes `step` and is told which thought it makes: rename it if it means something else", name)
+        own = parameters["step"].default  # one of its own says that it means something else
+        tell = logger.info if own is inspect.Parameter.empty or own in (0, None) else logger.warning
+        tell("%s takes `step` and is told which thought it makes: rename it if it means something else", name)
     linear = module if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward else None
     own_dim = getattr(module, "dim", None) if made_here(module) else None
     return PlainCall(

@@ -235,6 +235,10 @@ class RPT(Composable):
                 "RPT needs rollouts that differ, but this encoder has no start state: pass dropout=True or wrap it "
                 "in RecurrentDepth"
             )
+        if not (self.dropout or self.own_depth) and getattr(model.encoder, "state_std", None) == 0:
+            raise InputError(
+                "RPT needs rollouts that differ, but T_0 is 0 (state_std): give it a spread, or pass dropout=True or own_depth=True"
+            )
 
     @torch.no_grad()
     def _told(self, batch: Prepared, ratio: Tensor) -> Terms:

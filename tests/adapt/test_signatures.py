@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from types import SimpleNamespace
 from typing import Any
@@ -254,3 +255,27 @@ def test_what_a_signature_leaves_open_is_not_given() -> None:
     batch = every_padding(4)
     assert torch.equal(adapt(nn.Sequential(nn.Identity(), BuiltIn()))(batch.x), batch.x.relu())
     assert torch.equal(adapt(WithMore())(batch.x), batch.x)
+
+
+class Strided(nn.Module):
+    """Has a step of its own."""
+
+    def forward(self, x: Tensor, step: int = 2) -> Tensor:
+        return x
+
+
+class Counted(nn.Module):
+    """Is told which thought it makes."""
+
+    def forward(self, x: Tensor, step: int = 0) -> Tensor:
+        return x
+
+
+def test_a_step_with_a_default_of_its_own_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        adapt(Counted())
+        assert not caplog.records
+        adapt(Strided())
+    assert caplog.messages == [
+        "Strided takes `step` and is told which thought it makes: rename it if it means something else"
+    ]

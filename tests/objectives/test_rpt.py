@@ -535,6 +535,15 @@ def test_mistakes_are_named(wrong: dict[str, Any], match: str) -> None:
         RPT(**wrong)
 
 
+def test_rollouts_from_a_start_state_without_spread_are_refused_unless_something_else_differs() -> None:
+    model = recommender(9)
+    model.encoder.state_std = 0.0
+    with pytest.raises(InputError, match=r"^RPT needs rollouts that differ, but T_0 is 0 \(state_std\)"):
+        RPT().check(model)
+    RPT(dropout=True).check(model)
+    RPT(own_depth=True).check(model)
+
+
 def test_mistakes_in_use_are_named() -> None:
     model, batch = recommender(9), batch_of(9)
     with unchecked():
