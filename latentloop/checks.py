@@ -60,10 +60,10 @@ def zero_or_more(name: str, value: object) -> float:
     return float(value)
 
 
-def dropout_rate(value: object, name: str = "dropout") -> float:
+def dropout_rate(value: object) -> float:
     """Return `value` if it is a number in [0, 1), else raise `InputError`."""
     if not _is_finite(value) or value < 0 or float(value) >= 1:
-        raise InputError(f"{name} must lie in [0, 1), got {value!r}")
+        raise InputError(f"dropout must lie in [0, 1), got {value!r}")
     return float(value)
 
 

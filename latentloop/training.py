@@ -167,7 +167,7 @@ def fit(
         "clip_norm": str(None if clip_norm is None else float(clip_norm)),
         "metric": repr(metric),
         "exclude_history": str(bool(exclude_history)),
-        "precision": accelerator.mixed_precision,
+        "precision": accelerator.mixed_precision.replace("no", "fp32"),
         "scorer": in_words(model.scorer),
         "inference_state": str(model.inference_state),
         "dropout of the input": str(float(model.input_dropout.p)),

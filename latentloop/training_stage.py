@@ -96,13 +96,11 @@ class TrainingStage:
     graphed: bool = False
 
     def __post_init__(self) -> None:
+        # rows of what the model reads: it would not see the older targets of a longer window
+        read = replace(self.train, max_length=min(self.train.max_length, self.model.max_length))
         # the samples are sorted once for all epochs
-        self.rows: Samples | Windows = self.train
-        if "everywhere" in views_of(self.objective):
-            # of what the model reads: it would not see the older targets of a longer row
-            length = min(self.train.max_length, self.model.max_length)
-            self.rows = Windows.of(replace(self.train, max_length=length))
-        self.positives = SameTarget(self.train) if "same_target" in views_of(self.objective) else False
+        self.rows = Windows.of(read) if "everywhere" in views_of(self.objective) else read
+        self.positives = SameTarget(read) if "same_target" in views_of(self.objective) else False
         self.processes = processes_of(self.accelerator)
         steps = self.epochs * num_batches(len(self.rows), self.batch_size) * getattr(self.objective, "updates", 1)
         self.rate = ScheduledRate(self.learning_rate, self.schedule, steps)

@@ -33,8 +33,8 @@ def test_what_only_looks_like_a_whole_number(value: Any) -> None:
 @pytest.mark.parametrize("value", [-0.1, 1, 1.5, math.nan, "0.5", None, True])
 def test_a_rate_of_dropout_lies_below_1(value: Any) -> None:
     assert (dropout_rate(0), dropout_rate(0.25)) == (0.0, 0.25)
-    with pytest.raises(InputError, match=r"^inner must lie in \[0, 1\), got "):
-        dropout_rate(value, "inner")
+    with pytest.raises(InputError, match=r"^dropout must lie in \[0, 1\), got "):
+        dropout_rate(value)
 
 
 @pytest.mark.parametrize("value", [0.25, 3, np.float32(0.5)])

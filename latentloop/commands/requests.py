@@ -69,7 +69,7 @@ class Requests:
 
     def _warn_of_blanks(self, users: ItemIds) -> None:
         """Where both columns are there, `history` is what answers."""
-        rows = enumerate(zip(self.users or (), self.histories or (), strict=self.users is not None))
+        rows = enumerate(zip(self.users or (), self.histories or (), strict=False))  # either column may not be there
         blank = [(row, user) for row, (user, history) in rows if not history and users.number(user) is not None]
         if blank:
             logger.warning(

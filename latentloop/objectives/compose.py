@@ -49,6 +49,11 @@ class Around(Composable):
         """The part's own."""
         return touches_few_items(self.part)
 
+    @property
+    def updates(self) -> int:
+        """The part's own."""
+        return int(getattr(self.part, "updates", 1))
+
     def start(self, model: Recommender) -> None:
         """Pass on to the part."""
         start(self.part, model)
@@ -83,11 +88,6 @@ class Weighted(Around):
     def views(self) -> tuple[str, ...]:
         """The part's own."""
         return views_of(self.part)
-
-    @property
-    def updates(self) -> int:
-        """The part's own."""
-        return int(getattr(self.part, "updates", 1))
 
     def prepare(self, model: Recommender, batch: Batch) -> Batch:
         """Pass on to the part; without a `prepare` of its own the batch stays as it is."""

@@ -40,7 +40,7 @@ class NextItemEverywhere(Around):
         self.part: Objective = NextItem() if part is None else part
         if not callable(self.part):
             raise InputTypeError(f"part must be callable as part(views, batch), got {part!r}")
-        if views_of(self.part) != ("anchor",) or hasattr(self.part, "prepare"):
+        if not {*views_of(self.part)} <= {"anchor"} or hasattr(self.part, "prepare"):
             raise InputError(
                 f"part must be the loss of one answer and its target, which reads the anchor alone and prepares nothing, "
                 f"got {part!r}: add others to this one, NextItemEverywhere() + {part!r}"

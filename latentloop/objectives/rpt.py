@@ -120,8 +120,8 @@ class RPT(Composable):
         """Refuse what could not be post-trained, before anything is trained; the reward is tried on one row.
 
         Raises:
-            InputError: for an encoder without T_0 while dropout is off, since all its rollouts would be the same, or a
-                reward that gives another shape than it takes.
+            InputError: for an encoder without T_0, or with one that is always 0, where nothing else differs, since all
+                its rollouts would be the same, or a reward that gives another shape than it takes.
             InputTypeError: for a reward that does not take (greater, ties).
         """
         self._check_rollouts(model)
@@ -138,7 +138,7 @@ class RPT(Composable):
         """Freeze a copy of `model` as the reference; it is held here, outside any `state_dict`.
 
         Raises:
-            InputError: for an encoder without T_0 while dropout is off: all its rollouts would be the same.
+            InputError: for rollouts that would all be the same, see `check`.
         """
         self._check_rollouts(model)
         self.end()

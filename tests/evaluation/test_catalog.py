@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from latentloop import catalog
-from latentloop.catalog import check_catalog
+from latentloop.catalog import check_catalog, check_numbering
 from latentloop.data.interactions import Interactions
 from latentloop.data.splits import leave_one_out
 from latentloop.data.synthetic import synthetic_log
@@ -72,6 +72,11 @@ def test_another_numbering_of_known_items_is_refused(text: bool) -> None:
     before_work = trained(model_of(), named(before))
     with pytest.raises(InputError, match=f"^data: {message}"):
         two_stage(before_work, other, epochs=1, rpt_epochs=0, device="cpu")
+
+
+def test_ids_of_more_items_than_the_model_knows_are_refused() -> None:
+    with pytest.raises(InputError, match="^bonus: ids of 3 items, but the model knows 2$"):
+        check_numbering([101, 102], [101, 102, 103], "bonus")
 
 
 def test_an_item_that_took_anothers_place_is_refused() -> None:

@@ -212,6 +212,14 @@ def test_the_part_inside_is_told_when_a_stage_begins_and_ends() -> None:
     assert part.told == ["start", "end"]
 
 
+def test_a_part_may_name_the_anchor_or_no_view() -> None:
+    views: tuple[str, ...]
+    for views in (("anchor",), ()):
+        part = NextItem()
+        part.views = views  # type: ignore[attr-defined]
+        assert NextItemEverywhere(part).part is part
+
+
 @pytest.mark.parametrize("part", [TrajectoryAlignment(), Prepares(), SPT()])
 def test_a_part_that_needs_more_than_an_answer_and_its_target_is_refused(part: Any) -> None:
     with pytest.raises(
@@ -222,7 +230,8 @@ def test_a_part_that_needs_more_than_an_answer_and_its_target_is_refused(part: A
         NextItemEverywhere(3)  # type: ignore[arg-type]
 
 
-def test_a_model_that_reads_less_than_the_samples_hold_learns_every_target_all_the_same() -> None:
+@pytest.mark.parametrize("make", [NextItemEverywhere, lambda: SPT(next_item=NextItemEverywhere())])
+def test_a_model_that_reads_less_than_the_samples_hold_learns_every_target_all_the_same(make: Any) -> None:
     split = split_of(3, users=150)
     seen: list[int] = []
 
@@ -236,7 +245,7 @@ def test_a_model_that_reads_less_than_the_samples_hold_learns_every_target_all_t
     backbone = SASRec(pre_layers=1, core_layers=1, inner=32, dropout=0.1)
     model = build_recommender(backbone, split.num_items, dim=16, max_length=LENGTH // 2, dropout=0.1)
     accelerator = make_accelerator(device="cpu")
-    fit(model, split.train, split.validation, NextItemEverywhere() + count, epochs=1, accelerator=accelerator)
+    fit(model, split.train, split.validation, make() + count, epochs=1, accelerator=accelerator)
     assert sum(seen) == len(split.train)
 
 

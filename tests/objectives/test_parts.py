@@ -20,6 +20,7 @@ from latentloop.objectives import (
     RPT,
     SPT,
     NextItem,
+    NextItemEverywhere,
     SampledNextItem,
     StepAlignment,
     Sum,
@@ -368,6 +369,7 @@ class Repeated(NextItem):
 
 def test_a_sum_takes_as_many_updates_as_a_part_asks_for_unless_one_prepares() -> None:
     assert (Repeated() + NextItem()).updates == (NextItem() + 2.0 * Repeated()).updates == 3
+    assert (NextItemEverywhere(Repeated()) + NextItem()).updates == 3
     assert (Repeated() + RPT(updates=2)).updates == 2  # what it prepares is for so many
 
 

@@ -133,7 +133,7 @@ def test_a_run_is_never_continued_on_other_data(split: Split, whole: tuple[TwoSt
         ({"rpt": RPT(rollouts=2, kl_weight=0.5)}, r"^objective is RPT.*kl_weight=0\.5.*rpt\.safetensors"),
         ({"cut": 30}, r"^cut is 30, and .*rpt\.safetensors was trained with 40: "),
         ({"trials": 1}, r"^trials is 1, and .*rpt\.safetensors was trained with 3: "),
-        ({"precision": "bf16"}, "^precision is bf16, and .* with no: "),
+        ({"precision": "bf16"}, "^precision is bf16, and .* with fp32: "),
     ],
 )
 def test_a_run_is_never_continued_by_other_settings(

@@ -39,7 +39,7 @@ def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool =
     columns = header[1]
     if any("\udc80" <= character <= "\udcff" for character in "".join(columns)):
         raise _not_utf8(path, header[0])
-    places = wanted.find(columns, str(path))
+    places = wanted.find_and_tell(columns, str(path))
     user, item, time = places
     labels = [str(place) for place in range(len(columns))]
     text = pa.string()

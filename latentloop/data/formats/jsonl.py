@@ -37,7 +37,7 @@ def read_jsonl(path: Path, wanted: Wanted) -> Log:
     if first is None:
         raise InputError(f"{path}: the file is empty, expected one JSON object a line")
     columns = list(first[1])
-    names = [columns[place] for place in wanted.find(columns, str(path)) if place is not None]
+    names = [columns[place] for place in wanted.find_and_tell(columns, str(path)) if place is not None]
     kinds = {name: _kind(path, first[0], name, first[1][name]) for name in names}
     time = names[2] if len(names) == 3 else None
     table = None

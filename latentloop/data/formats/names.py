@@ -94,18 +94,23 @@ class Wanted:
                 f"{name}: no column recognised as the {what}; name the {what} column; columns found: {listed(columns)}",
                 settings=(what,),
             )
-        others = [column for place, column in enumerate(columns) if place not in (user, item)]
-        if time is None and others:
-            logger.warning(
-                "%s: no column recognised as the time of an action, so the order of the rows is taken for it; of %s, name the "
-                "one that tells it (--timestamp)",
-                name,
-                listed(others),
-            )
         if len({user, item, time}) < 3:
             raise InputError(
                 f"{name}: one column is named for two things ({columns[user]!r}, {columns[item]!r}); "
                 f"columns found: {listed(columns)}"
+            )
+        return user, item, time
+
+    def find_and_tell(self, columns: Sequence[str], name: str) -> tuple[int, int, int | None]:
+        """`find`, and a warning where there are other columns and none of them is known to be the time."""
+        user, item, time = self.find(columns, name)
+        others = [column for place, column in enumerate(columns) if place not in (user, item)]
+        if time is None and others:
+            logger.warning(
+                "%s: no column recognised as the time of an action, so the order of the rows is taken for it; if one of %s "
+                "tells it, name that (--timestamp)",
+                name,
+                listed(others),
             )
         return user, item, time
 

@@ -31,7 +31,7 @@ def read_parquet(path: Path, wanted: Wanted) -> Log:
     source: Any = pa.BufferReader(read_bytes(path)) if is_gzip(path) else str(path.absolute())
     try:
         schema = pq.read_schema(source)
-        places = wanted.find(schema.names, str(path))
+        places = wanted.find_and_tell(schema.names, str(path))
         names = [schema.names[place] for place in places if place is not None]
         text = [n for n in names[:2] if pa.types.is_string(schema.field(n).type)]
         if is_gzip(path):

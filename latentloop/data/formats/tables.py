@@ -32,7 +32,7 @@ def read_table(source: Any, wanted: Wanted) -> Log:
     if datasets is not None and isinstance(source, (datasets.DatasetDict, datasets.IterableDatasetDict)):
         raise InputTypeError(f"source: a DatasetDict, expected one Dataset; choose one of {sorted(source)}")
     if datasets is not None and isinstance(source, datasets.Dataset):
-        places = wanted.find(source.column_names, "Dataset")
+        places = wanted.find_and_tell(source.column_names, "Dataset")
         names = [source.column_names[place] for place in places if place is not None]
         return _arrow(source.select_columns(names).with_format("arrow")[:], "Dataset", wanted)
     if isinstance(source, pa.Table):
@@ -45,7 +45,7 @@ def read_table(source: Any, wanted: Wanted) -> Log:
 
 def _frame(frame: Any, wanted: Wanted) -> Log:
     columns = [str(column) for column in frame.columns]
-    places = wanted.find(columns, "DataFrame")
+    places = wanted.find_and_tell(columns, "DataFrame")
     if not len(frame):
         raise InputError("DataFrame: no rows, expected at least one interaction")
     arrays: list[pa.ChunkedArray | None] = []
@@ -67,7 +67,7 @@ def _frame(frame: Any, wanted: Wanted) -> Log:
 
 
 def _arrow(table: pa.Table, name: str, wanted: Wanted) -> Log:
-    user, item, time = wanted.find(table.column_names, name)
+    user, item, time = wanted.find_and_tell(table.column_names, name)
     if not len(table):
         raise InputError(f"{name}: no rows, expected at least one interaction")
     names = (table.column_names[user], table.column_names[item], "" if time is None else table.column_names[time])
