@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from latentloop.errors import InputTypeError
+from latentloop.errors import InputError, InputTypeError
+from latentloop.held import held_by
 
-__all__ = ["Add", "Aggregate", "Concat", "Gate", "Mean", "build_aggregate"]
+__all__ = ["Add", "Aggregate", "Concat", "Gate", "Mean", "build_aggregate", "refuse_unseen_weights"]
 
 
 @runtime_checkable
@@ -104,3 +105,24 @@ def build_aggregate(aggregate: str | Aggregate) -> nn.Module:
         return _Function(aggregate)
     known = ", ".join(repr(name) for name in _STANDARD)
     raise InputTypeError(f"aggregate must be one of {known}, or a callable of (state, hidden), got {aggregate!r}")
+
+
+def refuse_unseen_weights(encoder: nn.Module) -> None:
+    """Refuse an aggregate that is a function around weights which the encoder does not have: nobody would train them.
+
+    Args:
+        encoder: with all its parts.
+
+    Raises:
+        InputError: naming the function and what it holds.
+    """
+    seen = {id(parameter) for parameter in encoder.parameters()}
+    for part in encoder.modules():
+        for held in held_by(part.function).values() if isinstance(part, _Function) else ():
+            weights = held.parameters() if isinstance(held, nn.Module) else [held]
+            if any(weight.requires_grad and id(weight) not in seen for weight in weights):
+                name = getattr(part.function, "__qualname__", type(part.function).__name__)
+                raise InputError(
+                    f"aggregate {name} uses a {type(held).__name__} that the encoder does not have, so its weights would "
+                    f"neither be trained nor saved: make the aggregate an nn.Module with it as an attribute"
+                )

@@ -9,8 +9,9 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from latentloop.checks import DEEPEST, as_deep, at_least, zero_or_more
+from latentloop.randomness import generator
 
-__all__ = ["DepthLaw", "FixedDepth", "LogNormalPoisson", "UniformDepth"]
+__all__ = ["DepthLaw", "FixedDepth", "LogNormalPoisson", "UniformDepth", "draw_depth"]
 
 
 @runtime_checkable
@@ -119,3 +120,16 @@ class UniformDepth:
     def sample(self, generator: torch.Generator) -> int:
         """Draw k in low..high from a CPU generator."""
         return int(torch.randint(self.low, self.high + 1, (), generator=generator))
+
+
+def draw_depth(law: DepthLaw, key: int) -> int:
+    """One draw from a generator of its own.
+
+    Args:
+        law: anyone's.
+        key: seeds the generator.
+
+    Raises:
+        InputError: where it draws what is no depth.
+    """
+    return as_deep(f"what {type(law).__name__}.sample draws", law.sample(generator(key)))

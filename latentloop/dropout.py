@@ -1,20 +1,21 @@
-"""Modes of a module for a while: evaluating, dropout off in whatever mode, and replayed where a checkpoint recomputes."""
+"""Modes of a module for a while: evaluating, and dropout off in whatever mode."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["dropout_off", "evaluating", "replayed_modes"]
+__all__ = ["Modes", "dropout_off", "evaluating", "modes_of", "restore"]
 
 # These choose another kernel by their mode (cuDNN's RNNs cannot be differentiated in eval mode, the transformer's fast
 # path gives other last bits), so their mode stays and only their own dropout goes.
 _OWN_DROPOUT = (nn.RNNBase, nn.MultiheadAttention)
 _KEEP_MODE = (*_OWN_DROPOUT, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
-_Modes = list[tuple[nn.Module, bool, float | None]]
+Modes = list[tuple[nn.Module, bool, float | None]]
+"""Each module, whether it trains, and its own dropout where only that is ever switched."""
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def dropout_off(module: nn.Module) -> Iterator[None]:
     Args:
         module: it and all its submodules; batch norms use their running statistics meanwhile, as for an answer.
     """
-    before = _modes(module)
+    before = modes_of(module)
     for part in module.modules():
         if isinstance(part, _OWN_DROPOUT):
             part.dropout = 0.0
@@ -33,7 +34,7 @@ def dropout_off(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        _restore(before)
+        restore(before)
 
 
 @contextmanager
@@ -43,38 +44,25 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     Args:
         module: it is left by its own `train`, because some modules do more there than set a flag.
     """
-    before = _modes(module)
+    before = modes_of(module)
     module.eval()
     try:
         yield
     finally:
         module.train(before[0][1])
-        _restore(before)
+        restore(before)
 
 
-def replayed_modes(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For `torch.utils.checkpoint`'s `context_fn`: recompute under the modes that the forward pass ran under."""
-    return nullcontext(), _under(_modes(module))
-
-
-def _modes(module: nn.Module) -> _Modes:
+def modes_of(module: nn.Module) -> Modes:
+    """The modes that `restore` gives back."""
     return [
         (part, part.training, part.dropout if isinstance(part, _OWN_DROPOUT) else None) for part in module.modules()
     ]
 
 
-def _restore(modes: _Modes) -> None:
+def restore(modes: Modes) -> None:
+    """Give every module its mode of `modes_of` back."""
     for part, training, dropout in modes:
         part.training = training
         if dropout is not None:
             part.dropout = dropout  # type: ignore[assignment]  # a float attribute of RNNs and attention
-
-
-@contextmanager
-def _under(modes: _Modes) -> Iterator[None]:
-    now = [(part, part.training, None if dropout is None else part.dropout) for part, _, dropout in modes]
-    _restore(modes)
-    try:
-        yield
-    finally:
-        _restore(now)  # type: ignore[arg-type]  # as above

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from latentloop.adapt import Adapted
+from latentloop.weights import plain_name
 
 __all__ = ["Settings", "difference", "encoder_settings", "unchanged"]
 
@@ -57,7 +58,9 @@ def encoder_settings(encoder: nn.Module) -> Settings:
         encoder: any module.
     """
     met: set[int] = set()
-    named = ((name, _settings(module, met)) for name, module in encoder.named_modules())
+    named = (
+        (plain_name(name), _settings(module, met)) for name, module in encoder.named_modules() if not _compiled(module)
+    )
     return {name: found for name, found in named if found}
 
 
@@ -89,6 +92,11 @@ def difference(saved: Mapping[str, Mapping[str, Any]], now: Settings) -> str | N
             if name in was and not _same(was[name], value):
                 return f"{name} of {module or 'the encoder'} was {was[name]!r} and is {value!r}"
     return None
+
+
+def _compiled(module: nn.Module) -> bool:
+    """Whether it only stands before the module that `torch.compile` was given, whose attributes it shows as its own."""
+    return "_orig_mod" in module._modules
 
 
 def _settings(module: nn.Module, met: set[int]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from latentloop.errors import InputError, InputTypeError
 from latentloop.files import json_text, read_json, write_together, writing
 from latentloop.item_ids import ItemIds
 from latentloop.scoring import Cosine, Dot, Scorer
-from latentloop.weights import WEIGHTS, load_weights, one_line, saved_shape, saved_size, write_weights
+from latentloop.weights import WEIGHTS, load_weights, one_line, plain_name, saved_shape, saved_size, write_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,7 +61,8 @@ _SCORERS: dict[str, type[Any]] = {scorer.__name__: scorer for scorer in (Dot, Co
 
 def fingerprint(encoder: Any) -> str:
     """A hash of an encoder's parameter names and shapes and of its loop settings, to recognise it when it comes back."""
-    shapes = [(name, list(tensor.shape)) for name, tensor in sorted(encoder.state_dict().items())]
+    state = {plain_name(name): tensor for name, tensor in encoder.state_dict().items()}
+    shapes = [(name, list(tensor.shape)) for name, tensor in sorted(state.items())]
     law = getattr(encoder, "depth_law", None)
     nameless = getattr(type(law), "__repr__", None) is object.__repr__
     loop = {

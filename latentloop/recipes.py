@@ -77,13 +77,15 @@ def build_recommender(
         seed: of the saved draw of T_0.
 
     Raises:
-        InputError: for a value out of range, or a backbone made for another number of items.
+        InputError: for a value out of range, norms of thoughts without the loop, or a backbone made for another number of
+            items.
     """
     at_least("dim", dim, 1)  # before layers of no size warn
     known = getattr(backbone, "num_items", num_items)
     if known != num_items:
         raise InputError(f"num_items is {num_items}, but the backbone knows the texts of {known} items")
-    at_least("own_norms", own_norms, 0)
+    if at_least("own_norms", own_norms, 0) and not loop:
+        raise InputError(f"own_norms is {own_norms}, but loop=False does not think: leave it out")
     encoder: nn.Module
     if loop:
         blocks = _blocks(backbone, dim, max_length, own_norms)

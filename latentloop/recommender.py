@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latentloop.adapt import Adapted
+from latentloop.aggregate import refuse_unseen_weights
 from latentloop.checks import as_deep, at_least, dropout_rate, zero_or_more
 from latentloop.depth import DepthLaw
 from latentloop.encoder import Encoder, Thoughts
@@ -87,6 +88,7 @@ class Recommender(nn.Module, Pretrained):
         self.num_items, self.dim, self.max_length = num_items, dim, max_length
         self.encoder: Encoder = encoder if isinstance(encoder, Encoder) else SinglePass(encoder)
         self.encoder.bind(dim)
+        refuse_unseen_weights(encoder)
         _try_out(self.encoder, dim, max_length)
         self.built_with = encoder_settings(self.encoder)
         self.scorer = build_scorer(scorer)

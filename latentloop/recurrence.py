@@ -23,11 +23,11 @@ from latentloop.adapt import adapt_both
 from latentloop.aggregate import Aggregate, build_aggregate
 from latentloop.checks import as_deep, at_least, zero_or_more
 from latentloop.depth import DepthLaw, LogNormalPoisson
-from latentloop.dropout import replayed_modes
 from latentloop.encoder import Encoder, Thoughts, distance_from_newest, newest, read_newest, same_shape
 from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import facts
 from latentloop.randomness import keyed_normal
+from latentloop.recomputing import recomputing
 
 __all__ = ["Encoder", "RecurrentDepth", "Thoughts", "distance_from_newest"]
 
@@ -240,7 +240,7 @@ class RecurrentDepth(nn.Module):
                     state = self.step(state, hidden, **told)
             elif self.checkpoint_steps and torch.is_grad_enabled():
                 state = checkpoint(
-                    self.step, state, hidden, use_reentrant=False, context_fn=partial(replayed_modes, self), **told
+                    self.step, state, hidden, use_reentrant=False, context_fn=partial(recomputing, self), **told
                 )
             else:
                 state = self.step(state, hidden, **told)

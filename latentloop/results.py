@@ -100,7 +100,7 @@ class Subgroup:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Metrics with their protocol, and what they were computed from. `str` of it prints both.
+    """Metrics with their protocol, and what they were computed from. `str` tells both, and of other depths the metrics.
 
     Args:
         metrics: means over samples, by name ("recall@5", "ndcg@5", ..., "mrr").
@@ -182,8 +182,10 @@ class Evaluation:
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     def __str__(self) -> str:
-        values = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
-        return f"{values}\n[{self.protocol}]"
+        lines = [_words(self.metrics), f"[{self.protocol}]"]
+        if len(self.depth_ranks) > 1:
+            lines += [f"depth {depth}: {_words(metrics)}" for depth, metrics in self.per_depth.items()]
+        return "\n".join(lines)
 
 
 def subgroups_of(
@@ -218,6 +220,10 @@ def subgroups_of(
         for by, value in values.items()
         for group in _quartiles(value)
     )
+
+
+def _words(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 def _subgroup(by: str, value: Tensor, ranks: Ranks, index: Tensor, cutoffs: tuple[int, ...]) -> Subgroup:

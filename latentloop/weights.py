@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latentloop.errors import InputError
@@ -20,6 +21,7 @@ __all__ = [
     "digest",
     "load_weights",
     "one_line",
+    "plain_name",
     "saved_checksum",
     "saved_shape",
     "saved_size",
@@ -32,8 +34,16 @@ _CHECKSUM = "latentloop.checksum"
 
 
 def write_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's weights to `path`, which is not yet where they will be."""
-    save_model(model, str(path), metadata={_CHECKSUM: checksum(model)})
+    """Write a model's weights to `path`, which is not yet where they will be.
+
+    Of several names of one tensor the first is kept, and all are `plain_name`s. Equal weights make equal files.
+    """
+    save_file(_stored(model), str(path), metadata={_CHECKSUM: checksum(model)})
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name as it is without `torch.compile`, which puts a module between: compiled or not, it is one model."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def checksum(model: nn.Module) -> str:
@@ -68,7 +78,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
             raise InputError(f"{weights} is damaged: its tensors do not match its checksum; copy it again")
         if len(kinds) == 1:  # or float64 would come back as float32
             model.to(_FLOATS[kinds.pop()])
-        load_model(model, str(weights))
+        _load(model, load_file(str(weights)))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(f"{weights} cannot be read as this model's weights: {one_line(error)}") from None
 
@@ -108,6 +118,40 @@ def saved_size(folder: Path) -> tuple[int, int]:
 def one_line(error: BaseException) -> str:
     """An error's message without its line breaks, cut to a readable length."""
     return " ".join(str(error).split())[:200]
+
+
+def _names(model: nn.Module) -> list[list[str]]:
+    """The plain names of each tensor, sorted; several where modules share it."""
+    names: dict[object, list[str]] = {}
+    for name, tensor in sorted(model.state_dict().items()):
+        place = (_storage(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        names.setdefault(place if tensor.numel() else name, []).append(plain_name(name))
+    return list(names.values())
+
+
+def _stored(model: nn.Module) -> dict[str, Tensor]:
+    """Each tensor once; what lies within another, as a part of a table may, is written for itself."""
+    state = {plain_name(name): tensor.detach() for name, tensor in model.state_dict().items()}
+    kept = {names[0]: state[names[0]] for names in _names(model)}
+    sharing = Counter(_storage(tensor) for tensor in kept.values())
+    return {name: t.clone() if sharing[_storage(t)] > 1 else t.contiguous() for name, t in kept.items()}
+
+
+def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    named = {plain_name(name): name for name in model.state_dict()}
+    given = [[name for name in names if name in tensors] for names in _names(model)]
+    missing = [names[0] for names, found in zip(_names(model), given, strict=True) if not found]
+    # two tensors for what is one here are of another model
+    unknown = sorted(tensors.keys() - {found[0] for found in given if found})
+    for what, other, found in (("has no", "which the model has", missing), ("has", "which the model lacks", unknown)):
+        if found:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            raise RuntimeError(f"the file {what} {found[0]}{more}, {other}")
+    model.load_state_dict({named[name]: tensor for name, tensor in tensors.items()}, strict=False)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _existing(folder: Path) -> Path:

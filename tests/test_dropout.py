@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from latentloop.dropout import dropout_off, evaluating, replayed_modes
+from latentloop.dropout import dropout_off, evaluating
+from latentloop.recomputing import recomputing
 
 
 class Functional(nn.Module):
@@ -96,7 +97,7 @@ def test_a_checkpoint_recomputes_under_the_modes_of_its_forward_pass(make: type[
     plain, kept = x.clone().requires_grad_(), x.clone().requires_grad_()
     with dropout_off(module):
         expected = module(plain)
-        found = checkpoint(module, kept, use_reentrant=False, context_fn=lambda: replayed_modes(module))
+        found = checkpoint(module, kept, use_reentrant=False, context_fn=lambda: recomputing(module))
     modes = [part.training for part in module.modules()]
     expected.square().sum().backward()
     found.square().sum().backward()  # recomputes here, where dropout is on again

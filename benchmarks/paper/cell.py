@@ -78,8 +78,8 @@ class Cell:
             embeddings; "shuffled texts", the same rows at other items, which say nothing.
         held_out: whether each user's newest training target is kept from pre-training and is what post-training learns
             from; else both learn from all.
-        own: what of the core-block is each thought's own, of the first k-bar + 1: "nothing", its layer "norms", or its
-            "layers" (then about as many weights as "plain-deep").
+        own: what of the core-block is each thought's own, of the first k-bar + 1: "nothing", its layer "norms", these
+            and a change of rank 8 of each matrix ("ranks"), or its "layers" (then about as many weights as "plain-deep").
         choose_without_history: whether items of a user's past are no candidates in the validation that chooses the epoch.
     """
 
@@ -128,7 +128,7 @@ class Cell:
     items: Literal["random", "texts", "shuffled texts"] = "random"
     held_out: bool = False
     choose_without_history: bool = False
-    own: Literal["nothing", "norms", "layers"] = "nothing"
+    own: Literal["nothing", "norms", "ranks", "layers"] = "nothing"
 
     @property
     def key(self) -> str:

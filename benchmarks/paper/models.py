@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.paper.cell import Cell
+from benchmarks.paper.low_rank import LowRank, with_low_rank
 from latentloop.data.splits import Split
 from latentloop.data.text_encoders import load_text_features
 from latentloop.objectives import SPT, NextItem, NextItemEverywhere
@@ -24,6 +25,8 @@ __all__ = ["build", "pre_training", "reads_texts", "text_path", "text_start", "t
 
 TEXT_STD = 0.3
 """Of an item table that starts from texts: far enough from 0 that the first steps do not wash it out."""
+RANK = 8
+"""Of what each thought may change of a matrix."""
 
 
 class _NoBlock(nn.Module):
@@ -78,7 +81,7 @@ def _built(cell: Cell, num_items: int, text: TextFeatures | None) -> Recommender
             if cell.pre_layers == 0 or cell.tied:
                 pre = core if cell.tied else _NoBlock()
             if cell.own != "nothing":
-                core = PerStep(core, cell.passes, nn.LayerNorm if cell.own == "norms" else type(core.layers[0]))
+                core = _per_step(core, cell)
             scorer = cell.scorer or getattr(backbone, "scorer", "dot")
             encoder = RecurrentDepth(pre, core, cell.aggregate, depth_law=cell.law, state_std=cell.state_std)
             return Recommender(num_items, encoder, seed=cell.seed, scorer=scorer, **common)
@@ -87,6 +90,12 @@ def _built(cell: Cell, num_items: int, text: TextFeatures | None) -> Recommender
             backbone, num_items, loop=loop, depth_law=cell.law if loop else None, seed=cell.seed,
             aggregate=cell.aggregate, state_std=cell.state_std, scorer=cell.scorer, **common,
         )  # fmt: skip
+
+
+def _per_step(core: nn.Module, cell: Cell) -> PerStep:
+    if cell.own == "ranks":
+        return PerStep(with_low_rank(core, RANK), cell.passes, (nn.LayerNorm, LowRank))
+    return PerStep(core, cell.passes, nn.LayerNorm if cell.own == "norms" else type(core.layers[0]))
 
 
 def texts(cell: Cell, split: Split, folder: Path) -> TextFeatures | None:

@@ -70,6 +70,7 @@ def study(data: str) -> list[Row]:
         Row("no alignment, fixed depth", fixed, "Base"),
         Row("no alignment, own norms", replace(alone, own="norms"), "Base"),
         Row("no alignment, fixed depth, own norms", replace(fixed, own="norms"), "Base"),
+        Row("no alignment, fixed depth, own norms and ranks", replace(fixed, own="ranks"), "Base"),
         Row("no alignment, fixed depth, own layers", replace(fixed, own="layers"), "Base"),
     ]
     # what else could pay, for plain models and the loop alike: knowing the items' texts, and width

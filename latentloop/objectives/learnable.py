@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from latentloop.errors import InputError
+from latentloop.held import held_by
 from latentloop.objectives.compose import parts_of
 
 if TYPE_CHECKING:
@@ -20,7 +23,8 @@ def check_learnable(objective: Any, model: Recommender) -> None:
     """Refuse parameters that would stay as they are without a word: a projection head, say.
 
     What counts is a module that the objective is, or modules and parameters that are its attributes, in sums and
-    weighted parts too. The model's own do not, nor frozen ones, nor those of another recommender, which teaches.
+    weighted parts too, and those that a function finds elsewhere. The model's own do not, nor frozen ones, nor those of
+    another recommender, which teaches.
 
     Raises:
         InputError: naming the parameter.
@@ -36,8 +40,13 @@ def check_learnable(objective: Any, model: Recommender) -> None:
 
 def _parameters(part: Any, teacher: type) -> Iterator[tuple[str, str, nn.Parameter]]:
     """Every parameter that an objective holds, its name, and who holds it."""
-    holder = type(part).__name__
-    held = {"": part} if isinstance(part, nn.Module) else dict(getattr(part, "__dict__", {}))
+    held: dict[str, Any]
+    if isinstance(part, nn.Module):
+        holder, held = type(part).__name__, {"": part}
+    elif inspect.isroutine(part) or isinstance(part, functools.partial):
+        holder, held = getattr(part, "__name__", "a partial function"), {**held_by(part)}
+    else:
+        holder, held = type(part).__name__, dict(getattr(part, "__dict__", {}))
     for name, value in held.items():
         if isinstance(value, nn.Parameter):
             yield holder, name, value

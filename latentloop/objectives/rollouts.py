@@ -16,13 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from latentloop.data.batch import Batch
+from latentloop.depth import draw_depth
 from latentloop.dropout import dropout_off
 from latentloop.errors import InputError
 from latentloop.graphed_thinking import GraphedThinking
 from latentloop.item_ranks import count_ranks, top1
 from latentloop.objectives.policy import Policy
 from latentloop.objectives.rewards import Reward
-from latentloop.randomness import dropout_seed, fold, generator
+from latentloop.randomness import dropout_seed, fold
 from latentloop.recommender import Recommender
 
 __all__ = ["Prepared", "by_step", "choices", "draw_depths", "earned", "for_rollouts", "placed", "rewards_of", "think"]
@@ -66,8 +67,8 @@ class Prepared(Batch):
 def draw_depths(model: Recommender, key: int, rollouts: int, own_depth: bool) -> list[int]:
     """The depth of each of a group's rollouts: one for all, or each its own."""
     if not own_depth:
-        return [model.depth_law.sample(generator(fold(key, "depth")))] * rollouts
-    return [model.depth_law.sample(generator(fold(key, "depth", g))) for g in range(rollouts)]
+        return [draw_depth(model.depth_law, fold(key, "depth"))] * rollouts
+    return [draw_depth(model.depth_law, fold(key, "depth", g)) for g in range(rollouts)]
 
 
 def think(

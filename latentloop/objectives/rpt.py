@@ -18,6 +18,7 @@ from torch import Tensor
 
 from latentloop.checks import above_zero, at_least, one_of, zero_or_more
 from latentloop.data.batch import Batch
+from latentloop.depth import FixedDepth
 from latentloop.errors import InputError, InputTypeError
 from latentloop.graphed_thinking import GraphedThinking
 from latentloop.item_policy import weighed_log_prob_and_kl
@@ -235,9 +236,12 @@ class RPT(Composable):
                 "RPT needs rollouts that differ, but this encoder has no start state: pass dropout=True or wrap it "
                 "in RecurrentDepth"
             )
-        if not (self.dropout or self.own_depth) and getattr(model.encoder, "state_std", None) == 0:
+        depths_differ = self.own_depth and not isinstance(model.depth_law, FixedDepth)
+        if not (self.dropout or depths_differ) and getattr(model.encoder, "state_std", None) == 0:
+            other = " (the depth is fixed)" if self.own_depth else ""
             raise InputError(
-                "RPT needs rollouts that differ, but T_0 is 0 (state_std): give it a spread, or pass dropout=True or own_depth=True"
+                f"RPT needs rollouts that differ, but T_0 is 0 (state_std): give it a spread, or pass dropout=True or "
+                f"own_depth=True{other}"
             )
 
     @torch.no_grad()

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from latentloop.data.batch import Batch
+from latentloop.depth import draw_depth
 from latentloop.encoder import Thoughts
 from latentloop.errors import InputError
 from latentloop.everywhere import Everywhere
 from latentloop.graphed_thinking import GraphedThinking
-from latentloop.randomness import fold, generator, row_keys
+from latentloop.randomness import fold, row_keys
 from latentloop.recommender import Recommender
 
 __all__ = ["VIEW_NAMES", "Views", "encode_views"]
@@ -70,7 +71,7 @@ def encode_views(
         InputError: for an unknown view, a batch without same-target histories, or states of all positions of an
             encoder that lets them see later items.
     """
-    depth = model.depth_law.sample(generator(fold(batch.key, "depth")))
+    depth = draw_depth(model.depth_law, fold(batch.key, "depth"))
     if not names:
         return Views(model, depth, {})
     wants_all = "everywhere" in names

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +14,7 @@ from torch import Tensor, nn
 
 from latentloop.aggregate import Add, Aggregate, Concat, Gate, Mean, build_aggregate
 from latentloop.errors import InputError, InputTypeError
+from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from tests.core.worlds import DIM, encoder, fewer, ragged, recommender, seeds, unchecked
 
@@ -103,3 +108,75 @@ def test_an_aggregate_of_another_shape_is_named(function: Aggregate) -> None:
     hidden = torch.randn(2, 3, DIM)
     with pytest.raises(InputError, match=rf"aggregate must return \(2, 3, {DIM}\) like its input"):
         next(encoder.unroll(hidden, state=hidden))
+
+
+class Owner:
+    """What a user's aggregate may be bound to."""
+
+    def __init__(self, gate: nn.Module) -> None:
+        self.gate, self.other = gate, nn.Linear(2, 2)
+
+    def mix(self, state: Tensor, hidden: Tensor) -> Tensor:
+        return state + gated(self.gate, state, hidden)
+
+    def plain(self, state: Tensor, hidden: Tensor) -> Tensor:
+        return state + hidden
+
+    def __call__(self, state: Tensor, hidden: Tensor) -> Tensor:
+        return gated(self.gate, state, hidden)
+
+
+def gated(gate: nn.Module, state: Tensor, hidden: Tensor) -> Tensor:
+    mixed: Tensor = gate(hidden)
+    return state + mixed
+
+
+GLOBAL = nn.Linear(DIM, DIM)
+FROZEN = nn.Linear(DIM, DIM).requires_grad_(False)
+
+
+def with_a_default(state: Tensor, hidden: Tensor, gate: nn.Module = GLOBAL) -> Tensor:
+    return gated(gate, state, hidden)
+
+
+HOLDING: list[Callable[[nn.Module], Any]] = [
+    lambda gate: lambda state, hidden: gated(gate, state, hidden),
+    lambda gate: lambda state, hidden: gated(GLOBAL, state, hidden),
+    lambda gate: with_a_default,
+    lambda gate: functools.partial(gated, gate),
+    lambda gate: functools.partial(lambda state, hidden, gate: gated(gate, state, hidden), gate=gate),
+    lambda gate: Owner(gate).mix,
+    Owner,
+]
+
+
+@pytest.mark.parametrize("make", HOLDING)
+def test_weights_that_only_a_function_holds_are_refused(make: Callable[[nn.Module], Any]) -> None:
+    with pytest.raises(
+        InputError, match=r"^aggregate \S+ uses a Linear that the encoder does not have, so its weights"
+    ):
+        recommender(0, aggregate=make(nn.Linear(DIM, DIM)))
+
+
+def test_a_function_may_use_what_the_encoder_has_or_nobody_trains() -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.core = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
+            self.loop = RecurrentDepth(nn.Identity(), self.core, self.mix, dim=DIM)
+
+        def mix(self, state: Tensor, hidden: Tensor) -> Tensor:
+            return gated(self.gate, state, hidden)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.loop(x)
+            return found
+
+    Recommender(9, Whole(), DIM, 5)
+    gate = nn.Linear(DIM, DIM)
+    for aggregate in (
+        lambda t, h: gated(gate, t, h),
+        Owner(nn.Linear(DIM, DIM)).plain,
+        lambda t, h: gated(FROZEN, t, h),
+    ):
+        Recommender(9, RecurrentDepth(gate, nn.Identity(), aggregate), DIM, 5)

@@ -236,6 +236,11 @@ def test_a_block_that_recomputes_itself_has_the_gradients_of_its_own_step() -> N
         torch.testing.assert_close(one, other)
 
 
+def test_norms_of_thoughts_need_thoughts() -> None:
+    with pytest.raises(InputError, match="^own_norms is 4, but loop=False does not think: leave it out$"):
+        build_recommender(SASRec(inner=32), 20, dim=DIM, own_norms=4, loop=False)
+
+
 def test_two_threads_may_ask_one_model() -> None:
     model = build_recommender(SASRec(inner=32), 20, dim=DIM, own_norms=4, max_length=6, dropout=0.0).eval()
     shaken(model.encoder)

@@ -76,7 +76,8 @@ def test_a_built_in_backbone_loads_to_the_same_bits(settings: dict[str, Any], tm
         assert getattr(loaded, name) == getattr(model, name)
     assert loaded.input_dropout.p == model.input_dropout.p
     loaded.save_pretrained(tmp_path / "b")
-    assert (tmp_path / "a/config.json").read_bytes() == (tmp_path / "b/config.json").read_bytes()
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -173,6 +174,48 @@ def test_a_bare_block_is_passed_back(tmp_path: Path) -> None:
     assert torch.equal(loaded.score(history), model.score(history))
     with pytest.raises(InputError, match="^encoder does not fit .*config.json: Linear is made for d = 3, got x"):
         Recommender.from_pretrained(tmp_path, encoder=nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize("compiled_first", [True, False])
+def test_a_block_is_the_same_compiled_or_not(compiled_first: bool, tmp_path: Path) -> None:
+    def build(compiled: bool) -> RecurrentDepth:
+        pre_block, core_block = (block.module for block in (encoder(7).pre_block, encoder(7).core_block))
+        if compiled:
+            core_block = torch.compile(core_block, backend="eager")
+        return RecurrentDepth(pre_block, core_block)
+
+    model = Recommender(NUM_ITEMS, build(compiled_first), DIM, MAX_LENGTH).eval()
+    model.save_pretrained(tmp_path)
+    for compiled in (True, False):
+        with torch.no_grad():
+            for parameter in (other := build(compiled)).parameters():
+                parameter.zero_()
+        loaded = Recommender.from_pretrained(tmp_path, encoder=other)
+        for one, its in zip(model.parameters(), loaded.parameters(), strict=True):
+            assert torch.equal(one, its)
+        loaded.save_pretrained(tmp_path / "again")
+        for name in ("config.json", "model.safetensors"):
+            assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+class PartOfATable(nn.Module):
+    """Its weight is rows of a table that it has as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(2 * DIM, DIM))
+        self.weight = nn.Parameter(self.table.data[DIM:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.table.sum(0)
+
+
+def test_weights_that_lie_within_others_are_kept(tmp_path: Path) -> None:
+    model = Recommender(NUM_ITEMS, PartOfATable(), DIM, MAX_LENGTH).eval()
+    model.save_pretrained(tmp_path)
+    loaded = Recommender.from_pretrained(tmp_path, encoder=PartOfATable())
+    history = ragged(0)
+    assert torch.equal(loaded.score(history), model.score(history))
 
 
 DIFFERENT: list[Callable[[], nn.Module]] = [
@@ -549,7 +592,7 @@ def test_weights_of_another_model_are_refused(saved: Path, tmp_path: Path) -> No
     shutil.copytree(saved, tmp_path / "one")
     built_in(0, loop=False).save_pretrained(tmp_path / "two")
     shutil.copy(tmp_path / "two/model.safetensors", tmp_path / "one/model.safetensors")
-    refused(tmp_path / "one", "model.safetensors")
+    assert refused(tmp_path / "one", "model.safetensors").endswith("more, which the model has")
 
 
 @pytest.mark.parametrize("path", ["owner/name", "no/such/folder", "bert-base-uncased", "https://example.org/x"])
@@ -620,7 +663,7 @@ def test_a_failed_save_leaves_the_old_model(
         Path(path).write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr("latentloop.weights.save_model", fail)
+    monkeypatch.setattr("latentloop.weights.save_file", fail)
     with pytest.raises(OSError, match="disk full|No space left on device: .*/model.safetensors'"):
         model.save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files

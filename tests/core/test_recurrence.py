@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -248,6 +249,42 @@ def test_steps_are_recomputed_under_the_modes_they_first_ran_under() -> None:
         found.append(gradients(loop, out.square().sum(), x))  # here dropout is on again
     for plain, recomputed in zip(*found, strict=True):
         torch.testing.assert_close(plain, recomputed)
+
+
+class Normed(nn.Module):
+    """A batch norm of all positions."""
+
+    def __init__(self, momentum: float | None) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(DIM, DIM), nn.BatchNorm1d(DIM, momentum=momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(self.linear(x).flatten(0, 1))
+        return normed.view_as(x)
+
+
+@pytest.mark.parametrize("backward_passes", [1, 2])
+@pytest.mark.parametrize(
+    "core",
+    [
+        lambda: Normed(0.1),
+        lambda: Normed(None),
+        lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(DIM, DIM)),
+    ],
+)
+def test_a_recomputed_step_counts_once(core: Callable[[], nn.Module], backward_passes: int) -> None:
+    found: list[list[Tensor]] = []
+    for checkpointed in (False, True):
+        torch.manual_seed(4)
+        loop = RecurrentDepth(nn.Identity(), core(), depth_law=FixedDepth(3), dim=DIM, checkpoint_steps=checkpointed)
+        x = torch.randn(3, 4, DIM, requires_grad=True)
+        loss = loop(x).square().sum()
+        for _ in range(backward_passes):
+            (gradient,) = torch.autograd.grad(loss, x, retain_graph=True)
+        found.append([gradient, *loop.buffers()])
+    assert float(found[0][0].abs().max()) > 0
+    for plain, recomputed in zip(*found, strict=True):
+        assert torch.equal(plain, recomputed)
 
 
 def test_the_depth_law_is_what_was_given_and_the_papers_otherwise() -> None:

@@ -42,7 +42,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "step": (training_step, "call"),
     "evaluation": (evaluation, "count_ranks"),
     "state": (train_state, "save_file"),
-    "model": (weights, "save_model"),
+    "model": (weights, "save_file"),
     "between": (two_stage, "select"),
     "selection": (selection, "count_ranks"),
     "rollouts": (rpt.RPT, "prepare"),

@@ -70,6 +70,18 @@ def test_one_run_to_the_deepest_gives_every_depth(seed: int, batch_size: int) ->
         together.at(5)
 
 
+def test_what_is_printed_tells_every_depth_that_was_asked_for() -> None:
+    split = random_split(3)
+    model = WholeNumbers(split.num_items, 3)
+    own = model.inference_depth
+    assert len(str(evaluate(model, split.test)).splitlines()) == 2
+    several = evaluate(model, split.test, depths=[own + 1, own])
+    told = str(several).splitlines()
+    assert [line.partition(":")[0] for line in told[2:]] == [f"depth {own}", f"depth {own + 1}"]
+    for depth, line in zip((own, own + 1), told[2:], strict=True):
+        assert f"ndcg@10 {several.per_depth[depth]['ndcg@10']:.4f}" in line
+
+
 def test_the_order_and_choice_of_samples_change_nothing() -> None:
     split = random_split(5)
     model = WholeNumbers(split.num_items, 1)

@@ -542,6 +542,28 @@ def test_rollouts_from_a_start_state_without_spread_are_refused_unless_something
         RPT().check(model)
     RPT(dropout=True).check(model)
     RPT(own_depth=True).check(model)
+    model.encoder.depth_law = FixedDepth(3)
+    with pytest.raises(InputError, match=r"or own_depth=True \(the depth is fixed\)$"):
+        RPT(own_depth=True).check(model)
+    RPT(own_depth=True, dropout=True).check(model)
+
+
+class Forgetful:
+    """A user's law that returns nothing."""
+
+    inference_depth = 2
+
+    def sample(self, generator: torch.Generator) -> int:
+        return None  # type: ignore[return-value]
+
+
+def test_a_law_that_draws_no_depth_is_named() -> None:
+    model, said = recommender(9), r"^what Forgetful\.sample draws must be a whole number .* None$"
+    model.encoder.depth_law = Forgetful()
+    with unchecked(), pytest.raises(InputError, match=said):
+        encode_views(model, batch_of(9), ["anchor"])
+    with unchecked(), pytest.raises(InputError, match=said):
+        RPT(kl_weight=0.0).prepare(model, batch_of(9))
 
 
 def test_mistakes_in_use_are_named() -> None:

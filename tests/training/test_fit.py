@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -460,6 +461,13 @@ class Holder:
     def __call__(self, views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         return self.head(views, batch)  # type: ignore[no-any-return]
 
+    def method(self, views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.head(views, batch)  # type: ignore[no-any-return]
+
+
+def through(head: Head, views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    return head(views, batch)  # type: ignore[no-any-return]
+
 
 @pytest.mark.parametrize(
     "made",
@@ -468,6 +476,9 @@ class Holder:
         lambda h: NextItem() + h,
         lambda h: NextItem() + Weighted(Holder(h), 2.0),
         lambda h: 2.0 * NextItemEverywhere(Holder(h)),
+        lambda h: NextItem() + Weighted(lambda views, batch: through(h, views, batch), 2.0),
+        lambda h: NextItem() + Weighted(functools.partial(through, h), 2.0),
+        lambda h: Holder(h).method,
     ],
 )
 def test_an_objectives_own_parameters_are_refused_or_the_models(split: Split, made: Callable[[Head], Any]) -> None:

@@ -1,0 +1,74 @@
+"""A step computed again in the backward pass: under the modes it first ran under, and what it counts is counted once."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor, nn
+
+from latentloop.dropout import Modes, modes_of, restore
+
+__all__ = ["recomputing"]
+
+_Buffers = dict[tuple[nn.Module, str], Tensor]
+
+
+def recomputing(module: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """For `torch.utils.checkpoint`'s `context_fn`: around a pass of `module`, and around the same pass made again.
+
+    Buffers that the first pass changes, such as a batch norm's statistics or the vectors of a spectral norm, are again
+    what they were before it while it is made again, and afterwards what they have become since.
+
+    Args:
+        module: what is passed, with all its parts.
+    """
+    first = _First(module)
+    return first, _Again(first)
+
+
+class _First:
+    """Notes the modes of a pass, and what the buffers held that it changes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.modes: Modes = modes_of(module)
+        self.changed: _Buffers = {}
+
+    def __enter__(self) -> None:
+        self._held = {key: (buffer, buffer._version, buffer.clone()) for key, buffer in _buffers(self.module).items()}
+
+    def __exit__(self, *raised: object) -> None:
+        for key, now in _buffers(self.module).items():
+            buffer, version, before = self._held.get(key, (now, now._version, now))
+            # batch norm's kernels write statistics without telling the version counter
+            if buffer is not now or version != now._version or isinstance(key[0], nn.modules.batchnorm._NormBase):
+                self.changed[key] = before
+        del self._held
+
+
+class _Again:
+    """A pass under the modes and buffers of `first`; more than one backward pass may come through here."""
+
+    def __init__(self, first: _First) -> None:
+        self.first = first
+
+    def __enter__(self) -> None:
+        self._modes, self._now = modes_of(self.first.module), _buffers(self.first.module)
+        restore(self.first.modes)
+        for (part, name), before in self.first.changed.items():
+            part._buffers[name] = before.clone()
+
+    def __exit__(self, *raised: object) -> None:
+        for part, name in self.first.changed:
+            part._buffers[name] = self._now[part, name]
+        restore(self._modes)
+
+
+def _buffers(module: nn.Module) -> _Buffers:
+    return {
+        (part, name): buffer
+        for part in module.modules()
+        for name, buffer in part._buffers.items()
+        if buffer is not None
+    }
