@@ -26,18 +26,26 @@ def _names(function: Any) -> dict[str, Any]:
     if isinstance(function, functools.partial):
         given = {f"argument {place}": value for place, value in enumerate(function.args, 1)}
         return _names(function.func) | given | function.keywords
-    if inspect.ismethod(function):
-        owner, code = function.__self__, function.__func__.__code__
-        attributes = vars(owner) | getattr(owner, "_modules", {}) | getattr(owner, "_parameters", {})
-        return _names(function.__func__) | {name: attributes[name] for name in code.co_names if name in attributes}
+    called = function if inspect.ismethod(function) else getattr(function, "__call__", None)  # noqa: B004
     if inspect.isfunction(function):
         loaded = {step.argval for step in dis.get_instructions(function) if step.opname == "LOAD_GLOBAL"}
         found = {name: value for name, value in function.__globals__.items() if name in loaded}
-        parameters = inspect.signature(function).parameters.values()
-        found |= {parameter.name: parameter.default for parameter in parameters}
+        arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
+        defaults = function.__defaults__ or ()
+        found |= dict(zip(arguments[len(arguments) - len(defaults) :], defaults, strict=True))
+        found |= function.__kwdefaults__ or {}
         return found | dict(zip(function.__code__.co_freevars, _contents(function), strict=True))
-    called = getattr(function, "__call__", None)  # noqa: B004  # an object of a class of its own
-    return _names(called) if inspect.ismethod(called) else {}
+    if inspect.ismethod(called) and inspect.isfunction(
+        called.__func__
+    ):  # a method's, or an object's of a class of one's own
+        attributes = {
+            name: value
+            for held in ("__dict__", "_modules", "_parameters")
+            for name, value in getattr(called.__self__, held, {}).items()
+        }
+        named = called.__func__.__code__.co_names
+        return _names(called.__func__) | {name: attributes[name] for name in named if name in attributes}
+    return {}  # written in C, of which nothing is seen
 
 
 def _contents(function: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from latentloop.aggregate import Add, Aggregate, Concat, Gate, Mean, build_aggregate
 from latentloop.errors import InputError, InputTypeError
+from latentloop.held import held_by
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from tests.core.worlds import DIM, encoder, fewer, ragged, recommender, seeds, unchecked
@@ -156,6 +158,31 @@ def test_weights_that_only_a_function_holds_are_refused(make: Callable[[nn.Modul
         InputError, match=r"^aggregate \S+ uses a Linear that the encoder does not have, so its weights"
     ):
         recommender(0, aggregate=make(nn.Linear(DIM, DIM)))
+
+
+class Slotted:
+    """An object without a dictionary."""
+
+    __slots__ = ("other",)
+
+    def __call__(self, state: Tensor, hidden: Tensor) -> Tensor:
+        return state + hidden
+
+
+@pytest.mark.parametrize(
+    "aggregate",
+    [
+        torch.maximum,
+        functools.partial(torch.add, alpha=2.0),
+        functools.lru_cache(lambda state, hidden: state + hidden),
+        torch.no_grad()(lambda state, hidden: state + hidden),
+        Slotted(),
+        Slotted().__call__,
+    ],
+)
+def test_whatever_can_be_called_is_looked_at_without_harm(aggregate: Any) -> None:
+    assert held_by(aggregate) == held_by(types.MethodType(max, 1)) == {}
+    Recommender(9, RecurrentDepth(nn.Linear(DIM, DIM), nn.Identity(), aggregate), DIM, 5)
 
 
 def test_a_function_may_use_what_the_encoder_has_or_nobody_trains() -> None:
