@@ -15,6 +15,7 @@ from latentloop.recurrence import RecurrentDepth
 from latentloop.text_features import TextFeatures
 
 ITEMS, LENGTH = 40, 6
+NORMS = "sasrec, norms of each thought"
 HISTORY = torch.tensor([[0, 0, 0, 3, 4, 5], [1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 7], [0, 0, 0, 0, 0, 0]])
 
 
@@ -28,15 +29,15 @@ def model_of(name: str, loop: bool) -> Recommender:
         features = torch.randn(ITEMS + 1, 5)
         features[0] = 0
         settings["text"] = TextFeatures(features, torch.zeros(ITEMS + 1, dtype=torch.bool))
-    if name == "sasrec, norms of each thought":
-        name, made = "sasrec", {"own_norms": 3}
-    else:
-        made = {}
-    return build_recommender(BACKBONES[name](**settings), ITEMS, dim=8, max_length=LENGTH, loop=loop, **made).eval()
+    own_norms = 3 if name == NORMS else 0
+    backbone = BACKBONES["sasrec" if own_norms else name](**settings)
+    return build_recommender(backbone, ITEMS, dim=8, max_length=LENGTH, loop=loop, own_norms=own_norms).eval()
 
 
-@pytest.mark.parametrize("loop", [True, False], ids=["loop", "plain"])
-@pytest.mark.parametrize("name", [*BACKBONES, "own", "sasrec, norms of each thought"])
+MODELS = [(name, loop) for name in (*BACKBONES, "own") for loop in (True, False)]
+
+
+@pytest.mark.parametrize(("name", "loop"), [*MODELS, (NORMS, True)])
 @pytest.mark.parametrize("how", ["export", "trace"])
 @torch.no_grad()
 def test_an_exported_model_answers_as_the_model_does(how: str, name: str, loop: bool) -> None:
