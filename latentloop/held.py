@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
+import itertools
 from typing import Any
 
 from torch import nn
@@ -38,14 +39,30 @@ def _names(function: Any) -> dict[str, Any]:
     if inspect.ismethod(called) and inspect.isfunction(
         called.__func__
     ):  # a method's, or an object's of a class of one's own
-        attributes = {
-            name: value
-            for held in ("__dict__", "_modules", "_parameters")
-            for name, value in getattr(called.__self__, held, {}).items()
-        }
-        named = called.__func__.__code__.co_names
+        attributes, named = _attributes(called.__self__), _read_of_self(called.__func__)
         return _names(called.__func__) | {name: attributes[name] for name in named if name in attributes}
     return {}  # written in C, of which nothing is seen
+
+
+def _attributes(owner: Any) -> dict[str, Any]:
+    try:
+        found = dict(vars(owner))
+    except TypeError:  # it has slots, or is written in C
+        found = {}
+    return found | owner._modules | owner._parameters if isinstance(owner, nn.Module) else found
+
+
+def _read_of_self(method: Any) -> set[str]:
+    """The attributes that a method's code reads of its first argument."""
+    steps = list(dis.get_instructions(method))
+    first = method.__code__.co_varnames[:1]
+    return {
+        step.argval
+        for before, step in itertools.pairwise(steps)
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and before.opname.startswith("LOAD_FAST")
+        # some versions load two at once: the last is the one that is read
+        if (before.argval[-1:] if isinstance(before.argval, tuple) else (before.argval,)) == first
+    }
 
 
 def _contents(function: Any) -> list[Any]:

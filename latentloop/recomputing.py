@@ -11,7 +11,7 @@ from latentloop.dropout import Modes, modes_of, restore
 
 __all__ = ["recomputing"]
 
-_Buffers = dict[tuple[nn.Module, str], Tensor]
+_Buffers = dict[tuple[nn.Module, str], Tensor | None]
 
 
 def recomputing(module: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
@@ -36,13 +36,17 @@ class _First:
         self.changed: _Buffers = {}
 
     def __enter__(self) -> None:
-        self._held = {key: (buffer, buffer._version, buffer.clone()) for key, buffer in _buffers(self.module).items()}
+        buffers = _buffers(self.module)
+        copies = {id(buffer): buffer.clone() for buffer in buffers.values() if buffer is not None}
+        self._held = {key: (buffer, copies.get(id(buffer))) for key, buffer in buffers.items()}
 
     def __exit__(self, *raised: object) -> None:
-        for key, now in _buffers(self.module).items():
-            buffer, version, before = self._held.get(key, (now, now._version, now))
-            # batch norm's kernels write statistics without telling the version counter
-            if buffer is not now or version != now._version or isinstance(key[0], nn.modules.batchnorm._NormBase):
+        after = _buffers(self.module)
+        for key in after.keys() | self._held.keys():
+            buffer, before = self._held.get(key, (None, None))
+            now = after.get(key)
+            # by value: batch norm's kernels and whoever writes to `.data` do not tell the version counter
+            if now is not buffer or (now is not None and before is not None and not now.equal(before)):
                 self.changed[key] = before
         del self._held
 
@@ -56,19 +60,15 @@ class _Again:
     def __enter__(self) -> None:
         self._modes, self._now = modes_of(self.first.module), _buffers(self.first.module)
         restore(self.first.modes)
-        for (part, name), before in self.first.changed.items():
-            part._buffers[name] = before.clone()
+        copies = {id(before): before.clone() for before in self.first.changed.values() if before is not None}
+        for (part, name), before in self.first.changed.items():  # a buffer of two modules stays one
+            part._buffers[name] = copies.get(id(before))
 
     def __exit__(self, *raised: object) -> None:
         for part, name in self.first.changed:
-            part._buffers[name] = self._now[part, name]
+            part._buffers[name] = self._now.get((part, name))
         restore(self._modes)
 
 
 def _buffers(module: nn.Module) -> _Buffers:
-    return {
-        (part, name): buffer
-        for part in module.modules()
-        for name, buffer in part._buffers.items()
-        if buffer is not None
-    }
+    return {(part, name): buffer for part in module.modules() for name, buffer in part._buffers.items()}

@@ -78,7 +78,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
             raise InputError(f"{weights} is damaged: its tensors do not match its checksum; copy it again")
         if len(kinds) == 1:  # or float64 would come back as float32
             model.to(_FLOATS[kinds.pop()])
-        _load(model, load_file(str(weights)))
+        _load(model, {plain_name(name): tensor for name, tensor in load_file(str(weights)).items()})
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(f"{weights} cannot be read as this model's weights: {one_line(error)}") from None
 
@@ -134,7 +134,11 @@ def _stored(model: nn.Module) -> dict[str, Tensor]:
     state = {plain_name(name): tensor.detach() for name, tensor in model.state_dict().items()}
     kept = {names[0]: state[names[0]] for names in _names(model)}
     sharing = Counter(_storage(tensor) for tensor in kept.values())
-    return {name: t.clone() if sharing[_storage(t)] > 1 else t.contiguous() for name, t in kept.items()}
+    whole = torch.contiguous_format
+    return {
+        name: tensor.clone(memory_format=whole) if sharing[_storage(tensor)] > 1 else tensor.contiguous()
+        for name, tensor in kept.items()
+    }
 
 
 def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:

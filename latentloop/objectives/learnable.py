@@ -41,6 +41,8 @@ def check_learnable(objective: Any, model: Recommender) -> None:
 def _parameters(part: Any, teacher: type) -> Iterator[tuple[str, str, nn.Parameter]]:
     """Every parameter that an objective holds, its name, and who holds it."""
     held: dict[str, Any]
+    if isinstance(getattr(part, "__self__", None), teacher):  # a teacher's method
+        return
     if isinstance(part, nn.Module):
         holder, held = type(part).__name__, {"": part}
     elif inspect.isroutine(part) or isinstance(part, functools.partial):

@@ -169,9 +169,23 @@ class Slotted:
         return state + hidden
 
 
+class AnswersAll:
+    """A proxy, which has whatever it is asked for; what it holds itself it does not use."""
+
+    def __init__(self) -> None:
+        self.linear = nn.Linear(DIM, DIM)
+
+    def __getattr__(self, name: str) -> int:
+        return 5
+
+    def __call__(self, state: Tensor, hidden: Tensor) -> Tensor:
+        return torch.nn.functional.linear(state + hidden, torch.eye(DIM))
+
+
 @pytest.mark.parametrize(
     "aggregate",
     [
+        AnswersAll(),
         torch.maximum,
         functools.partial(torch.add, alpha=2.0),
         functools.lru_cache(lambda state, hidden: state + hidden),

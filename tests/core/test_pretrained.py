@@ -19,6 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentloop.adapt import adapt
@@ -30,6 +31,7 @@ from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from latentloop.scoring import Cosine
+from latentloop.weights import load_weights
 from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, built_in, encoder, ragged, recommender, seeds, unchecked
 
 
@@ -198,6 +200,15 @@ def test_a_block_is_the_same_compiled_or_not(compiled_first: bool, tmp_path: Pat
             assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
+def test_a_file_that_names_the_wrapper_of_a_compiled_block_loads(tmp_path: Path) -> None:
+    """As files of other programs do."""
+    block = nn.Sequential(torch.compile(nn.Linear(3, 3), backend="eager"))
+    save_file(block.state_dict(), tmp_path / "model.safetensors")
+    plain = nn.Sequential(nn.Linear(3, 3))
+    load_weights(plain, tmp_path)
+    assert torch.equal(plain[0].weight, block[0]._orig_mod.weight)
+
+
 class PartOfATable(nn.Module):
     """Its weight is rows of a table that it has as well."""
 
@@ -205,6 +216,7 @@ class PartOfATable(nn.Module):
         super().__init__()
         self.table = nn.Parameter(torch.randn(2 * DIM, DIM))
         self.weight = nn.Parameter(self.table.data[DIM:])
+        self.turned = nn.Parameter(self.table.data.t())
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ self.weight + self.table.sum(0)

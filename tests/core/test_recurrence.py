@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -263,12 +264,42 @@ class Normed(nn.Module):
         return normed.view_as(x)
 
 
+class Average(nn.Module):
+    """Divides by what it has seen, which it keeps in one of the ways that users have."""
+
+    ema: Tensor | None
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.linear, self.way = nn.Linear(DIM, DIM), way
+        self.register_buffer("ema", None if way == "appears" else torch.ones(DIM))
+        with torch.inference_mode():
+            self.register_buffer("places", torch.ones(DIM))
+        self.other = nn.Module()
+        self.other.register_buffer("ema", self.ema)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = x.detach().square().mean((0, 1))
+        if self.ema is None:
+            self.ema = torch.zeros(DIM)
+        if self.way == "data":
+            self.ema.data.mul_(0.5).add_(seen, alpha=0.5)
+        elif self.way == "shared":
+            self.ema.mul_(0.5).add_(seen, alpha=0.5)
+        else:
+            self.ema = self.ema * 0.5 + seen
+        used = self.other.ema if self.way == "shared" else self.ema
+        averaged: Tensor = self.linear(x / (used.clone() + 0.1) + self.places)  # type: ignore[operator]
+        return averaged
+
+
 @pytest.mark.parametrize("backward_passes", [1, 2])
 @pytest.mark.parametrize(
     "core",
     [
         lambda: Normed(0.1),
         lambda: Normed(None),
+        *(partial(Average, way) for way in ("data", "shared", "replaced", "appears")),
         lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(DIM, DIM)),
     ],
 )
@@ -282,6 +313,7 @@ def test_a_recomputed_step_counts_once(core: Callable[[], nn.Module], backward_p
         for _ in range(backward_passes):
             (gradient,) = torch.autograd.grad(loss, x, retain_graph=True)
         found.append([gradient, *loop.buffers()])
+    assert len(found[0]) == len(found[1])
     assert float(found[0][0].abs().max()) > 0
     for plain, recomputed in zip(*found, strict=True):
         assert torch.equal(plain, recomputed)
