@@ -27,7 +27,6 @@ def _names(function: Any) -> dict[str, Any]:
     if isinstance(function, functools.partial):
         given = {f"argument {place}": value for place, value in enumerate(function.args, 1)}
         return _names(function.func) | given | function.keywords
-    called = function if inspect.ismethod(function) else getattr(function, "__call__", None)  # noqa: B004
     if inspect.isfunction(function):
         loaded = {step.argval for step in dis.get_instructions(function) if step.opname == "LOAD_GLOBAL"}
         found = {name: value for name, value in function.__globals__.items() if name in loaded}
@@ -36,9 +35,9 @@ def _names(function: Any) -> dict[str, Any]:
         found |= dict(zip(arguments[len(arguments) - len(defaults) :], defaults, strict=True))
         found |= function.__kwdefaults__ or {}
         return found | dict(zip(function.__code__.co_freevars, _contents(function), strict=True))
-    if inspect.ismethod(called) and inspect.isfunction(
-        called.__func__
-    ):  # a method's, or an object's of a class of one's own
+    # a method, or an object of a class of one's own
+    called = function if inspect.ismethod(function) else getattr(function, "__call__", None)  # noqa: B004
+    if inspect.ismethod(called) and inspect.isfunction(called.__func__):
         attributes, named = _attributes(called.__self__), _read_of_self(called.__func__)
         return _names(called.__func__) | {name: attributes[name] for name in named if name in attributes}
     return {}  # written in C, of which nothing is seen

@@ -72,18 +72,18 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     try:
         with safe_open(str(weights), framework="pt") as file:
             wanted = (file.metadata() or {}).get(_CHECKSUM)  # a file converted elsewhere may have none
-            found = wanted and _checksum(file.get_tensor(name) for name in file.keys())
-            kinds = {file.get_slice(name).get_dtype() for name in file.keys()} & _FLOATS.keys()
-        if found != wanted:
+        tensors = {plain_name(name): tensor for name, tensor in load_file(str(weights)).items()}
+        if wanted is not None and _checksum(tensors.values()) != wanted:
             raise InputError(f"{weights} is damaged: its tensors do not match its checksum; copy it again")
+        kinds = {tensor.dtype for tensor in tensors.values()} & _FLOATS
         if len(kinds) == 1:  # or float64 would come back as float32
-            model.to(_FLOATS[kinds.pop()])
-        _load(model, {plain_name(name): tensor for name, tensor in load_file(str(weights)).items()})
+            model.to(kinds.pop())
+        _load(model, tensors)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(f"{weights} cannot be read as this model's weights: {one_line(error)}") from None
 
 
-_FLOATS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 
 def saved_shape(folder: Path, name: str) -> tuple[int, ...] | None:
@@ -123,10 +123,10 @@ def one_line(error: BaseException) -> str:
 def _names(model: nn.Module) -> list[list[str]]:
     """The plain names of each tensor, sorted; several where modules share it."""
     names: dict[object, list[str]] = {}
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in model.state_dict().items():
         place = (_storage(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
         names.setdefault(place if tensor.numel() else name, []).append(plain_name(name))
-    return list(names.values())
+    return [sorted(each) for each in names.values()]
 
 
 def _stored(model: nn.Module) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn, randn, zeros
+import torch
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 __all__ = ["LowRank", "with_low_rank"]
@@ -13,8 +14,8 @@ class LowRank(nn.Module):
 
     def __init__(self, out_features: int, in_features: int, rank: int) -> None:
         super().__init__()
-        self.down = nn.Parameter(randn(rank, in_features) * in_features**-0.5)
-        self.up = nn.Parameter(zeros(out_features, rank))
+        self.down = nn.Parameter(torch.randn(rank, in_features) * in_features**-0.5)
+        self.up = nn.Parameter(torch.zeros(out_features, rank))
 
     def forward(self, weight: Tensor) -> Tensor:
         """`weight`, (out, in), and its change."""

@@ -319,6 +319,21 @@ def test_a_recomputed_step_counts_once(core: Callable[[], nn.Module], backward_p
         assert torch.equal(plain, recomputed)
 
 
+def test_a_buffer_that_is_dropped_before_the_backward_pass_stays_dropped() -> None:
+    found = []
+    for checkpointed in (False, True):
+        torch.manual_seed(4)
+        core = Average("appears")
+        loop = RecurrentDepth(nn.Identity(), core, depth_law=FixedDepth(2), dim=DIM, checkpoint_steps=checkpointed)
+        x = torch.randn(3, 4, DIM, requires_grad=True)
+        loss = loop(x).square().sum()
+        core.ema = None
+        found.append(gradients(loop, loss, x))
+        assert core.ema is None
+    for plain, recomputed in zip(*found, strict=True):
+        assert torch.equal(plain, recomputed)
+
+
 def test_the_depth_law_is_what_was_given_and_the_papers_otherwise() -> None:
     x = torch.ones(2, 3, 4)
     given_one = RecurrentDepth(nn.Identity(), nn.Identity(), depth_law=FixedDepth(5), dim=4)

@@ -444,12 +444,25 @@ class Taught:
     views = ("anchor",)
 
 
+class Teacher(Recommender):
+    """A recommender whose method is an objective for another."""
+
+    def distil(self, views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        wanted = self.encode(batch.history, depth=1) + self.item_table.weight.mean()
+        return (views["anchor"].final - wanted.detach()).square().mean(), {}
+
+
 def test_a_single_parameter_is_refused_and_a_teacher_is_not(split: Split) -> None:
     with pytest.raises(InputError, match="Tau has a parameter 'tau'"):
         train(small(split), split, NextItem() + Tau())
     taught = Taught()
     for _ in range(2):  # the second time it holds one
         train(small(split), split, NextItem() + taught, epochs=1)
+    model = small(split)
+    teacher = Teacher(model.num_items, copy.deepcopy(model.encoder), model.dim, model.max_length).eval()
+    before = copy.deepcopy(teacher.state_dict())
+    train(model, split, NextItem() + Weighted(teacher.distil, 1.0), epochs=1)
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
 
 
 class Holder:
