@@ -11,7 +11,7 @@ import torch
 from latentloop.checks import DEEPEST, as_deep, at_least, zero_or_more
 from latentloop.randomness import generator
 
-__all__ = ["DepthLaw", "FixedDepth", "LogNormalPoisson", "UniformDepth", "draw_depth"]
+__all__ = ["DepthLaw", "FixedDepth", "LogNormalPoisson", "UniformDepth", "draw_depth", "varies"]
 
 
 @runtime_checkable
@@ -120,6 +120,13 @@ class UniformDepth:
     def sample(self, generator: torch.Generator) -> int:
         """Draw k in low..high from a CPU generator."""
         return int(torch.randint(self.low, self.high + 1, (), generator=generator))
+
+
+def varies(law: DepthLaw) -> bool:
+    """Whether a law may draw different depths; anyone's own is taken to."""
+    if isinstance(law, UniformDepth):
+        return law.low != law.high
+    return not isinstance(law, FixedDepth)
 
 
 def draw_depth(law: DepthLaw, key: int) -> int:

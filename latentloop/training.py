@@ -19,7 +19,7 @@ from latentloop.errors import InputError, InputTypeError
 from latentloop.finite import NotFinite
 from latentloop.graphed_thinking import GraphedThinking
 from latentloop.metrics import parse_metric
-from latentloop.objectives.contract import Objective, end, start, touches_few_items
+from latentloop.objectives.contract import Objective, touches_few_items, underway
 from latentloop.objectives.learnable import check_learnable
 from latentloop.objectives.replay import may_replay
 from latentloop.optimizer import build_optimizer
@@ -155,72 +155,71 @@ def fit(
     model.to(accelerator.device)
     processes.share_weights(model)  # what a stage begins with must not depend on who looks
     train, validation = train.to(accelerator.device), validation.to(accelerator.device)
-    start(objective, model)
-    # what only says when to stop is none of them, nor what only tells of progress
-    settings = {
-        "objective": in_words(objective),
-        "seed": str(seed),
-        "batch_size": str(batch_size),
-        "learning_rate": str(float(learning_rate)),
-        "schedule": in_words(factor),
-        "weight_decay": str(float(weight_decay)),
-        "clip_norm": str(None if clip_norm is None else float(clip_norm)),
-        "metric": repr(metric),
-        "exclude_history": str(bool(exclude_history)),
-        "precision": accelerator.mixed_precision.replace("no", "fp32"),
-        "scorer": in_words(model.scorer),
-        "inference_state": str(model.inference_state),
-        "dropout of the input": str(float(model.input_dropout.p)),
-    } | {name: str(value) for name, value in (selection or {}).items()}
-    few = touches_few_items(objective)
-    optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay, few_items=few)
-    validate_first = validate_first or epochs == 0
-    main, progress = accelerator.is_main_process, Progress()
-    if run is not None:
-        data = data_hash(train, validation)
-        progress = take_up(
-            run, stage, model, optimizer, data=data, settings=settings, from_zero=validate_first, write=main
+    with underway(objective, model):
+        # what only says when to stop is none of them, nor what only tells of progress
+        settings = {
+            "objective": in_words(objective),
+            "seed": str(seed),
+            "batch_size": str(batch_size),
+            "learning_rate": str(float(learning_rate)),
+            "schedule": in_words(factor),
+            "weight_decay": str(float(weight_decay)),
+            "clip_norm": str(None if clip_norm is None else float(clip_norm)),
+            "metric": repr(metric),
+            "exclude_history": str(bool(exclude_history)),
+            "precision": accelerator.mixed_precision.replace("no", "fp32"),
+            "scorer": in_words(model.scorer),
+            "inference_state": str(model.inference_state),
+            "dropout of the input": str(float(model.input_dropout.p)),
+        } | {name: str(value) for name, value in (selection or {}).items()}
+        few = touches_few_items(objective)
+        optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay, few_items=few)
+        validate_first = validate_first or epochs == 0
+        main, progress = accelerator.is_main_process, Progress()
+        if run is not None:
+            data = data_hash(train, validation)
+            progress = take_up(
+                run, stage, model, optimizer, data=data, settings=settings, from_zero=validate_first, write=main
+            )
+        found = processes.each(progress.step)
+        if len(set(found)) > 1:
+            where = run.path if run is not None else "the run"
+            raise InputError(f"{where}: the processes find it at steps {found}: give all of them the same directory")
+        if model.item_ids is None:  # before anything is kept of it
+            model.item_ids = train.sequences.item_ids
+        best = BestWeights(
+            model, run.model_path(stage) if run else None, kept=None if progress.best is None else progress.best_epoch
         )
-    found = processes.each(progress.step)
-    if len(set(found)) > 1:
-        where = run.path if run is not None else "the run"
-        raise InputError(f"{where}: the processes find it at steps {found}: give all of them the same directory")
-    if model.item_ids is None:  # before anything is kept of it
-        model.item_ids = train.sequences.item_ids
-    best = BestWeights(
-        model, run.model_path(stage) if run else None, kept=None if progress.best is None else progress.best_epoch
-    )
-    if progress.history and progress.best_epoch == progress.history[-1]["epoch"]:
-        best.catch_up(model, write=main)
-    accelerator.wait_for_everyone()
-    # gloo adds up sparse gradients, NCCL does not
-    sparse = processes.world == 1 or accelerator.device.type == "cpu"
-    graphed = processes.world == 1 and may_replay(objective) and GraphedThinking.suits(model)
-    together = StepModule(model, objective, sparse=sparse, graphed=GraphedThinking(model) if graphed else None)
-    with row_gradients(model.item_table, together.sparse):  # DDP asks each table, when it is made, what to expect
-        allow_unused(accelerator)
-        step_module, optimizer = accelerator.prepare(together, optimizer)
-    going = TrainingStage(
-        stage, model, train, validation, objective, step_module, optimizer, accelerator, progress, best, run,
-        metric=metric, exclude_history=exclude_history, batch_size=batch_size, clip_norm=clip_norm, seed=seed, progress_bar=progress_bar,
-        learning_rate=learning_rate, schedule=factor, epochs=epochs, graphed=graphed,
-    )  # fmt: skip
-    try:
-        if validate_first and not progress.history:
-            going.finish({"stage": stage, "epoch": 0, **going.validate()})
-        while progress.epoch < epochs and progress.epoch - progress.best_epoch < patience:
-            going.finish(going.train_epoch(progress.epoch + 1))
-    except NotFinite as error:
+        if progress.history and progress.best_epoch == progress.history[-1]["epoch"]:
+            best.catch_up(model, write=main)
+        accelerator.wait_for_everyone()
+        # gloo adds up sparse gradients, NCCL does not
+        sparse = processes.world == 1 or accelerator.device.type == "cpu"
+        graphed = processes.world == 1 and may_replay(objective) and GraphedThinking.suits(model)
+        together = StepModule(model, objective, sparse=sparse, graphed=GraphedThinking(model) if graphed else None)
+        with row_gradients(model.item_table, together.sparse):  # DDP asks each table, when it is made, what to expect
+            allow_unused(accelerator)
+            step_module, optimizer = accelerator.prepare(together, optimizer)
+        going = TrainingStage(
+            stage, model, train, validation, objective, step_module, optimizer, accelerator, progress, best, run,
+            metric=metric, exclude_history=exclude_history, batch_size=batch_size, clip_norm=clip_norm, seed=seed, progress_bar=progress_bar,
+            learning_rate=learning_rate, schedule=factor, epochs=epochs, graphed=graphed,
+        )  # fmt: skip
+        try:
+            if validate_first and not progress.history:
+                going.finish({"stage": stage, "epoch": 0, **going.validate()})
+            while progress.epoch < epochs and progress.epoch - progress.best_epoch < patience:
+                going.finish(going.train_epoch(progress.epoch + 1))
+        except NotFinite as error:
+            best.restore(model)
+            advice = "try a lower learning rate or clip_norm" if error.learned else _BROKEN_FROM_THE_START
+            raise NotFinite(f"{stage}: {error}; {best}; {advice}", learned=error.learned) from None
+        finally:
+            if together.graphed is not None:
+                together.graphed.close()  # Accelerate keeps the module
         best.restore(model)
-        advice = "try a lower learning rate or clip_norm" if error.learned else _BROKEN_FROM_THE_START
-        raise NotFinite(f"{stage}: {error}; {best}; {advice}", learned=error.learned) from None
-    finally:
-        if together.graphed is not None:
-            together.graphed.close()  # Accelerate keeps the module
-        end(objective)
-    best.restore(model)
-    value = progress.best if progress.best is not None else math.nan
-    return Fitted(stage, progress.best_epoch, value, metric, progress.epoch, progress.history)
+        value = progress.best if progress.best is not None else math.nan
+        return Fitted(stage, progress.best_epoch, value, metric, progress.epoch, progress.history)
 
 
 def _check_samples(model: Recommender, train: Samples, validation: Samples, epochs: int) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -32,6 +34,22 @@ def test_a_file_has_the_permissions_of_any_new_file(mask: int, tmp_path: Path) -
         temporary.chmod(0o600)  # as some releases of safetensors leave it
     assert tensors.stat().st_mode == plain.stat().st_mode
     assert os.umask(mask) == mask  # looking must not change it
+
+
+def test_threads_write_one_file_without_taking_each_others_drafts(tmp_path: Path) -> None:
+    path, together = tmp_path / "file", Barrier(2, timeout=30)
+
+    def write(text: str) -> None:
+        with write_atomically(path) as temporary:
+            temporary.write_text(text)
+            together.wait()
+            assert temporary.read_text() == text
+            together.wait()
+
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(write, text) for text in ("one", "other")]:
+            done.result()
+    assert path.read_text() in ("one", "other") and [found.name for found in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_failure_leaves_the_old_file_alone(tmp_path: Path) -> None:

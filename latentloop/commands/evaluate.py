@@ -186,7 +186,12 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     made = saved_options(ModelOptions, run.config(), "model", run.config_path)
     if made.encoder is None:
         raise InputError(f"{run.path} was trained with --backbone {made.backbone}: leave out --encoder")
-    own = made.own_encoder(encoder, options.max_length, loop=chosen != "base")
+    try:
+        own = made.own_encoder(encoder, options.max_length, loop=chosen != "base")
+    except InputError as error:
+        if made.encoder == encoder:
+            raise
+        raise InputError(f"{run.path} was trained with --encoder {made.encoder}, not {encoder}: {error}") from None
     model = Recommender.from_pretrained(path, encoder=own)
     if made.encoder != encoder:  # it may have moved, and its code was not compared
         logger.warning("%s was trained with --encoder %s, not %s", run.path, made.encoder, encoder)

@@ -175,7 +175,7 @@ class ModelOptions:
         depth_law = self.depth_law()
         pre_block, shared = adapt_both(*blocks)
         if self.own_norms and not any(isinstance(part, nn.LayerNorm) for part in shared.modules()):
-            raise InputError(f"--own-norms needs layer norms in the core-block of {name}: leave it out")
+            raise InputError(f"--own-norms needs layer norms, and the core-block of {name} has none")
         core_block = PerStep(shared, self.mean_depth + 1) if self.own_norms else shared
         return RecurrentDepth(pre_block, core_block, self.aggregate, depth_law=depth_law, state_std=self.state_std)
 

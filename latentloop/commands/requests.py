@@ -58,7 +58,7 @@ class Requests:
                 if items.number(item) is None
             ]
             self._complain("item", unknown, strict=strict)
-            self._warn_of_blanks(users)
+            self._complain_of_blanks(users, strict=strict)
             return replace(self, histories=[[i for i in h if items.number(i) is not None] for h in self.histories])
         asked = self.users or []
         strangers = [(row, user) for row, user in enumerate(asked) if users.number(user) is None]
@@ -67,10 +67,16 @@ class Requests:
         self._complain("user", strangers, strict=strict)
         return replace(self, users=[user for user in asked if users.number(user) is not None])
 
-    def _warn_of_blanks(self, users: ItemIds) -> None:
+    def _complain_of_blanks(self, users: ItemIds, *, strict: bool) -> None:
         """Where both columns are there, `history` is what answers."""
         rows = enumerate(zip(self.users or (), self.histories or (), strict=False))  # either column may not be there
         blank = [(row, user) for row, (user, history) in rows if not history and users.number(user) is not None]
+        if blank and strict:
+            row, user = blank[0]
+            raise InputError(
+                f"{self.path}: {_place(self.path, row)}: no history, though the run knows the user {user!r}; without "
+                "--strict it is answered like a stranger's, and without the column `history` from the run"
+            )
         if blank:
             logger.warning(
                 "%s: %d row(s) have no history and are answered like a stranger's, though the run knows the user: %s; leave "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor
@@ -146,9 +147,12 @@ class Sum(Composable):
         return max(int(getattr(part, "updates", 1)) for part in asked)
 
     def start(self, model: Recommender) -> None:
-        """Pass on to every part that has a `start`."""
-        for part in self.parts:
-            start(part, model)
+        """Pass on to every part that has a `start`; where one refuses, those before it end again."""
+        with ExitStack() as begun:
+            for part in self.parts:
+                start(part, model)
+                begun.callback(end, part)
+            begun.pop_all()
 
     def end(self) -> None:
         """Pass on to every part that has an `end`."""

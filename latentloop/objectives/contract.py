@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from latentloop.errors import InputTypeError
 
-__all__ = ["Objective", "Terms", "call", "end", "free_name", "start", "touches_few_items", "views_of"]
+__all__ = ["Objective", "Terms", "call", "end", "free_name", "start", "touches_few_items", "underway", "views_of"]
 
 Terms = dict[str, Tensor]
 
@@ -51,6 +52,16 @@ def end(part: Objective) -> None:
     over = getattr(part, "end", None)
     if callable(over):
         over()
+
+
+@contextmanager
+def underway(part: Objective, model: Any) -> Iterator[None]:
+    """A stage of a part: from its `start` to its `end`, whatever happens in between."""
+    start(part, model)
+    try:
+        yield
+    finally:
+        end(part)
 
 
 def call(part: Objective, views: Any, batch: Any) -> tuple[Tensor, Terms]:

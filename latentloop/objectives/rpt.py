@@ -18,7 +18,7 @@ from torch import Tensor
 
 from latentloop.checks import above_zero, at_least, one_of, zero_or_more
 from latentloop.data.batch import Batch
-from latentloop.depth import FixedDepth
+from latentloop.depth import varies
 from latentloop.errors import InputError, InputTypeError
 from latentloop.graphed_thinking import GraphedThinking
 from latentloop.item_policy import weighed_log_prob_and_kl
@@ -236,7 +236,7 @@ class RPT(Composable):
                 "RPT needs rollouts that differ, but this encoder has no start state: pass dropout=True or wrap it "
                 "in RecurrentDepth"
             )
-        depths_differ = self.own_depth and not isinstance(model.depth_law, FixedDepth)
+        depths_differ = self.own_depth and varies(model.depth_law)
         if not (self.dropout or depths_differ) and getattr(model.encoder, "state_std", None) == 0:
             other = " (the depth is fixed)" if self.own_depth else ""
             raise InputError(

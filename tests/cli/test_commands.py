@@ -230,6 +230,10 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
         lambda t, run: ["recommend", str(run), *asked(t, "user\nu1\nnobody\n"), "--strict"],
         "asked.csv: line 3: unknown user 'nobody'",
     ),
+    "a known user without a history, strictly": (
+        lambda t, run: ["recommend", str(run), *asked(t, "user,history\nx,\nu1,item-1\nu2,\n"), "--strict"],
+        "asked.csv: line 4: no history, though the run knows the user 'u2'",
+    ),
     "an unknown item on a line, strictly": (
         lambda t, run: ["recommend", str(run), *asked(t, "user,history\nx,item-1\ny,item-1 nope\n"), "--strict"],
         "asked.csv: line 3: unknown item 'nope'",

@@ -198,7 +198,7 @@ def test_settings_of_built_in_backbones_are_refused(capsys: pytest.CaptureFixtur
 def test_norms_of_each_thought_need_norms(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "log.csv", "--out", "other", "--encoder", NAME, "--own-norms", *QUICK]) == 2
     assert (
-        f"--own-norms needs layer norms in the core-block of {NAME}: leave it out"
+        f"--own-norms needs layer norms, and the core-block of {NAME} has none"
         in capsys.readouterr().err.splitlines()[-1]
     )
     assert not Path("other").exists()
@@ -212,6 +212,16 @@ def test_norms_of_each_thought_in_own_blocks(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "run" / "spt" / "model.safetensors")
     norms = [key for key in weights if key.startswith("encoder.core_block") and ".norm" in key]
     assert len(norms) == 4 * 2 * 2  # four thoughts, two norms of a weight and a bias
+
+
+def test_blocks_without_norms_are_not_those_of_a_run_that_has_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, run = "blocks_of_a_cli_test:normed_blocks", str(tmp_path / "run")
+    assert main(["train", "log.csv", "--out", run, "--encoder", name, "--own-norms", *QUICK]) == 0
+    assert main(["evaluate", run, "--encoder", NAME]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"{run} was trained with --encoder {name}, not {NAME}: --own-norms needs layer norms" in told
 
 
 @pytest.mark.parametrize(

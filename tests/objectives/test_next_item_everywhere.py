@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from latentloop.objectives import (
 from latentloop.randomness import fold, generator, row_keys
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
+from latentloop.run_directory import RunDirectory
 from latentloop.training import fit, make_accelerator
 from latentloop.training_step import StepModule
 from tests.core.worlds import fewer, unchecked
@@ -210,6 +212,23 @@ def test_the_part_inside_is_told_when_a_stage_begins_and_ends() -> None:
     part = Told()
     small_fit(split_of(3), 0.5 * NextItemEverywhere(part) + NextItem(), epochs=1)
     assert part.told == ["start", "end"]
+
+
+class Refuses(NextItem):
+    def start(self, model: Recommender) -> None:
+        raise InputError("no")
+
+
+def test_a_part_ends_where_a_later_one_refuses_to_start_and_where_a_run_is_refused(tmp_path: Path) -> None:
+    part, split = Told(), split_of(3)
+    with pytest.raises(InputError, match=r"^no$"):
+        small_fit(split, part + Refuses(), epochs=1)
+    assert part.told == ["start", "end"]
+    run = RunDirectory.create(tmp_path / "run", {})
+    small_fit(split, part, epochs=1, run=run)
+    with pytest.raises(InputError, match="batch_size"):
+        small_fit(split, part, epochs=1, run=run, batch_size=7)
+    assert part.told == ["start", "end"] * 3
 
 
 def test_a_part_may_name_the_anchor_or_no_view() -> None:

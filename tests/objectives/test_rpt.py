@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from latentloop.across_ranks import Share
 from latentloop.backbones.sasrec import SASRec
 from latentloop.data.batch import Batch
-from latentloop.depth import FixedDepth
+from latentloop.depth import FixedDepth, UniformDepth
 from latentloop.errors import InputError, InputTypeError
 from latentloop.objectives import RPT, NDCGReward, RecallReward, encode_views
 from latentloop.objectives import rpt as rpt_module
@@ -546,6 +546,11 @@ def test_rollouts_from_a_start_state_without_spread_are_refused_unless_something
     with pytest.raises(InputError, match=r"or own_depth=True \(the depth is fixed\)$"):
         RPT(own_depth=True).check(model)
     RPT(own_depth=True, dropout=True).check(model)
+    model.encoder.depth_law = UniformDepth(4, 4)
+    with pytest.raises(InputError, match=r"or own_depth=True \(the depth is fixed\)$"):
+        RPT(own_depth=True).check(model)
+    model.encoder.depth_law = UniformDepth(3, 4)
+    RPT(own_depth=True).check(model)
 
 
 class Forgetful:
