@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Int, Int64
 from torch import Tensor
 
 from latentloop.errors import InputError, InputTypeError
@@ -16,12 +19,58 @@ if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
     from latentloop.data.splits import Split
 
-__all__ = ["from_ids", "from_tensor", "left_padded", "of_users"]
+__all__ = ["Histories", "from_ids", "from_tensor", "of_users"]
 
 logger = logging.getLogger(__name__)
 
 
-def from_ids(histories: Sequence[Sequence[ItemId]], ids: ItemIds, *, strict: bool) -> list[list[int]]:
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """B histories, one after the other, on the CPU.
+
+    Args:
+        items: (n,) int64 item numbers 1..N, each history's oldest first; history b's are `items[offsets[b]:offsets[b + 1]]`.
+        offsets: (B + 1,) int64, from 0 to n.
+    """
+
+    items: Int64[Tensor, " n"]
+    offsets: Int64[Tensor, " B1"]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> Histories:
+        """The same as lists of numbers."""
+        items = torch.tensor(list(chain.from_iterable(rows)), dtype=torch.int64)
+        return cls(items, torch.tensor([0, *accumulate(map(len, rows))]))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int64[Tensor, " B"]:
+        """Items of each history."""
+        return self.offsets.diff()
+
+    def part(self, start: int, stop: int) -> Histories:
+        """Histories start..stop - 1; as many as there are."""
+        offsets = self.offsets[start : stop + 1]
+        return Histories(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    def left_padded(self, max_length: int | None = None) -> Int64[Tensor, "B L"]:
+        """The newest items of each history, as long as the longest and at most `max_length`; 0 is padding."""
+        longest = max(1, int(self.lengths.max()) if len(self) else 0)
+        length = longest if max_length is None else min(max_length, longest)
+        back = torch.arange(length, 0, -1)  # how far before the history's end
+        place = self.offsets[1:, None] - back
+        if not len(self.items):
+            return torch.zeros_like(place)
+        return self.items[place.clamp(min=0)].masked_fill(back > self.lengths[:, None], 0)
+
+    def pairs(self) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
+        """(history, item) of all items."""
+        return torch.repeat_interleave(self.lengths), self.items
+
+
+def from_ids(histories: Sequence[Sequence[ItemId]], ids: ItemIds, *, strict: bool) -> Histories:
     """Item numbers of each history, oldest first.
 
     Args:
@@ -58,10 +107,10 @@ def from_ids(histories: Sequence[Sequence[ItemId]], ids: ItemIds, *, strict: boo
             unknown[0],
             place,
         )
-    return rows
+    return Histories.of(rows)
 
 
-def from_tensor(histories: Tensor, num_items: int) -> list[list[int]]:
+def from_tensor(histories: Int[Tensor, "B L"], num_items: int) -> Histories:
     """Item numbers of each left-padded row.
 
     Args:
@@ -73,17 +122,18 @@ def from_tensor(histories: Tensor, num_items: int) -> list[list[int]]:
     """
     if histories.ndim != 2 or histories.dtype not in (torch.int64, torch.int32):
         raise InputError(f"histories must be (B, L) whole numbers, got {tuple(histories.shape)} {histories.dtype}")
-    rows = [[number for number in row if number != 0] for row in histories.tolist()]
-    for place, row in enumerate(rows):
-        for number in row:
-            if not 1 <= number <= num_items:
-                raise InputError(f"histories must hold item numbers 0..{num_items}, found {number} in row {place}")
-    return rows
+    histories = histories.cpu().long()
+    strange = ((histories < 0) | (histories > num_items)).nonzero()
+    if len(strange):
+        place, column = strange[0].tolist()
+        raise InputError(
+            f"histories must hold item numbers 0..{num_items}, found {int(histories[place, column])} in row {place}"
+        )
+    there = histories != 0
+    return Histories(histories[there], torch.cat([torch.zeros(1, dtype=torch.int64), there.sum(1).cumsum(0)]))
 
 
-def of_users(
-    users: Sequence[ItemId], data: Interactions | Split | None, ids: ItemIds, *, strict: bool
-) -> list[list[int]]:
+def of_users(users: Sequence[ItemId], data: Interactions | Split | None, ids: ItemIds, *, strict: bool) -> Histories:
     """Item numbers of known users' whole histories, by the items' original ids.
 
     Args:
@@ -116,13 +166,3 @@ def of_users(
         for start, stop in zip(starts, stops, strict=True)
     ]
     return from_ids(histories, ids, strict=strict)
-
-
-def left_padded(rows: list[list[int]], max_length: int) -> Tensor:
-    """(B, L) int64 of the newest items of each row, as long as the longest row and at most `max_length`."""
-    length = max(1, min(max_length, max(map(len, rows), default=1)))
-    padded = torch.zeros(len(rows), length, dtype=torch.int64)
-    for place, row in enumerate(rows):
-        if row:
-            padded[place, -min(len(row), length) :] = torch.tensor(row[-length:])
-    return padded

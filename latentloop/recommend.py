@@ -14,7 +14,7 @@ from latentloop.bonus import Bonus, bonus_of, check_bonus
 from latentloop.checks import at_least, is_whole
 from latentloop.dropout import evaluating
 from latentloop.errors import InputError, InputTypeError
-from latentloop.histories import from_ids, from_tensor, left_padded, of_users
+from latentloop.histories import from_ids, from_tensor, of_users
 from latentloop.item_ids import ItemId, ItemIds
 from latentloop.top_k import top_k
 
@@ -77,21 +77,21 @@ def recommend(
     candidates = _candidates(ids, allow, deny, strict, model.device)
     items: list[list[ItemId]] = []
     scores: list[list[float]] = []
+    names = ids.ids
     with evaluating(model):
         keys = model.keys()
         for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            padded = left_padded(part, model.max_length).to(model.device)
+            part = rows.part(start, start + batch_size)
+            padded = part.left_padded(model.max_length).to(model.device)
             queries = model.queries(model.think(padded, depth=depth).final)
-            exclude = _pairs(part, model.device) if exclude_history else None
+            row, item = part.pairs()
+            exclude = (row.to(model.device), item.to(model.device)) if exclude_history else None
             # as in an evaluation, a bonus may look further back than the model
-            whole = padded if bonus is None else left_padded(part, max(map(len, part))).to(model.device)
-            more = bonus_of(bonus, whole, model.num_items)
+            more = None if bonus is None else bonus_of(bonus, part.left_padded().to(model.device), model.num_items)
             best, chosen = top_k(queries, keys, k, exclude=exclude, candidates=candidates, bonus=more)
-            for row_scores, row_items in zip(best.tolist(), chosen.tolist(), strict=True):
-                kept = [(s, i) for s, i in zip(row_scores, row_items, strict=True) if s != float("-inf")]
-                scores.append([s for s, _ in kept])
-                items.append([ids.original(i) for _, i in kept])
+            kept = (best > -torch.inf).sum(1).tolist()
+            scores += [found[:count] for found, count in zip(best.tolist(), kept, strict=True)]
+            items += [[names[i - 1] for i in found[:count]] for found, count in zip(chosen.tolist(), kept, strict=True)]
     return Recommendations(items, scores)
 
 
@@ -127,9 +127,3 @@ def _candidates(
             logger.warning("%s: skipped %d unknown item(s), the first is %r", name, len(unknown), unknown[0])
         candidates[torch.tensor(known, dtype=torch.int64) - 1] = value
     return candidates.to(device)
-
-
-def _pairs(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(row, item) of everything in `rows`, as two equally long vectors."""
-    row = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(r) for r in rows]))
-    return row.to(device), torch.tensor([i for r in rows for i in r], dtype=torch.int64).to(device)

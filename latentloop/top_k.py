@@ -1,7 +1,8 @@
 """The k best items of each query, a tile of rows x items at a time: never all scores at once.
 
-The k best items of a row lie in the k blocks of items with the highest maxima: maxima cost one cheap pass, and only a
-few blocks are searched.
+A score and its item become one whole number that sorts by score, and among equal scores by the smaller item. So a plain
+`topk` settles ties, and the k best of a row lie in the k blocks of items whose best are highest: these cost one cheap
+pass, and only they are searched. An accelerator is waited for once, at the end.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ from torch import Tensor
 
 from latentloop.bonus import Scores, add_bonus, of_rows
 from latentloop.errors import InputError
-from latentloop.item_ranks import may_be_nan
 from latentloop.item_scores import ACCELERATOR_BUDGET, no_autocast
 
 __all__ = ["top_k"]
 
-BLOCK = 64
-"""Items whose maximum is looked at first."""
+BLOCKS = (32, 8)
+"""Items whose maximum is looked at first: the larger, where so few blocks are still many for k."""
+MANY = 10
+"""Blocks for each of the k items, of which fewer save nothing."""
 ROWS = 256
 """Rows of a tile: a product of few rows with all items reads the keys for too little work."""
 CPU_BUDGET = 2**22
 """Scores of a tile: a larger one leaves the cache, a smaller one is searched as often for less work."""
+LAST = 2**32 - 1
 
 
 @torch.no_grad()
@@ -38,7 +41,7 @@ def top_k(
     """The k best items of each row; -inf marks what is no candidate, in any order.
 
     Naively: `(queries @ keys.T).masked_fill(excluded, -inf).topk(k)`. Ties go to the smaller item number. Scores are
-    float32, under autocast too.
+    float32, under autocast too, and zeros have no sign.
 
     Args:
         queries: (B, d).
@@ -52,89 +55,89 @@ def top_k(
         Scores (B, k), descending, and item numbers 1..N (B, k).
 
     Raises:
-        InputError: where a score is NaN.
+        InputError: where the score of a candidate is NaN.
     """
     queries, keys = queries.float(), keys.float()
     rows, num_items = queries.shape[0], keys.shape[0]
-    best = queries.new_empty(rows, k)
-    best_items = torch.empty(rows, k, dtype=torch.int64, device=queries.device)
-    never = None if candidates is None else ~candidates
     budget = CPU_BUDGET if queries.device.type == "cpu" else ACCELERATOR_BUDGET
-    width = max(1, min(budget // ROWS, num_items) // BLOCK) * BLOCK
-    # an accelerator waits at each tile, whose search is launches more than work
+    width = max(1, min(budget // ROWS, -(-num_items // BLOCKS[0]) * BLOCKS[0]) // BLOCKS[0]) * BLOCKS[0]
+    # few tall tiles: an accelerator's search is launches more than work
     height = ROWS if queries.device.type == "cpu" else max(ROWS, budget // width)
-    buffer, unsure = queries.new_empty(min(rows, height), width), may_be_nan(queries, keys)
+    buffer = queries.new_empty(min(rows, height), width)
+    best = torch.empty(rows, k, dtype=torch.int64, device=queries.device)
+    broke = torch.zeros((), dtype=torch.bool, device=queries.device)
+    never = None if candidates is None else ~candidates
     with no_autocast(queries):
         for top in range(0, rows, height):
             part = slice(top, min(rows, top + height))
-            scores, pairs = buffer[: part.stop - top], None if exclude is None else _of_rows(exclude, part)
+            scores, pairs = buffer[: part.stop - top], None if exclude is None else _of_rows(exclude, part, rows)
             won = None if bonus is None else of_rows(bonus, part)
-            found, numbers = queries.new_empty(len(scores), 0), best_items.new_empty(len(scores), 0)
+            found = best.new_empty(len(scores), 0)
             for first in range(0, num_items, width):
                 stop = min(num_items, first + width)
                 known = scores[:, : stop - first]
                 torch.mm(queries[part], keys[first:stop].T, out=known)
                 scores[:, stop - first :] = -torch.inf  # what fills the last tile up
-                if unsure and bool(_block_maxima(scores).isnan().any()):  # a maximum is NaN where any of its block is
-                    raise InputError("the model's scores hold NaN: it cannot rank; load an earlier checkpoint")
                 if won is not None:
                     add_bonus(known, won, first + 1)
                 if never is not None:
                     known.masked_fill_(never[first:stop], -torch.inf)
                 if pairs is not None:
-                    row, item = pairs
-                    inside = (item > first) & (item <= stop)
-                    known[row[inside], item[inside] - 1 - first] = -torch.inf
-                more, places = _best(scores, _block_maxima(scores), k)
-                numbers = torch.cat([numbers, places + first], 1)
-                found, numbers = _sorted(torch.cat([found, more], 1), numbers, k)
-            best[part], best_items[part] = found, numbers
-    return best, best_items.clamp_max_(num_items)  # -inf may have come from what fills the last tile up
+                    _leave_out(scores, pairs, first, stop)
+                more, bad = _best(scores, k, first)
+                found = torch.cat([found, more], 1)
+                found = found.topk(min(k, found.shape[1]), dim=1).values
+                broke |= bad
+            best[part] = found
+    if bool(broke):
+        raise InputError("the model's scores hold NaN: it cannot rank; load an earlier checkpoint")
+    return _score(best), _item(best).clamp_max_(num_items)  # -inf may have come from what fills the last tile up
 
 
-def _of_rows(pairs: tuple[Tensor, Tensor], part: slice) -> tuple[Tensor, Tensor]:
+def _of_rows(pairs: tuple[Tensor, Tensor], part: slice, rows: int) -> tuple[Tensor, Tensor]:
     row, item = pairs
+    if part == slice(0, rows):
+        return pairs
     inside = (row >= part.start) & (row < part.stop)
     return row[inside] - part.start, item[inside]
 
 
-def _block_maxima(scores: Tensor) -> Tensor:
-    maxima: Tensor = scores.unflatten(1, (-1, BLOCK)).amax(2)
-    return maxima
+def _leave_out(scores: Tensor, pairs: tuple[Tensor, Tensor], first: int, stop: int) -> None:
+    """-inf where a pair lies in the tile of items first + 1..stop; the others stay, without asking which they are."""
+    row, item = pairs
+    inside = (item > first) & (item <= stop)
+    place = row * scores.shape[1] + (item - 1 - first).clamp(0, scores.shape[1] - 1)
+    lowered = torch.where(inside, -torch.inf, torch.inf)
+    scores.view(-1).scatter_reduce_(0, place, lowered, "amin")
 
 
-def _best(scores: Tensor, highest: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best columns (counted from 1), all where there are fewer, of scores whose blocks' maxima are known."""
-    blocks = highest.shape[1]
-    if 4 * (k + 1) >= blocks:
-        return _sorted(scores, _numbers(scores), k)
-    maxima, chosen = highest.topk(k + 1, dim=1)
-    chosen = chosen.sort(dim=1).values[:, :, None]  # so that places rise with item numbers
-    inside = scores.unflatten(1, (blocks, BLOCK)).gather(1, chosen.expand(-1, -1, BLOCK)).flatten(1)
-    numbers = (chosen * BLOCK + torch.arange(1, BLOCK + 1, device=scores.device)).flatten(1)
-    best, items = _sorted(inside, numbers, k)
-    # the blocks left out may hold scores equal to the last one chosen, and then a smaller number
-    tied = (maxima[:, -1] == best[:, -1]) & (best[:, -1] > -torch.inf)
-    if bool(tied.any()):
-        best[tied], items[tied] = _sorted(scores[tied], _numbers(scores[tied]), k)
-    return best, items
+def _best(scores: Tensor, k: int, first: int) -> tuple[Tensor, Tensor]:
+    """The k best of a tile whose column 0 is item first + 1, and whether a score is NaN.
+
+    They come descending, as `_sortable`; all where there are fewer.
+    """
+    width = scores.shape[1]
+    size = next((size for size in BLOCKS if width // size >= MANY * k), 1)
+    column = torch.arange(width, device=scores.device)
+    highest = scores if size == 1 else scores.unflatten(1, (-1, size)).amax(2)  # NaN where any of a block is
+    broke = highest.isnan().any()
+    if size > 1:
+        block = _item(_sortable(highest, column[: width // size]).topk(k, sorted=False).values)
+        inside = scores.unflatten(1, (-1, size)).gather(1, block[:, :, None].expand(-1, -1, size))
+        scores, column = inside.flatten(1), (block[:, :, None] * size + column[:size]).flatten(1)
+    return _sortable(scores, column + first + 1).topk(min(k, scores.shape[1])).values, broke
 
 
-def _numbers(scores: Tensor) -> Tensor:
-    return torch.arange(1, scores.shape[1] + 1, device=scores.device).expand_as(scores)
+def _sortable(scores: Tensor, item: Tensor) -> Tensor:
+    """int64 that rise with the score, and among equal scores fall with the item, 0..2^32 - 1."""
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0: minus zero becomes zero
+    return (bits ^ (bits >> 31 & 0x7FFFFFFF)).long() * 2**32 + (LAST - item)
 
 
-def _sorted(scores: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best columns; topk alone leaves the order among equal scores open, so ties at the cut are settled here."""
-    k = min(k, scores.shape[1])
-    kept, place = scores.topk(k, dim=1)
-    cut = kept[:, -1:]
-    tied = ((scores >= cut) & (cut > -torch.inf)).sum(1) > k
-    if bool(tied.any()):
-        order = scores[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
-        place[tied] = order
-        kept[tied] = scores[tied].gather(1, order)
-    chosen = items.gather(1, place)
-    by_item = chosen.argsort(dim=1)
-    order = by_item.gather(1, kept.gather(1, by_item).sort(dim=1, descending=True, stable=True).indices)
-    return kept.gather(1, order), chosen.gather(1, order)
+def _score(sortable: Tensor) -> Tensor:
+    bits = (sortable >> 32).int()
+    return (bits ^ (bits >> 31 & 0x7FFFFFFF)).view(torch.float32)
+
+
+def _item(sortable: Tensor) -> Tensor:
+    return LAST - (sortable & LAST)

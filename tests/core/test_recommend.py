@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from latentloop.data.interactions import Interactions
 from latentloop.data.splits import leave_one_out
 from latentloop.errors import InputError, InputTypeError
+from latentloop.histories import Histories, from_tensor
 from latentloop.recommender import Recommender
 from latentloop.top_k import top_k
 from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, fewer, ragged, recommender, seeds, unchecked
@@ -23,7 +25,7 @@ MONKEY = settings(fewer, suppress_health_check=[HealthCheck.function_scoped_fixt
 
 def blocks_of(size: int, patch: pytest.MonkeyPatch, tile: int = 1) -> None:
     """So many items a block, and so many blocks and three rows a tile."""
-    patch.setattr("latentloop.top_k.BLOCK", size)
+    patch.setattr("latentloop.top_k.BLOCKS", (size,))
     patch.setattr("latentloop.top_k.ROWS", 3)
     patch.setattr("latentloop.top_k.CPU_BUDGET", 3 * size * tile)
 
@@ -95,6 +97,60 @@ def test_top_k_searches_few_of_small_blocks(seed: int, k: int, monkeypatch: pyte
     blocks_of(2, monkeypatch, tile=30)  # more than 4 (k + 1) blocks a tile
     found = top_k(torch.from_numpy(queries).float(), torch.from_numpy(keys).float(), k)[1]
     assert found.tolist() == dense(queries @ keys.T, k, [set()] * 5, set(range(1, 91)))
+
+
+ODD = torch.tensor([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1.5e-38, -1.5e-38, 3e38, -3e38, math.inf, -math.inf]).tolist()
+
+
+@MONKEY
+@given(
+    scores=st.lists(st.sampled_from(ODD) | st.floats(width=32, allow_nan=False), min_size=1, max_size=40),
+    k=st.integers(1, 40),
+    size=st.integers(1, 3),
+)
+def test_top_k_sorts_any_numbers(scores: list[float], k: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both zeros are one score, and the smallest and the largest numbers are told apart."""
+    blocks_of(size, monkeypatch, tile=15)
+    k = min(k, len(scores))
+    found, items = top_k(torch.ones(1, 1), torch.tensor(scores)[:, None], k)
+    wanted = [i for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:k] if scores[i] > -math.inf]
+    assert items[0, : len(wanted)].tolist() == [i + 1 for i in wanted]
+    assert found[0].tolist() == [scores[i] for i in wanted] + [-math.inf] * (k - len(wanted))
+
+
+@pytest.mark.parametrize("k", [1, 10])
+@pytest.mark.parametrize("num_items", [7, 300, 40_000])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_top_k_finds_one_nan_among_all_scores(k: int, num_items: int, sign: float) -> None:
+    keys = torch.randn(num_items, 2)
+    keys[num_items // 2, 0] = math.copysign(math.nan, sign)
+    candidates = torch.ones(num_items, dtype=torch.bool)
+    queries, k = torch.ones(3, 2), min(k, num_items - 1)
+    with pytest.raises(InputError, match="scores hold NaN"):
+        top_k(queries, keys, k, candidates=candidates)
+    candidates[num_items // 2] = False  # it cannot come
+    assert top_k(queries, keys, k, candidates=candidates)[0].isfinite().all()
+
+
+@MONKEY
+@given(rows=st.lists(st.lists(st.integers(1, 9), max_size=5), max_size=6), max_length=st.integers(1, 7), data=st.data())
+def test_histories_are_the_lists_that_they_were_made_of(
+    rows: list[list[int]], max_length: int, data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, len(rows)))
+    stop = data.draw(st.integers(start, 9))
+    part, wanted = Histories.of(rows).part(start, stop), rows[start:stop]
+    assert len(part) == len(wanted) and part.lengths.tolist() == [len(row) for row in wanted]
+    length = max(1, min(max_length, max(map(len, wanted), default=0)))
+    assert part.left_padded(max_length).tolist() == [([0] * length + row)[-length:] for row in wanted]
+    longest = max(1, max(map(len, wanted), default=0))
+    assert part.left_padded().tolist() == [([0] * longest + row)[-longest:] for row in wanted]
+    pairs = [(place, item) for place, row in enumerate(wanted) for item in row]
+    assert list(zip(*(column.tolist() for column in part.pairs()), strict=True)) == pairs
+    padded = torch.tensor([([0] * 5 + row)[-5:] for row in rows], dtype=torch.int32).view(len(rows), 5)
+    again = from_tensor(padded, 9)
+    assert again.items.tolist() == Histories.of(rows).items.tolist()
+    assert again.offsets.tolist() == Histories.of(rows).offsets.tolist()
 
 
 @MONKEY
