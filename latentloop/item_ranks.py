@@ -17,7 +17,7 @@ from latentloop.pairs import Pairs
 from latentloop.ranks_in_tiles import count_in_tiles
 from latentloop.same_keys import same_keys
 
-__all__ = ["count_ranks", "may_be_nan", "top1"]
+__all__ = ["count_ranks", "top1"]
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def count_ranks(
     """
     queries, keys = checked(queries, keys, target=target)
     hidden = None if exclude is None else _hidden(exclude, target, keys.shape[0])
-    unsure = may_be_nan(queries, keys)
+    unsure = _may_be_nan(queries, keys)
     copies, originals = same_keys(keys)
     with no_autocast(queries):
         # the tiles never hold a whole row, to which a bonus could be added
@@ -121,7 +121,7 @@ def _count_in_rows(
     return greater, ties
 
 
-def may_be_nan(queries: Tensor, keys: Tensor) -> bool:
+def _may_be_nan(queries: Tensor, keys: Tensor) -> bool:
     """False where the norms rule it out (|q . k| <= |q| |k|, and no partial sum is larger): saves a pass over scores."""
     if not queries.numel():
         return False
