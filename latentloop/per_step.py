@@ -1,4 +1,4 @@
-"""A core-block that knows which thought it is: some of its modules are its own at each step, all others are shared."""
+"""A core-block that knows which thought it is: some of its weights are each step's own, all others are shared."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from latentloop.adapt import Adapted, adapt
-from latentloop.checks import as_deep
+from latentloop.checks import as_deep, at_least
 from latentloop.encoder import read_newest
 from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import facts
+from latentloop.low_rank import LowRank, low_rank
 
 __all__ = ["PerStep"]
 
@@ -24,7 +25,8 @@ class PerStep(nn.Module):
     weights are those of `block`.
 
     A loop whose weights are all shared does the same at each step, and comes to rest. Layer norms let each step scale and
-    shift what it reads and adds, for half to one percent of the block's weights a step. Steps beyond the last use the
+    shift what it reads and adds, for half to one percent of the block's weights a step; with a `rank` each step also
+    changes each shared matrix, W + U D, as adapters of low rank do (LoRA; Hu et al., 2022). Steps beyond the last use the
     last block. All begin with the weights that `block` came with.
 
     Args:
@@ -32,15 +34,17 @@ class PerStep(nn.Module):
             buffers, such as a batch norm's statistics, are each step's.
         steps: how many thoughts have modules of their own.
         own: a type of module, or several.
+        rank: of each step's change of each linear layer's matrix, as far as the matrix has as much; 0 changes none.
 
     Raises:
-        InputError: for `steps` out of range, or a block without weights in such a module.
+        InputError: for `steps` or `rank` out of range, or a block without weights in such a module, or with a `rank`
+            without a linear layer.
         InputTypeError: for a block that cannot be adapted, or an `own` that is no type.
     """
 
-    def __init__(self, block: nn.Module, steps: int, own: Kinds = nn.LayerNorm) -> None:
+    def __init__(self, block: nn.Module, steps: int, own: Kinds = nn.LayerNorm, *, rank: int = 0) -> None:
         super().__init__()
-        self.steps, self.own = as_deep("steps", steps), own
+        self.steps, self.own, self.rank = as_deep("steps", steps), own, at_least("rank", rank, 0)
         kinds = own if isinstance(own, tuple) else (own,)
         if not kinds or not all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds):
             raise InputTypeError(f"own must be a type of module, or several, got {own!r}")
@@ -51,6 +55,10 @@ class PerStep(nn.Module):
                 f"own must be a type of modules with weights inside {type(block).__name__}, which has none in a "
                 f"{' or '.join(kind.__name__ for kind in kinds)}"
             )
+        if rank:  # of a copy, whose weights are the block's
+            block = low_rank(copy.deepcopy(block, dict[int, Any]({id(p): p for p in block.parameters()})), rank)
+            kinds = (*kinds, LowRank)
+            owned = {id(p) for part in block.modules() if isinstance(part, kinds) for p in part.parameters()}
         # one memo a step: weights that are tied inside the block stay tied
         shared = {id(p): p for p in block.parameters() if id(p) not in owned}
         self.blocks = nn.ModuleList(adapt(copy.deepcopy(block, dict[int, Any](shared))) for _ in range(steps))

@@ -294,9 +294,10 @@ def _refuse_endless(backbone: dict[str, Any], folder: Path) -> None:
         limit = tensors if name.endswith("layers") else numbers  # a layer has tensors, and whatever has a size numbers
         if is_whole(value) and value > limit:
             raise InputError(f"{name} is {value}, more than {WEIGHTS} holds")
-    steps = (backbone["loop"] or {}).get("own_norms", 0)
-    if is_whole(steps) and steps > tensors:
-        raise InputError(f"own_norms is {steps}, more than {WEIGHTS} holds")
+    for name, limit in (("own_norms", tensors), ("own_rank", numbers)):
+        value = (backbone["loop"] or {}).get(name, 0)
+        if is_whole(value) and value > limit:
+            raise InputError(f"{name} is {value}, more than {WEIGHTS} holds")
 
 
 def _item_ids(path: Path, num_items: int) -> ItemIds | None:

@@ -52,6 +52,7 @@ def build_recommender(
     depth_law: DepthLaw | None = None,
     state_std: float = 1.0,
     own_norms: int = 0,
+    own_rank: int = 0,
     dropout: float = 0.5,
     scorer: str | Scorer | None = None,
     inference_state: Any = "shared",
@@ -70,6 +71,7 @@ def build_recommender(
         depth_law: what training draws the depth from.
         state_std: s1.
         own_norms: how many thoughts have layer norms of their own in the core-block, see `PerStep`; 0 shares them all.
+        own_rank: rank of what each of these thoughts changes of each matrix besides, see `PerStep`; 0 changes none.
         dropout: on the embedded history.
         scorer: see `Recommender`; None is the backbone's own, "dot" where it has none.
         inference_state: see `Recommender`.
@@ -86,9 +88,11 @@ def build_recommender(
         raise InputError(f"num_items is {num_items}, but the backbone knows the texts of {known} items")
     if at_least("own_norms", own_norms, 0) and not loop:
         raise InputError(f"own_norms is {own_norms}, but loop=False does not think: leave it out")
+    if at_least("own_rank", own_rank, 0) and not own_norms:
+        raise InputError(f"own_rank is {own_rank}, but own_norms is 0: say how many thoughts have changes of their own")
     encoder: nn.Module
     if loop:
-        blocks = _blocks(backbone, dim, max_length, own_norms)
+        blocks = _blocks(backbone, dim, max_length, own_norms, own_rank)
         encoder = RecurrentDepth(*blocks, aggregate, depth_law=depth_law, state_std=state_std)
     else:
         encoder = backbone.base(dim, max_length)
@@ -130,6 +134,8 @@ def describe(backbone: Any, encoder: Encoder) -> dict[str, Any] | None:
     }
     if isinstance(core, PerStep):
         loop["own_norms"] = core.steps
+        if core.rank:
+            loop["own_rank"] = core.rank
     return {"name": name, "settings": settings, "loop": loop}
 
 
@@ -147,12 +153,14 @@ def build_encoder(description: dict[str, Any], dim: int, max_length: int) -> tup
         return backbone, backbone.base(dim, max_length)
     law = dict(loop["depth_law"])
     depth_law: DepthLaw = _DEPTH_LAWS[law.pop("name")](**law)
-    blocks = _blocks(backbone, dim, max_length, loop.get("own_norms", 0))
+    blocks = _blocks(backbone, dim, max_length, loop.get("own_norms", 0), loop.get("own_rank", 0))
     return backbone, RecurrentDepth(*blocks, loop["aggregate"], depth_law=depth_law, state_std=loop["state_std"])
 
 
-def _blocks(backbone: Backbone, dim: int, max_length: int, own_norms: int) -> tuple[nn.Module, nn.Module]:
+def _blocks(
+    backbone: Backbone, dim: int, max_length: int, own_norms: int, own_rank: int
+) -> tuple[nn.Module, nn.Module]:
     pre_block, core_block = backbone.blocks(dim, max_length)
     if at_least("own_norms", own_norms, 0):
-        core_block = PerStep(core_block, own_norms)
+        core_block = PerStep(core_block, own_norms, rank=own_rank)
     return pre_block, core_block

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.paper.cell import Cell
-from benchmarks.paper.low_rank import LowRank, with_low_rank
 from latentloop.data.splits import Split
 from latentloop.data.text_encoders import load_text_features
 from latentloop.objectives import SPT, NextItem, NextItemEverywhere
@@ -93,9 +92,8 @@ def _built(cell: Cell, num_items: int, text: TextFeatures | None) -> Recommender
 
 
 def _per_step(core: nn.Module, cell: Cell) -> PerStep:
-    if cell.own == "ranks":
-        return PerStep(with_low_rank(core, RANK), cell.passes, (nn.LayerNorm, LowRank))
-    return PerStep(core, cell.passes, nn.LayerNorm if cell.own == "norms" else type(core.layers[0]))
+    own = type(core.layers[0]) if cell.own == "layers" else nn.LayerNorm
+    return PerStep(core, cell.passes, own, rank=RANK if cell.own == "ranks" else 0)
 
 
 def texts(cell: Cell, split: Split, folder: Path) -> TextFeatures | None:

@@ -56,6 +56,7 @@ def study(data: str) -> list[Row]:
         Row("Base, aligned", replace(center, kind="plain"), "Base"),
         Row("SPT", center, "Base"),
         Row("Base, equal FLOPs", replace(center, kind="plain-deep", alpha=0.0), "Base"),
+        Row("Base, 2 + 4 layers", replace(center, kind="plain", alpha=0.0, core_layers=2 * center.core_layers), "Base"),
         Row("Base, cosine scores", replace(center, kind="plain", alpha=0.0, scorer="cosine"), "Base"),
         Row("Base, aligned, cosine scores", replace(center, kind="plain", scorer="cosine"), "Base, cosine scores"),
         Row("SPT, cosine scores", replace(center, scorer="cosine"), "Base, cosine scores"),

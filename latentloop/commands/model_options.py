@@ -76,6 +76,8 @@ class ModelOptions:
     """s1: standard deviation of the random start state."""
     own_norms: bool = False
     """Each of the first k-bar + 1 thoughts has layer norms of its own in the core-block."""
+    own_rank: int = 0
+    """With --own-norms: each of these thoughts also changes each matrix of the core-block by one of this rank."""
     inference_state: Literal["shared", "fresh", "zero"] = "shared"
     """The start state of an answer."""
     scorer: Literal["dot", "cosine"] | None = None
@@ -121,6 +123,7 @@ class ModelOptions:
                     depth_law=depth_law,
                     state_std=self.state_std,
                     own_norms=self.mean_depth + 1 if self.own_norms and loop else 0,
+                    own_rank=self._rank() if loop else 0,
                     scorer=self.scorer,
                     **common,
                 )
@@ -176,7 +179,8 @@ class ModelOptions:
         pre_block, shared = adapt_both(*blocks)
         if self.own_norms and not any(isinstance(part, nn.LayerNorm) for part in shared.modules()):
             raise InputError(f"--own-norms needs layer norms, and the core-block of {name} has none")
-        core_block = PerStep(shared, self.mean_depth + 1) if self.own_norms else shared
+        rank = self._rank()
+        core_block = PerStep(shared, self.mean_depth + 1, rank=rank) if self.own_norms else shared
         return RecurrentDepth(pre_block, core_block, self.aggregate, depth_law=depth_law, state_std=self.state_std)
 
     def depth_law(self) -> DepthLaw:
@@ -189,6 +193,12 @@ class ModelOptions:
         if at_least("mean_depth", self.mean_depth, 0):
             as_deep("mean_depth", self.mean_depth, (DEEPEST - 1) // (1 if fixed else 2))
         return FixedDepth(self.mean_depth + 1) if fixed else UniformDepth(1, 2 * self.mean_depth + 1)
+
+    def _rank(self) -> int:
+        """Of each thought's changes; they come with norms, so that what is saved is one of two kinds."""
+        if at_least("own_rank", self.own_rank, 0) and not self.own_norms:
+            raise InputError("--own-rank needs --own-norms: give both, or neither")
+        return self.own_rank
 
     def _by_option(self, error: InputError) -> InputError:
         """An error about a backbone's setting, by the option's name where that is another."""

@@ -15,7 +15,7 @@ from latentloop.recurrence import RecurrentDepth
 from latentloop.text_features import TextFeatures
 
 ITEMS, LENGTH = 40, 6
-NORMS = "sasrec, norms of each thought"
+OWN = {"sasrec, norms of each thought": 0, "sasrec, norms and changes of each thought": 2}
 HISTORY = torch.tensor([[0, 0, 0, 3, 4, 5], [1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 7], [0, 0, 0, 0, 0, 0]])
 
 
@@ -29,15 +29,19 @@ def model_of(name: str, loop: bool) -> Recommender:
         features = torch.randn(ITEMS + 1, 5)
         features[0] = 0
         settings["text"] = TextFeatures(features, torch.zeros(ITEMS + 1, dtype=torch.bool))
-    own_norms = 3 if name == NORMS else 0
-    backbone = BACKBONES["sasrec" if own_norms else name](**settings)
-    return build_recommender(backbone, ITEMS, dim=8, max_length=LENGTH, loop=loop, own_norms=own_norms).eval()
+    own = {"own_norms": 3, "own_rank": OWN[name]} if name in OWN else {}
+    backbone = BACKBONES["sasrec" if own else name](**settings)
+    model = build_recommender(backbone, ITEMS, dim=8, max_length=LENGTH, loop=loop, **own).eval()
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
 
 
 MODELS = [(name, loop) for name in (*BACKBONES, "own") for loop in (True, False)]
 
 
-@pytest.mark.parametrize(("name", "loop"), [*MODELS, (NORMS, True)])
+@pytest.mark.parametrize(("name", "loop"), [*MODELS, *((name, True) for name in OWN)])
 @pytest.mark.parametrize("how", ["export", "trace"])
 @torch.no_grad()
 def test_an_exported_model_answers_as_the_model_does(how: str, name: str, loop: bool) -> None:

@@ -173,7 +173,24 @@ def test_each_thought_may_have_norms_of_its_own(source: Path, tmp_path: Path) ->
     model = Recommender.from_pretrained(out / "spt")
     core = model.encoder.core_block.module
     assert isinstance(core, PerStep) and core.steps == 3
+    assert core.rank == 0
     first, second, third = (block.module.layers[0].attention_norm for block in core.blocks)
     assert not torch.equal(first.weight, second.weight) and not torch.equal(second.weight, third.weight)
     assert not any("blocks" in name for name in Recommender.from_pretrained(out / "base").state_dict())
+    assert main([*arguments, "--resume"]) == 0
+
+
+def test_each_thought_may_change_each_matrix(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    arguments = ["train", str(source), "--out", str(out), *SMALL, "--own-rank", "2", "--mean-depth", "2"]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("--own-rank needs --own-norms: give both, or neither")
+    assert not out.exists()
+    arguments += ["--own-norms", "--with-base"]
+    assert main(arguments) == 0
+    assert main(["evaluate", str(out)]) == 0
+    core = Recommender.from_pretrained(out / "spt").encoder.core_block.module
+    assert isinstance(core, PerStep) and (core.steps, core.rank) == (3, 2)
+    ups = [p for name, p in core.named_parameters() if name.endswith(".up")]
+    assert len(ups) == 3 * 4 * len(core.blocks[0].module.layers) and all(up.any() for up in ups)
     assert main([*arguments, "--resume"]) == 0

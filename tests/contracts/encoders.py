@@ -15,6 +15,7 @@ from latentloop.backbones.bsarec import BSARec
 from latentloop.backbones.fmlprec import FMLPRec
 from latentloop.backbones.sasrec import SASRec
 from latentloop.backbones.tedrec import TedRec
+from latentloop.low_rank import LowRank
 from latentloop.per_step import PerStep
 from latentloop.text_features import TextFeatures
 
@@ -147,13 +148,17 @@ def copied() -> tuple[nn.Module, Literal["copy"]]:
     return nn.GRU(DIM, DIM, batch_first=True), "copy"
 
 
-def norms_of_each_step(blocks: Callable[[], Blocks]) -> Callable[[], Blocks]:
-    """The same, but that the first two thoughts have layer norms of their own."""
+def norms_of_each_step(blocks: Callable[[], Blocks], rank: int = 0) -> Callable[[], Blocks]:
+    """The same, but that the first two thoughts have layer norms of their own, and changes of each matrix."""
 
     def make() -> Blocks:
         pre_block, core_block = blocks()
         assert isinstance(core_block, nn.Module)
-        return pre_block, PerStep(core_block, 2)
+        core = PerStep(core_block, 2, rank=rank)
+        for part in core.modules():
+            if isinstance(part, LowRank):
+                nn.init.normal_(part.up, std=0.1)  # of zeros, as it begins, the other factor has no gradient
+        return pre_block, core
 
     return make
 
@@ -211,6 +216,7 @@ ENCODERS: dict[str, Callable[[], Blocks]] = {
     "lstm with lengths": twice(TakesLengths),
     "gru packed by lengths": twice(PackedByLengths),
     "sasrec, norms of each step": norms_of_each_step(lambda: SASRec(inner=32, dropout=0.1).blocks(DIM)),
+    "sasrec, changes of each step": norms_of_each_step(lambda: SASRec(inner=32, dropout=0.1).blocks(DIM), rank=2),
     "mlp-mixer, norms of each step": norms_of_each_step(twice(MLPMixer)),
     "transformer 2, norms of each step": norms_of_each_step(transformer(2)),
     "bert": hugging_face("BertModel"),

@@ -206,6 +206,7 @@ def test_the_blocks_compile() -> None:
 ANSWERS_PREFIXES = {
     "sasrec",
     "sasrec, norms of each step",
+    "sasrec, changes of each step",
     "gru",
     "lstm",
     "gru shared",

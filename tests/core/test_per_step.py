@@ -38,8 +38,21 @@ def shaken(module: nn.Module) -> None:
             parameter += 0.3 * torch.randn_like(parameter)
 
 
-def loop_of(seed: int, steps: int, own: Any, **settings: Any) -> RecurrentDepth:
-    return RecurrentDepth(block(seed + 1, 1), PerStep(block(seed), steps, own), dim=DIM, **settings)
+def loop_of(seed: int, steps: int, own: Any, rank: int = 0, **settings: Any) -> RecurrentDepth:
+    return RecurrentDepth(block(seed + 1, 1), PerStep(block(seed), steps, own, rank=rank), dim=DIM, **settings)
+
+
+def written_out(step: nn.Module, into: nn.Module) -> nn.Module:
+    """`into` with the weights of a step's block, each matrix added up from the shared one and the step's change."""
+    weights = dict(step.named_parameters())
+    ups = [name for name in weights if name.endswith(".parametrizations.weight.0.up")]
+    for up in ups:
+        whole = up.removesuffix(".0.up")
+        change = weights.pop(up).detach() @ weights.pop(f"{whole}.0.down").detach()
+        plain = whole.replace(".parametrizations", "")
+        weights[plain] = nn.Parameter(weights.pop(f"{whole}.original").detach() + change)
+    into.load_state_dict(weights)
+    return into
 
 
 def rows(seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,16 +65,16 @@ def rows(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @fewer
-@given(seed=seeds, steps=depths, depth=depths, own=KINDS)
-def test_each_step_is_a_block_written_out(seed: int, steps: int, depth: int, own: Any) -> None:
-    loop = loop_of(seed, steps, own)
+@given(seed=seeds, steps=depths, depth=depths, own=KINDS, rank=st.integers(0, 40))
+def test_each_step_is_a_block_written_out(seed: int, steps: int, depth: int, own: Any, rank: int) -> None:
+    loop = loop_of(seed, steps, own, rank).double()
     shaken(loop)
     hidden, state, padding = rows(seed)
+    hidden, state = hidden.double(), state.double()
     # the twin: as many blocks as steps, each filled with what its step should have
     twins = []
     for step in range(min(depth, steps)):
-        twins.append(block(seed))
-        twins[-1].load_state_dict(loop.core_block.module.blocks[step].module.state_dict())
+        twins.append(written_out(loop.core_block.module.blocks[step].module, block(seed).double()))
     expected = state
     for step in range(depth):
         twin = twins[min(step, steps - 1)]
@@ -95,9 +108,9 @@ def test_copies_begin_as_the_block_and_share_its_gradient(seed: int, steps: int,
 
 
 @fewer
-@given(seed=seeds, depth=depths, own=KINDS)
-def test_packed_rows_and_recomputed_steps_are_the_same(seed: int, depth: int, own: Any) -> None:
-    loop = loop_of(seed, 3, own)
+@given(seed=seeds, depth=depths, own=KINDS, rank=st.sampled_from([0, 2]))
+def test_packed_rows_and_recomputed_steps_are_the_same(seed: int, depth: int, own: Any, rank: int) -> None:
+    loop = loop_of(seed, 3, own, rank)
     shaken(loop)
     hidden, state, padding = rows(seed)
     packing = Packing.of((~padding).long())
@@ -133,6 +146,42 @@ def test_what_is_shared_stays_the_blocks_and_what_is_own_does_not() -> None:
     assert not torch.equal(core.layers[0].attention.output.weight, before["layers.0.attention.output.weight"])
     assert list(core.state_dict()) == list(before)
     assert (wrapped.causal, wrapped.pad_invariant, wrapped.packed, wrapped.fixed_length) == (True, True, True, False)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 99])
+def test_changes_of_low_rank_are_each_steps_and_begin_at_nothing(rank: int) -> None:
+    core = block(0)
+    before = copy.deepcopy(core)
+    wrapped = PerStep(core, 3, rank=rank)
+    assert list(core.state_dict()) == list(before.state_dict()) and type(core.layers[0].attention.output) is nn.Linear
+    x = torch.randn(2, 4, DIM)
+    for step in range(4):
+        assert torch.equal(wrapped(x, step=step), before(x))
+    matrices = [part.weight for part in core.modules() if isinstance(part, nn.Linear)]
+    ranks = [min(rank, *matrix.shape) for matrix in matrices]
+    changes = sum(r * sum(matrix.shape) for r, matrix in zip(ranks, matrices, strict=True))
+    plain = sum(p.numel() for p in PerStep(core, 3).parameters())
+    assert sum(p.numel() for p in wrapped.parameters()) == plain + 3 * changes
+    ours = {id(p) for p in wrapped.parameters()}
+    assert all(id(matrix) in ours for matrix in matrices)
+    loop = RecurrentDepth(nn.Identity(), wrapped, dim=DIM)
+    loop(x, depth=2).square().sum().backward()
+    ups = [[p.grad for name, p in one.named_parameters() if name.endswith(".up")] for one in wrapped.blocks]
+    assert all(grad is not None and grad.any() for step in ups[:2] for grad in step)
+    assert not any(grad is not None for grad in ups[2])
+    assert all(matrix.grad is not None and matrix.grad.any() for matrix in matrices)
+
+
+def test_one_module_as_pre_and_core_block_keeps_changes_out_of_the_pre_block() -> None:
+    both = block(0)
+    loop = RecurrentDepth(both, PerStep(both, 2, rank=2), dim=DIM)
+    x = torch.randn(2, 4, DIM)
+    before = both(x)
+    with torch.no_grad():
+        for name, parameter in loop.core_block.named_parameters():
+            if name.endswith(".up"):
+                parameter += 1
+    assert torch.equal(both(x), before)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -239,6 +288,8 @@ def test_a_block_that_recomputes_itself_has_the_gradients_of_its_own_step() -> N
 def test_norms_of_thoughts_need_thoughts() -> None:
     with pytest.raises(InputError, match="^own_norms is 4, but loop=False does not think: leave it out$"):
         build_recommender(SASRec(inner=32), 20, dim=DIM, own_norms=4, loop=False)
+    with pytest.raises(InputError, match="^own_rank is 8, but own_norms is 0: say how many thoughts"):
+        build_recommender(SASRec(inner=32), 20, dim=DIM, own_rank=8)
 
 
 def test_two_threads_may_ask_one_model() -> None:
@@ -340,6 +391,11 @@ def test_what_cannot_be_is_refused() -> None:
         PerStep(nn.Linear(DIM, DIM), 2)
     with pytest.raises(InputError, match="none in a GRU or LSTM"):
         PerStep(block(0), 2, (nn.GRU, nn.LSTM))
+    for rank in (-1, 1.5):
+        with unchecked(), pytest.raises(InputError, match="rank must be a whole number of at least 0"):
+            PerStep(block(0), 2, rank=rank)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^block: LayerNorm has no nn\.Linear whose matrix could change"):
+        PerStep(nn.LayerNorm(DIM), 2, rank=1)
     with unchecked(), pytest.raises(InputTypeError, match="module must be an nn.Module"):
         PerStep("copy", 2)  # type: ignore[arg-type]
     with unchecked(), pytest.raises(InputTypeError, match="own must be a type of module, or several, got 'norms'"):

@@ -60,6 +60,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"aggregate": "gate", "depth_law": UniformDepth(1, 4), "state_std": 0.5, "scorer": "cosine"},
     {"depth_law": FixedDepth(2), "scorer": Cosine(0.3), "dropout": 0.1, "seed": 9},
     {"depth_law": FixedDepth(3), "own_norms": 2},
+    {"depth_law": FixedDepth(3), "own_norms": 2, "own_rank": 3},
 ]
 
 
