@@ -124,9 +124,9 @@ class UniformDepth:
 
 def varies(law: DepthLaw) -> bool:
     """Whether a law may draw different depths; anyone's own is taken to."""
-    if isinstance(law, UniformDepth):
+    if type(law) is UniformDepth:
         return law.low != law.high
-    return not isinstance(law, FixedDepth)
+    return type(law) is not FixedDepth
 
 
 def draw_depth(law: DepthLaw, key: int) -> int:

@@ -168,8 +168,8 @@ def remove_leftovers(folder: Path, names: tuple[str, ...] = ()) -> None:
 def umask() -> int:
     """The permissions that new files of this process lack."""
     with contextlib.suppress(OSError, StopIteration):  # Linux tells without changing it, even for an instant
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+        lines = Path("/proc/self/status").read_bytes().split(b"\n")  # the process's name may be any bytes
+        return int(next(line for line in lines if line.startswith(b"Umask:")).split()[1], 8)
     mask = os.umask(0)
     os.umask(mask)
     return mask

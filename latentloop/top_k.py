@@ -17,10 +17,10 @@ from latentloop.item_scores import ACCELERATOR_BUDGET, no_autocast
 
 __all__ = ["top_k"]
 
-BLOCKS = (32, 8)
-"""Items whose maximum is looked at first: the larger, where so few blocks are still many for k."""
-MANY = 10
-"""Blocks for each of the k items, of which fewer save nothing."""
+BLOCKS = {32: 10, 8: 3}
+"""Items whose maximum is looked at first, and of how many blocks for each of the k items fewer save nothing."""
+WHOLE = 32
+"""Widths are multiples of it, and so of every size of a block."""
 ROWS = 256
 """Rows of a tile: a product of few rows with all items reads the keys for too little work."""
 CPU_BUDGET = 2**22
@@ -55,12 +55,12 @@ def top_k(
         Scores (B, k), descending, and item numbers 1..N (B, k).
 
     Raises:
-        InputError: where the score of a candidate is NaN.
+        InputError: where a score is NaN, but of an item that is no candidate.
     """
     queries, keys = queries.float(), keys.float()
     rows, num_items = queries.shape[0], keys.shape[0]
     budget = CPU_BUDGET if queries.device.type == "cpu" else ACCELERATOR_BUDGET
-    width = max(1, min(budget // ROWS, -(-num_items // BLOCKS[0]) * BLOCKS[0]) // BLOCKS[0]) * BLOCKS[0]
+    width = max(1, min(budget // ROWS, num_items + WHOLE - 1) // WHOLE) * WHOLE
     # few tall tiles: an accelerator's search is launches more than work
     height = ROWS if queries.device.type == "cpu" else max(ROWS, budget // width)
     buffer = queries.new_empty(min(rows, height), width)
@@ -105,9 +105,9 @@ def _of_rows(pairs: tuple[Tensor, Tensor], part: slice, rows: int) -> tuple[Tens
 def _leave_out(scores: Tensor, pairs: tuple[Tensor, Tensor], first: int, stop: int) -> None:
     """-inf where a pair lies in the tile of items first + 1..stop; the others stay, without asking which they are."""
     row, item = pairs
-    inside = (item > first) & (item <= stop)
-    place = row * scores.shape[1] + (item - 1 - first).clamp(0, scores.shape[1] - 1)
-    lowered = torch.where(inside, -torch.inf, torch.inf)
+    inside = (item > first) & (item <= stop) & (row >= 0) & (row < len(scores))
+    place = torch.where(inside, row * scores.shape[1] + (item - 1 - first), 0)
+    lowered = scores.new_full(place.shape, torch.inf).masked_fill_(inside, -torch.inf)
     scores.view(-1).scatter_reduce_(0, place, lowered, "amin")
 
 
@@ -117,7 +117,7 @@ def _best(scores: Tensor, k: int, first: int) -> tuple[Tensor, Tensor]:
     They come descending, as `_sortable`; all where there are fewer.
     """
     width = scores.shape[1]
-    size = next((size for size in BLOCKS if width // size >= MANY * k), 1)
+    size = next((size for size, many in BLOCKS.items() if width // size >= many * k), 1)
     column = torch.arange(width, device=scores.device)
     highest = scores if size == 1 else scores.unflatten(1, (-1, size)).amax(2)  # NaN where any of a block is
     broke = highest.isnan().any()
@@ -131,7 +131,8 @@ def _best(scores: Tensor, k: int, first: int) -> tuple[Tensor, Tensor]:
 def _sortable(scores: Tensor, item: Tensor) -> Tensor:
     """int64 that rise with the score, and among equal scores fall with the item, 0..2^32 - 1."""
     bits = (scores + 0.0).view(torch.int32)  # + 0.0: minus zero becomes zero
-    return (bits ^ (bits >> 31 & 0x7FFFFFFF)).long() * 2**32 + (LAST - item)
+    bits ^= bits >> 31 & 0x7FFFFFFF
+    return bits.long().mul_(2**32).add_(LAST - item)
 
 
 def _score(sortable: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +36,19 @@ def test_a_file_has_the_permissions_of_any_new_file(mask: int, tmp_path: Path) -
         temporary.chmod(0o600)  # as some releases of safetensors leave it
     assert tensors.stat().st_mode == plain.stat().st_mode
     assert os.umask(mask) == mask  # looking must not change it
+
+
+@pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="only Linux has names of processes there")
+def test_a_process_may_have_any_name(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "from latentloop.files import write_json\n"
+        "pathlib.Path('/proc/self/comm').write_bytes(b'f\\xc3\\nUmask: x')\n"
+        "write_json(pathlib.Path(sys.argv[1]), {})\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.json")], check=True, env=environment, timeout=120)
+    assert (tmp_path / "x.json").read_text() == "{}\n"
 
 
 def test_threads_write_one_file_without_taking_each_others_drafts(tmp_path: Path) -> None:

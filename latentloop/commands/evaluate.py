@@ -191,7 +191,9 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     except InputError as error:
         if made.encoder == encoder:
             raise
-        raise InputError(f"{run.path} was trained with --encoder {made.encoder}, not {encoder}: {error}") from None
+        raise InputError(
+            f"{run.path} was trained with --encoder {made.encoder}, not {encoder}: {error}"
+        ) from error.__cause__
     model = Recommender.from_pretrained(path, encoder=own)
     if made.encoder != encoder:  # it may have moved, and its code was not compared
         logger.warning("%s was trained with --encoder %s, not %s", run.path, made.encoder, encoder)

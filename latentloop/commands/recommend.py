@@ -50,7 +50,7 @@ class Recommend:
     deny: Path | None = None
     """A text file of item ids, one a line: these never are."""
     strict: bool = False
-    """An unknown user or item is an error, not a warning."""
+    """An unknown user or item, or a known user with an empty history, is an error, not a warning."""
     followers: float | None = None
     """Add counts of what followed what in the run's training data to the scores, by this weight; `latentloop evaluate
     --followers --exclude-history` names the best."""

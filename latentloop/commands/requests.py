@@ -48,7 +48,7 @@ class Requests:
             strict: whether these are errors; otherwise they are skipped with a warning.
 
         Raises:
-            InputError: (strict) for an unknown user or item; where no user is left.
+            InputError: (strict) for an unknown user or item, or an empty history of a known user; where no user is left.
         """
         if self.histories is not None:
             unknown = [

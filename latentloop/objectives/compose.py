@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from torch import Tensor
@@ -148,16 +148,20 @@ class Sum(Composable):
 
     def start(self, model: Recommender) -> None:
         """Pass on to every part that has a `start`; where one refuses, those before it end again."""
-        with ExitStack() as begun:
-            for part in self.parts:
+        for place, part in enumerate(self.parts):
+            try:
                 start(part, model)
-                begun.callback(end, part)
-            begun.pop_all()
+            except BaseException:
+                for begun in reversed(self.parts[:place]):
+                    with suppress(Exception):  # what was refused says more
+                        end(begun)
+                raise
 
     def end(self) -> None:
-        """Pass on to every part that has an `end`."""
-        for part in self.parts:
-            end(part)
+        """Pass on to every part that has an `end`, also where one before it fails."""
+        with ExitStack() as ending:
+            for part in reversed(self.parts):
+                ending.callback(end, part)
 
     def prepare(self, model: Recommender, batch: Batch) -> Batch:
         """Pass on to the part that prepares; without one the batch stays as it is."""

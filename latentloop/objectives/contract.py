@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -56,12 +56,15 @@ def end(part: Objective) -> None:
 
 @contextmanager
 def underway(part: Objective, model: Any) -> Iterator[None]:
-    """A stage of a part: from its `start` to its `end`, whatever happens in between."""
+    """A stage of a part: from its `start` to its `end`, whatever happens in between; what happened first is raised."""
     start(part, model)
     try:
         yield
-    finally:
-        end(part)
+    except BaseException:
+        with suppress(Exception):
+            end(part)
+        raise
+    end(part)
 
 
 def call(part: Objective, views: Any, batch: Any) -> tuple[Tensor, Terms]:

@@ -25,7 +25,8 @@ MONKEY = settings(fewer, suppress_health_check=[HealthCheck.function_scoped_fixt
 
 def blocks_of(size: int, patch: pytest.MonkeyPatch, tile: int = 1) -> None:
     """So many items a block, and so many blocks and three rows a tile."""
-    patch.setattr("latentloop.top_k.BLOCKS", (size,))
+    patch.setattr("latentloop.top_k.BLOCKS", {size: 3})
+    patch.setattr("latentloop.top_k.WHOLE", size)
     patch.setattr("latentloop.top_k.ROWS", 3)
     patch.setattr("latentloop.top_k.CPU_BUDGET", 3 * size * tile)
 
@@ -321,6 +322,24 @@ def test_nan_scores_are_an_error() -> None:
         model.item_table.weight[5] = torch.nan
     with pytest.raises(InputError, match="NaN"):
         model.recommend([[1], [2]], k=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torchs_default_precision_changes_nothing(dtype: torch.dtype) -> None:
+    model = recommender(3)
+    expected = model.recommend([[1, 2], [3]], k=3)
+    torch.set_default_dtype(dtype)
+    try:
+        found = model.recommend([[1, 2], [3]], k=3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (found.items, found.scores) == (expected.items, expected.scores)
+
+
+def test_pairs_of_other_rows_and_items_leave_nothing_out() -> None:
+    row, item = torch.tensor([-1, 0, 0, 1, 5]), torch.tensor([2, 0, 4, 3, 1])
+    assert top_k(torch.ones(2, 1), torch.arange(3.0)[:, None], 3, exclude=(row, item))[1][0].tolist() == [3, 2, 1]
+    assert top_k(torch.ones(2, 1), torch.arange(3.0)[:, None], 2, exclude=(row, item))[1][1].tolist() == [2, 1]
 
 
 def test_recommend_gives_every_part_its_mode_back() -> None:

@@ -219,11 +219,23 @@ class Refuses(NextItem):
         raise InputError("no")
 
 
+class Fails(NextItem):
+    def end(self) -> None:
+        raise RuntimeError("end")
+
+
 def test_a_part_ends_where_a_later_one_refuses_to_start_and_where_a_run_is_refused(tmp_path: Path) -> None:
     part, split = Told(), split_of(3)
     with pytest.raises(InputError, match=r"^no$"):
         small_fit(split, part + Refuses(), epochs=1)
     assert part.told == ["start", "end"]
+    with pytest.raises(InputError, match=r"^no$"):  # and not what its end says
+        small_fit(split, Fails() + Refuses(), epochs=1)
+    with pytest.raises(RuntimeError, match=r"^end$"):
+        small_fit(split, Fails() + part, epochs=1)
+    assert part.told == ["start", "end"] * 2
+    part.told = []
+    small_fit(split, part, epochs=1)
     run = RunDirectory.create(tmp_path / "run", {})
     small_fit(split, part, epochs=1, run=run)
     with pytest.raises(InputError, match="batch_size"):
