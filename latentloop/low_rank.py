@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from latentloop.checks import at_least
@@ -17,39 +20,58 @@ class LowRank(nn.Module):
     """W + U D of rank r at most, which begins at W: U (out, r) is 0, D (r, in) is drawn from N(0, 1 / in).
 
     Args:
-        out_features: rows of W.
-        in_features: its columns.
+        weight: W, (out, in); the factors are of its dtype and on its device.
         rank: r, at least 1; no more than W can have is used.
 
     Raises:
         InputError: for another rank.
     """
 
-    def __init__(self, out_features: int, in_features: int, rank: int) -> None:
+    def __init__(self, weight: Float[Tensor, "out in"], rank: int) -> None:
         super().__init__()
-        self.rank = min(at_least("rank", rank, 1), out_features, in_features)
-        self.down = nn.Parameter(torch.randn(self.rank, in_features) * in_features**-0.5)
-        self.up = nn.Parameter(torch.zeros(out_features, self.rank))
+        rows, columns = weight.shape
+        self.rank = min(at_least("rank", rank, 1), rows, columns)
+        drawn = torch.randn(self.rank, columns, dtype=weight.dtype, device=weight.device)
+        self.down = nn.Parameter(drawn * max(1, columns) ** -0.5)
+        self.up = nn.Parameter(weight.new_zeros(rows, self.rank))
 
     def forward(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
         """`weight` and its change."""
         return weight + self.up @ self.down
 
 
-def low_rank(block: nn.Module, rank: int) -> nn.Module:
-    """`block` itself, each linear layer's matrix with a `LowRank` change, as in LoRA (Hu et al., 2022).
+def low_rank(block: nn.Module, rank: int, *, but: Container[int] = ()) -> int:
+    """Give each linear layer's matrix of a block, in place, a `LowRank` change, as LoRA does (Hu et al., 2022).
+
+    A matrix of several layers has one change. It is added to what other parametrizations made of the matrix.
 
     Args:
-        block: any module with an `nn.Linear` inside.
+        block: any module.
         rank: of each change, at least 1.
+        but: `id` of each matrix that stays without.
+
+    Returns:
+        The largest rank of a change.
 
     Raises:
-        InputError: for another rank, or a block without a linear layer.
+        InputError: for another rank, or a block without a linear layer whose matrix may change.
     """
-    layers: list[nn.Linear] = [part for part in block.modules() if isinstance(part, nn.Linear)]
-    if not layers:
-        raise InputError(f"block: {type(block).__name__} has no nn.Linear whose matrix could change")
-    for layer in layers:
-        change = LowRank(layer.out_features, layer.in_features, rank)
-        parametrize.register_parametrization(layer, "weight", change)
-    return block
+    changes: dict[int, LowRank] = {}
+    for name, layer in list(block.named_modules()):
+        if not isinstance(layer, nn.Linear):
+            continue
+        # what is parametrized is made anew whenever it is asked for
+        matrix = id(layer if parametrize.is_parametrized(layer, "weight") else layer.weight)
+        if matrix in but:
+            continue
+        if is_lazy(layer.weight):
+            raise InputError(f"block: {name} has no size yet: pass some rows through it first")
+        if matrix not in changes:
+            changes[matrix] = LowRank(layer.weight, rank)
+        try:
+            parametrize.register_parametrization(layer, "weight", changes[matrix])
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"block: the matrix of {name} cannot change: {' '.join(str(error).split())}") from error
+    if not changes:
+        raise InputError(f"block: {type(block).__name__} has no nn.Linear of which a matrix is shared and could change")
+    return max(change.rank for change in changes.values())

@@ -26,25 +26,28 @@ class PerStep(nn.Module):
 
     A loop whose weights are all shared does the same at each step, and comes to rest. Layer norms let each step scale and
     shift what it reads and adds, for half to one percent of the block's weights a step; with a `rank` each step also
-    changes each shared matrix, W + U D, as adapters of low rank do (LoRA; Hu et al., 2022). Steps beyond the last use the
-    last block. All begin with the weights that `block` came with.
+    changes the shared matrix of each `nn.Linear`, W + U D, as adapters of low rank do (LoRA; Hu et al., 2022); such a
+    module's matrix is parametrized, which torch pickles as a state_dict only. Steps beyond the last use the last block.
+    All begin with the weights that `block` came with.
 
     Args:
         block: any module that `adapt` understands. It stays as it is and goes on sharing the weights that no step owns, but
             buffers, such as a batch norm's statistics, are each step's.
         steps: how many thoughts have modules of their own.
         own: a type of module, or several.
-        rank: of each step's change of each linear layer's matrix, as far as the matrix has as much; 0 changes none.
+        rank: of each step's change of each linear layer's matrix, as far as the matrix has as much (the attribute is the
+            largest that one has); 0 changes none.
 
     Raises:
         InputError: for `steps` or `rank` out of range, or a block without weights in such a module, or with a `rank`
-            without a linear layer.
+            without a linear layer whose matrix is shared.
         InputTypeError: for a block that cannot be adapted, or an `own` that is no type.
     """
 
     def __init__(self, block: nn.Module, steps: int, own: Kinds = nn.LayerNorm, *, rank: int = 0) -> None:
         super().__init__()
-        self.steps, self.own, self.rank = as_deep("steps", steps), own, at_least("rank", rank, 0)
+        self.steps, self.own = as_deep("steps", steps), own
+        at_least("rank", rank, 0)
         kinds = own if isinstance(own, tuple) else (own,)
         if not kinds or not all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds):
             raise InputTypeError(f"own must be a type of module, or several, got {own!r}")
@@ -55,8 +58,10 @@ class PerStep(nn.Module):
                 f"own must be a type of modules with weights inside {type(block).__name__}, which has none in a "
                 f"{' or '.join(kind.__name__ for kind in kinds)}"
             )
-        if rank:  # of a copy, whose weights are the block's
-            block = low_rank(copy.deepcopy(block, dict[int, Any]({id(p): p for p in block.parameters()})), rank)
+        self.rank = 0
+        if rank:
+            block = copy.deepcopy(block, dict[int, Any]({id(p): p for p in block.parameters()}))  # its weights stay
+            self.rank = low_rank(block, rank, but=owned)
             kinds = (*kinds, LowRank)
             owned = {id(p) for part in block.modules() if isinstance(part, kinds) for p in part.parameters()}
         # one memo a step: weights that are tied inside the block stay tied

@@ -71,7 +71,7 @@ def build_recommender(
         depth_law: what training draws the depth from.
         state_std: s1.
         own_norms: how many thoughts have layer norms of their own in the core-block, see `PerStep`; 0 shares them all.
-        own_rank: rank of what each of these thoughts changes of each matrix besides, see `PerStep`; 0 changes none.
+        own_rank: rank of what each of these thoughts changes of each linear layer's matrix besides, see `PerStep`; 0 changes none.
         dropout: on the embedded history.
         scorer: see `Recommender`; None is the backbone's own, "dot" where it has none.
         inference_state: see `Recommender`.
@@ -88,8 +88,7 @@ def build_recommender(
         raise InputError(f"num_items is {num_items}, but the backbone knows the texts of {known} items")
     if at_least("own_norms", own_norms, 0) and not loop:
         raise InputError(f"own_norms is {own_norms}, but loop=False does not think: leave it out")
-    if at_least("own_rank", own_rank, 0) and not own_norms:
-        raise InputError(f"own_rank is {own_rank}, but own_norms is 0: say how many thoughts have changes of their own")
+    _check_rank(own_rank, own_norms)
     encoder: nn.Module
     if loop:
         blocks = _blocks(backbone, dim, max_length, own_norms, own_rank)
@@ -157,9 +156,15 @@ def build_encoder(description: dict[str, Any], dim: int, max_length: int) -> tup
     return backbone, RecurrentDepth(*blocks, loop["aggregate"], depth_law=depth_law, state_std=loop["state_std"])
 
 
+def _check_rank(own_rank: int, own_norms: int) -> None:
+    if at_least("own_rank", own_rank, 0) and not own_norms:
+        raise InputError(f"own_rank is {own_rank}, but own_norms is 0: say how many thoughts have changes of their own")
+
+
 def _blocks(
     backbone: Backbone, dim: int, max_length: int, own_norms: int, own_rank: int
 ) -> tuple[nn.Module, nn.Module]:
+    _check_rank(own_rank, own_norms)
     pre_block, core_block = backbone.blocks(dim, max_length)
     if at_least("own_norms", own_norms, 0):
         core_block = PerStep(core_block, own_norms, rank=own_rank)

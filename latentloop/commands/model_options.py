@@ -77,7 +77,7 @@ class ModelOptions:
     own_norms: bool = False
     """Each of the first k-bar + 1 thoughts has layer norms of its own in the core-block."""
     own_rank: int = 0
-    """With --own-norms: each of these thoughts also changes each matrix of the core-block by one of this rank."""
+    """With --own-norms: each of these thoughts also changes the matrix of each linear layer of the core-block by one of this rank."""
     inference_state: Literal["shared", "fresh", "zero"] = "shared"
     """The start state of an answer."""
     scorer: Literal["dot", "cosine"] | None = None
@@ -180,6 +180,8 @@ class ModelOptions:
         if self.own_norms and not any(isinstance(part, nn.LayerNorm) for part in shared.modules()):
             raise InputError(f"--own-norms needs layer norms, and the core-block of {name} has none")
         rank = self._rank()
+        if rank and not any(isinstance(part, nn.Linear) for part in shared.modules()):
+            raise InputError(f"--own-rank needs linear layers, and the core-block of {name} has none")
         core_block = PerStep(shared, self.mean_depth + 1, rank=rank) if self.own_norms else shared
         return RecurrentDepth(pre_block, core_block, self.aggregate, depth_law=depth_law, state_std=self.state_std)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -159,9 +159,14 @@ class Sum(Composable):
 
     def end(self) -> None:
         """Pass on to every part that has an `end`, also where one before it fails."""
-        with ExitStack() as ending:
-            for part in reversed(self.parts):
-                ending.callback(end, part)
+        failed: Exception | None = None
+        for part in self.parts:
+            try:
+                end(part)
+            except Exception as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def prepare(self, model: Recommender, batch: Batch) -> Batch:
         """Pass on to the part that prepares; without one the batch stays as it is."""

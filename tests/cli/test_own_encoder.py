@@ -79,6 +79,9 @@ def normed_blocks(dim):
     make = lambda: nn.TransformerEncoderLayer(dim, 2, 16, batch_first=True)
     return make(), make()
 
+def bare_blocks(dim):
+    return nn.Identity(), nn.LayerNorm(dim)
+
 def shared_mixer(dim, max_length):
     return (Mixer(max_length),) * 2
 
@@ -201,6 +204,14 @@ def test_norms_of_each_thought_need_norms(capsys: pytest.CaptureFixture[str]) ->
         f"--own-norms needs layer norms, and the core-block of {NAME} has none"
         in capsys.readouterr().err.splitlines()[-1]
     )
+    assert not Path("other").exists()
+
+
+def test_changes_of_each_thought_need_linear_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "blocks_of_a_cli_test:bare_blocks"
+    options = ["--own-norms", "--own-rank", "2"]
+    assert main(["train", "log.csv", "--out", "other", "--encoder", name, *options, *QUICK]) == 2
+    assert f"--own-rank needs linear layers, and the core-block of {name} has none" in capsys.readouterr().err
     assert not Path("other").exists()
 
 

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from latentloop.backbones.sasrec import SASRec, SASRecBlock, SASRecLayer
 from latentloop.depth import FixedDepth
 from latentloop.errors import InputError, InputTypeError
+from latentloop.low_rank import LowRank
 from latentloop.packing import Packing
 from latentloop.per_step import PerStep
 from latentloop.recipes import build_recommender
@@ -39,6 +40,7 @@ def shaken(module: nn.Module) -> None:
 
 
 def loop_of(seed: int, steps: int, own: Any, rank: int = 0, **settings: Any) -> RecurrentDepth:
+    rank = rank if own is nn.LayerNorm else 0  # of others no matrix is shared
     return RecurrentDepth(block(seed + 1, 1), PerStep(block(seed), steps, own, rank=rank), dim=DIM, **settings)
 
 
@@ -182,6 +184,34 @@ def test_one_module_as_pre_and_core_block_keeps_changes_out_of_the_pre_block() -
             if name.endswith(".up"):
                 parameter += 1
     assert torch.equal(both(x), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_changes_are_of_the_matrix_s_dtype_and_device(dtype: torch.dtype) -> None:
+    for where in ("cpu", "meta"):
+        core = block(0).to(where, dtype)
+        for name, parameter in PerStep(core, 2, rank=2).named_parameters():
+            assert (parameter.dtype, parameter.device.type) == (dtype, where), name
+
+
+def test_layers_of_one_matrix_have_one_change_and_what_a_step_owns_has_none() -> None:
+    tied = PerStep(nn.Sequential(nn.LayerNorm(DIM), Tied()), 2, rank=2)
+    assert sum(isinstance(part, LowRank) for part in tied.modules()) == 2
+    assert tied.rank == 2 and PerStep(block(0), 2, rank=10**9).rank == DIM
+    one, two = (tied.blocks[0].module[1].one, tied.blocks[0].module[1].two)
+    shaken(tied)
+    assert torch.equal(one.weight, two.weight)
+    with pytest.raises(InputError, match=r"has no nn\.Linear of which a matrix is shared and could change"):
+        PerStep(block(0), 2, nn.Linear, rank=2)
+
+
+def test_layers_that_cannot_change_are_named() -> None:
+    lazy = nn.Sequential(nn.LayerNorm(DIM), nn.LazyLinear(DIM))
+    with pytest.raises(InputError, match="^block: 1 has no size yet"):
+        PerStep(lazy, 2, rank=2)
+    normed = nn.utils.parametrizations.spectral_norm(nn.Linear(DIM, DIM))
+    wrapped = PerStep(nn.Sequential(nn.LayerNorm(DIM), normed), 2, rank=2).eval()
+    assert wrapped(torch.randn(2, 4, DIM)).isfinite().all()
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -394,7 +424,7 @@ def test_what_cannot_be_is_refused() -> None:
     for rank in (-1, 1.5):
         with unchecked(), pytest.raises(InputError, match="rank must be a whole number of at least 0"):
             PerStep(block(0), 2, rank=rank)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"^block: LayerNorm has no nn\.Linear whose matrix could change"):
+    with pytest.raises(InputError, match=r"^block: LayerNorm has no nn\.Linear of which a matrix is shared"):
         PerStep(nn.LayerNorm(DIM), 2, rank=1)
     with unchecked(), pytest.raises(InputTypeError, match="module must be an nn.Module"):
         PerStep("copy", 2)  # type: ignore[arg-type]
