@@ -23,6 +23,7 @@ from latentloop.item_ranks import count_ranks
 from latentloop.metrics import CUTOFFS, Ranks, metric_names
 from latentloop.randomness import dropout_seed, fold
 from latentloop.results import Evaluation, Protocol, Subgroup
+from latentloop.same_keys import same_keys
 
 __all__ = ["Evaluation", "Protocol", "Subgroup", "Thinker", "describe_protocol", "evaluate", "ranks", "weighted_ranks"]
 
@@ -240,6 +241,7 @@ def weighted_ranks(
     check_bonus(bonus, samples.num_items, samples.sequences.item_ids)
     with evaluating(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
         keys = model.keys()
+        same = same_keys(keys)
         # thoughts of all depths are held at once: a deep curve goes through fewer rows at a time
         batch_size = min(batch_size, max(1, _THOUGHTS_AT_ONCE // (deepest * keys.shape[1])))
         samples = samples.to(keys.device)
@@ -261,7 +263,7 @@ def weighted_ranks(
             for weight, by_depth in found.items():
                 own = None if more is None or not weight else times(more, weight)
                 for depth, place in by_depth.items():
-                    place[:, index.cpu()] = _count(model, steps[depth - 1], keys, target, exclude, own)
+                    place[:, index.cpu()] = _count(model, steps[depth - 1], keys, same, target, exclude, own)
     return {
         weight: {depth: Ranks(*processes.add_up(place)) for depth, place in sorted(by_depth.items())}
         for weight, by_depth in found.items()
@@ -272,9 +274,10 @@ def _count(
     model: Thinker,
     thoughts: Float[Tensor, "B d"],
     keys: Float[Tensor, "N d"],
+    same: tuple[Tensor, Tensor],
     target: Int64[Tensor, " B"],
     exclude: tuple[Tensor, Tensor] | None,
     bonus: Scores | None,
 ) -> Int64[Tensor, "2 B"]:
-    greater, ties = count_ranks(model.queries(thoughts), keys, target, exclude=exclude, bonus=bonus)
+    greater, ties = count_ranks(model.queries(thoughts), keys, target, exclude=exclude, bonus=bonus, same=same)
     return torch.stack([greater, ties]).cpu()

@@ -56,6 +56,7 @@ def count_ranks(
     *,
     exclude: tuple[Int[Tensor, " n"], Int[Tensor, " R1"]] | None = None,
     bonus: Scores | None = None,
+    same: tuple[Int[Tensor, " c"], Int[Tensor, " c"]] | None = None,
 ) -> tuple[Int[Tensor, " R"], Int[Tensor, " R"]]:
     """How many items score above the target, and how many others exactly as high.
 
@@ -70,6 +71,7 @@ def count_ranks(
         exclude: items left out of the ranking: (flat ids, offsets (R + 1,)), row r's are
             `flat[offsets[r]:offsets[r + 1]]`; repeats are fine, and the target is never left out.
         bonus: (row, item, score), rows rising, what is added to the scores of some items.
+        same: what `same_keys(keys)` says, where many batches meet the same keys.
 
     Raises:
         InputError: for shapes that do not fit, an id outside 1..N, or a score that is NaN.
@@ -77,7 +79,7 @@ def count_ranks(
     queries, keys = checked(queries, keys, target=target)
     hidden = None if exclude is None else _hidden(exclude, target, keys.shape[0])
     unsure = _may_be_nan(queries, keys)
-    copies, originals = same_keys(keys)
+    copies, originals = same_keys(keys) if same is None else same
     with no_autocast(queries):
         # the tiles never hold a whole row, to which a bonus could be added
         if queries.device.type != "cpu" or unsure or copies.numel() or bonus is not None:

@@ -16,6 +16,7 @@ __all__ = ["same_keys"]
 
 def same_keys(keys: Float[Tensor, "N d"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """Columns whose key equals an earlier one, bit for bit, and for each the first such column."""
+    keys = keys.to(torch.promote_types(keys.dtype, torch.float32))
     # most often no two keys begin alike, and then no more than their beginnings need be read
     alike = _repeated(_hashes(keys[:, :2]))
     if not alike.numel():

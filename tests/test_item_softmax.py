@@ -362,6 +362,8 @@ def test_items_with_the_same_key_tie_whatever_their_columns(seed: int, dtype: to
     alike = kinds == kinds[target - 1][:, None]
     assert torch.equal(ties, alike.sum(1) - 1)
     assert torch.equal(greater, ((scores > own) & ~alike).sum(1))
+    known = count_ranks(queries, keys, target, same=same_keys.same_keys(keys))  # of half-precision keys too
+    assert torch.equal(known[0], greater) and torch.equal(known[1], ties)
 
 
 @pytest.mark.parametrize("items", [1, 17, 130])
