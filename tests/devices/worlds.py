@@ -29,10 +29,11 @@ BACKBONES = {
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
 
 
-def recommender(name: str, seed: int = 0) -> Recommender:
+def recommender(name: str, seed: int = 0, **settings: Any) -> Recommender:
     """On the CPU, without dropout, with tables large enough to matter."""
     torch.manual_seed(seed)
-    made = build_recommender(BACKBONES[name], NUM_ITEMS, dim=DIM, max_length=MAX_LENGTH, dropout=0.0, init_std=0.5)
+    sizes = {"dim": DIM, "max_length": MAX_LENGTH, "dropout": 0.0, "init_std": 0.5}
+    made = build_recommender(BACKBONES[name], NUM_ITEMS, **(sizes | settings))
     return made.eval()
 
 
