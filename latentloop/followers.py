@@ -81,7 +81,7 @@ class Followers:
         """Count the training part of a split.
 
         The defaults are the best on validation of the few that were tried on two public logs; see
-        `benchmarks/RESULTS.md`.
+        `benchmarks/findings/counting.md`.
 
         Args:
             split: its training part is counted.

@@ -39,3 +39,14 @@ def test_files_named_exist() -> None:
     named = set(re.findall(r"`((?:latentloop|backbones|tests|examples)/[\w./]+\.py)`", TEXT))
     assert len(named) > 10
     assert [name for name in sorted(named) if not (README.parent / name).is_file()] == []
+
+
+def test_findings_are_named_and_exist() -> None:
+    benchmarks = README.parent / "benchmarks"
+    page = (benchmarks / "RESULTS.md").read_text(encoding="utf-8")
+    pages = {path.name for path in (benchmarks / "findings").glob("*.md")}
+    assert len(pages) > 5
+    assert set(re.findall(r"\]\(findings/([\w.]+)\)", page)) == pages
+    texts = [path.read_text(encoding="utf-8") for path in (benchmarks / "findings").glob("*.md")]
+    assert {name for text in texts for name in re.findall(r"`(\w+\.md)`", text)} <= pages
+    assert set(re.findall(r"`benchmarks/findings/([\w.]+\.md)`", TEXT)) <= pages
