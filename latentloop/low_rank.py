@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from latentloop.checks import at_least
 from latentloop.errors import InputError
 
-__all__ = ["LowRank", "low_rank"]
+__all__ = ["LowRank", "low_rank", "matrices"]
 
 
 class LowRank(nn.Module):
@@ -40,8 +40,21 @@ class LowRank(nn.Module):
         return weight + self.up @ self.down
 
 
-def low_rank(block: nn.Module, rank: int, *, but: Container[int] = ()) -> int:
-    """Give each linear layer's matrix of a block, in place, a `LowRank` change, as LoRA does (Hu et al., 2022).
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def matrices(block: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Name, module and attribute of each matrix that may change: those of linear layers and of attention's projections."""
+    for name, layer in list(block.named_modules()):
+        if isinstance(layer, nn.Linear):
+            yield name, layer, "weight"
+        if isinstance(layer, nn.MultiheadAttention):  # its output's projection is a linear layer
+            yield from ((name, layer, one) for one in _ATTENTION if getattr(layer, one) is not None)
+
+
+def low_rank(block: nn.Module, rank: int, *, but: Container[object] = ()) -> int:
+    """Give each matrix of a block's linear layers and attentions, in place, a `LowRank` change, as LoRA does (Hu et al.,
+    2022).
 
     A matrix of several layers has one change. It is added to what other parametrizations made of the matrix.
 
@@ -54,24 +67,26 @@ def low_rank(block: nn.Module, rank: int, *, but: Container[int] = ()) -> int:
         The largest rank of a change.
 
     Raises:
-        InputError: for another rank, or a block without a linear layer whose matrix may change.
+        InputError: for another rank, or a block without such a matrix that may change.
     """
-    changes: dict[int, LowRank] = {}
-    for name, layer in list(block.named_modules()):
-        if not isinstance(layer, nn.Linear):
-            continue
+    changes: dict[object, LowRank] = {}
+    for name, layer, attribute in matrices(block):
         # what is parametrized is made anew whenever it is asked for
-        matrix = id(layer if parametrize.is_parametrized(layer, "weight") else layer.weight)
+        ready = parametrize.is_parametrized(layer, attribute)
+        matrix = (id(layer), attribute) if ready else id(getattr(layer, attribute))
         if matrix in but:
             continue
-        if is_lazy(layer.weight):
+        if is_lazy(getattr(layer, attribute)):
             raise InputError(f"block: {name} has no size yet: pass some rows through it first")
         if matrix not in changes:
-            changes[matrix] = LowRank(layer.weight, rank)
+            changes[matrix] = LowRank(getattr(layer, attribute), rank)
         try:
-            parametrize.register_parametrization(layer, "weight", changes[matrix])
+            parametrize.register_parametrization(layer, attribute, changes[matrix])
         except (RuntimeError, ValueError) as error:
             raise InputError(f"block: the matrix of {name} cannot change: {' '.join(str(error).split())}") from error
     if not changes:
-        raise InputError(f"block: {type(block).__name__} has no nn.Linear of which a matrix is shared and could change")
+        raise InputError(
+            f"block: {type(block).__name__} has no nn.Linear or nn.MultiheadAttention of which a matrix is shared and could "
+            f"change"
+        )
     return max(change.rank for change in changes.values())

@@ -26,8 +26,8 @@ class PerStep(nn.Module):
 
     A loop whose weights are all shared does the same at each step, and comes to rest. Layer norms let each step scale and
     shift what it reads and adds, for half to one percent of the block's weights a step; with a `rank` each step also
-    changes the shared matrix of each `nn.Linear`, W + U D, as adapters of low rank do (LoRA; Hu et al., 2022); such a
-    module's matrix is parametrized, which torch pickles as a state_dict only. Steps beyond the last use the last block.
+    changes each shared matrix of `nn.Linear` and `nn.MultiheadAttention`, W + U D, as adapters of low rank do (LoRA; Hu et
+    al., 2022); such a matrix is parametrized, which torch pickles as a state_dict only. Steps beyond the last use the last block.
     All begin with the weights that `block` came with.
 
     Args:
@@ -35,12 +35,12 @@ class PerStep(nn.Module):
             buffers, such as a batch norm's statistics, are each step's.
         steps: how many thoughts have modules of their own.
         own: a type of module, or several.
-        rank: of each step's change of each linear layer's matrix, as far as the matrix has as much (the attribute is the
-            largest that one has); 0 changes none.
+        rank: of each step's change of each such matrix, as far as the matrix has as much (the attribute is the largest that
+            one has); 0 changes none.
 
     Raises:
         InputError: for `steps` or `rank` out of range, or a block without weights in such a module, or with a `rank`
-            without a linear layer whose matrix is shared.
+            without such a matrix that is shared.
         InputTypeError: for a block that cannot be adapted, or an `own` that is no type.
     """
 

@@ -71,7 +71,7 @@ def build_recommender(
         depth_law: what training draws the depth from.
         state_std: s1.
         own_norms: how many thoughts have layer norms of their own in the core-block, see `PerStep`; 0 shares them all.
-        own_rank: rank of what each of these thoughts changes of each linear layer's matrix besides, see `PerStep`; 0 changes none.
+        own_rank: rank of what each of these thoughts changes of each matrix besides, see `PerStep`; 0 changes none.
         dropout: on the embedded history.
         scorer: see `Recommender`; None is the backbone's own, "dot" where it has none.
         inference_state: see `Recommender`.

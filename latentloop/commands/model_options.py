@@ -77,7 +77,7 @@ class ModelOptions:
     own_norms: bool = False
     """Each of the first k-bar + 1 thoughts has layer norms of its own in the core-block."""
     own_rank: int = 0
-    """With --own-norms: each of these thoughts also changes the matrix of each linear layer of the core-block by one of this rank."""
+    """With --own-norms: each of these thoughts also changes each matrix of the core-block's linear layers and attentions by one of this rank."""
     inference_state: Literal["shared", "fresh", "zero"] = "shared"
     """The start state of an answer."""
     scorer: Literal["dot", "cosine"] | None = None
@@ -164,6 +164,7 @@ class ModelOptions:
         from torch import nn
 
         from latentloop.adapt import adapt_both
+        from latentloop.low_rank import matrices
         from latentloop.own_blocks import load_blocks
         from latentloop.per_step import PerStep
         from latentloop.recurrence import RecurrentDepth
@@ -180,8 +181,8 @@ class ModelOptions:
         if self.own_norms and not any(isinstance(part, nn.LayerNorm) for part in shared.modules()):
             raise InputError(f"--own-norms needs layer norms, and the core-block of {name} has none")
         rank = self._rank()
-        if rank and not any(isinstance(part, nn.Linear) for part in shared.modules()):
-            raise InputError(f"--own-rank needs linear layers, and the core-block of {name} has none")
+        if rank and next(matrices(shared), None) is None:
+            raise InputError(f"--own-rank needs linear layers or attention, and the core-block of {name} has neither")
         core_block = PerStep(shared, self.mean_depth + 1, rank=rank) if self.own_norms else shared
         return RecurrentDepth(pre_block, core_block, self.aggregate, depth_law=depth_law, state_std=self.state_std)
 

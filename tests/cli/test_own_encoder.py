@@ -211,7 +211,8 @@ def test_changes_of_each_thought_need_linear_layers(capsys: pytest.CaptureFixtur
     name = "blocks_of_a_cli_test:bare_blocks"
     options = ["--own-norms", "--own-rank", "2"]
     assert main(["train", "log.csv", "--out", "other", "--encoder", name, *options, *QUICK]) == 2
-    assert f"--own-rank needs linear layers, and the core-block of {name} has none" in capsys.readouterr().err
+    expected = f"--own-rank needs linear layers or attention, and the core-block of {name} has neither"
+    assert expected in capsys.readouterr().err
     assert not Path("other").exists()
 
 

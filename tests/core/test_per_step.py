@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from latentloop.backbones.sasrec import SASRec, SASRecBlock, SASRecLayer
 from latentloop.depth import FixedDepth
 from latentloop.errors import InputError, InputTypeError
-from latentloop.low_rank import LowRank
+from latentloop.low_rank import LowRank, low_rank
 from latentloop.packing import Packing
 from latentloop.per_step import PerStep
 from latentloop.recipes import build_recommender
@@ -201,7 +201,9 @@ def test_layers_of_one_matrix_have_one_change_and_what_a_step_owns_has_none() ->
     one, two = (tied.blocks[0].module[1].one, tied.blocks[0].module[1].two)
     shaken(tied)
     assert torch.equal(one.weight, two.weight)
-    with pytest.raises(InputError, match=r"has no nn\.Linear of which a matrix is shared and could change"):
+    with pytest.raises(
+        InputError, match=r"has no nn\.Linear or nn\.MultiheadAttention of which a matrix is shared and could"
+    ):
         PerStep(block(0), 2, nn.Linear, rank=2)
 
 
@@ -212,6 +214,47 @@ def test_layers_that_cannot_change_are_named() -> None:
     normed = nn.utils.parametrizations.spectral_norm(nn.Linear(DIM, DIM))
     wrapped = PerStep(nn.Sequential(nn.LayerNorm(DIM), normed), 2, rank=2).eval()
     assert wrapped(torch.randn(2, 4, DIM)).isfinite().all()
+
+
+@fewer
+@given(seed=seeds, rank=st.integers(1, 9), training=st.booleans())
+def test_attention_changes_all_its_projections(seed: int, rank: int, training: bool) -> None:
+    torch.manual_seed(seed)
+    layer = nn.TransformerEncoderLayer(DIM, 2, 12, 0.0, batch_first=True)
+    names = ["self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight"]
+    wrapped = PerStep(layer, 2, rank=rank).train(training)
+    x, history = torch.randn(3, 4, DIM), torch.ones(3, 4, dtype=torch.int64)
+    history[0, :2] = 0
+    context = {"history": history}
+    before = wrapped(x, step=1, **context)
+    torch.testing.assert_close(before, wrapped(x, step=0, **context))
+    shaken(wrapped)
+    second = wrapped.blocks[1].module
+    weights = {name: tensor.detach() for name, tensor in second.named_parameters() if "parametrizations" not in name}
+    for name in names:
+        place, _, attribute = name.rpartition(".")
+        parts = second.get_submodule(f"{place}.parametrizations.{attribute}")
+        weights[name] = (parts.original + parts[0].up @ parts[0].down).detach()
+    plain = copy.deepcopy(layer).train(training)
+    plain.load_state_dict(weights)
+    out = PerStep(plain, 1)(x, **context)
+    torch.testing.assert_close(wrapped(x, step=1, **context), out, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():  # torch's own fast path, where it takes it
+        torch.testing.assert_close(wrapped(x, step=1, **context), out, rtol=1e-4, atol=1e-5)
+    wrapped(x, step=1, **context).square().sum().backward()
+    for name in names:
+        place, _, attribute = name.rpartition(".")
+        parts = second.get_submodule(f"{place}.parametrizations.{attribute}")
+        assert all(p.grad is not None and p.grad.any() for p in parts.parameters()), name
+
+
+def test_attention_of_other_sizes_changes_each_projection() -> None:
+    attention = nn.MultiheadAttention(DIM, 2, kdim=3, vdim=5, batch_first=True)
+    assert low_rank(attention, 2) == 2
+    changed = {name.split(".")[1] for name, _ in attention.named_parameters() if name.endswith(".up")}
+    assert changed == {"q_proj_weight", "k_proj_weight", "v_proj_weight", "parametrizations"}
+    x = torch.randn(2, 4, DIM)
+    assert attention(x, torch.randn(2, 4, 3), torch.randn(2, 4, 5))[0].shape == x.shape
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -424,7 +467,7 @@ def test_what_cannot_be_is_refused() -> None:
     for rank in (-1, 1.5):
         with unchecked(), pytest.raises(InputError, match="rank must be a whole number of at least 0"):
             PerStep(block(0), 2, rank=rank)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"^block: LayerNorm has no nn\.Linear of which a matrix is shared"):
+    with pytest.raises(InputError, match=r"^block: LayerNorm has no nn\.Linear or nn\.MultiheadAttention of which"):
         PerStep(nn.LayerNorm(DIM), 2, rank=1)
     with unchecked(), pytest.raises(InputTypeError, match="module must be an nn.Module"):
         PerStep("copy", 2)  # type: ignore[arg-type]
