@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -95,16 +96,26 @@ def build_aggregate(aggregate: str | Aggregate) -> nn.Module:
     """A standard aggregate by its name, a user's own as it is.
 
     Raises:
-        InputTypeError: for an unknown name or something that cannot be called.
+        InputTypeError: for an unknown name or something that cannot be called so.
     """
-    if isinstance(aggregate, nn.Module):
-        return aggregate
     if isinstance(aggregate, str) and aggregate in _STANDARD:
         return _STANDARD[aggregate]()
     if callable(aggregate):
-        return _Function(aggregate)
+        _check_arguments(aggregate.forward if isinstance(aggregate, nn.Module) else aggregate)
+        return aggregate if isinstance(aggregate, nn.Module) else _Function(aggregate)
     known = ", ".join(repr(name) for name in _STANDARD)
     raise InputTypeError(f"aggregate must be one of {known}, or a callable of (state, hidden), got {aggregate!r}")
+
+
+def _check_arguments(function: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # it does not tell
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise InputTypeError(f"aggregate must be a callable of (state, hidden): {error}") from None
 
 
 def refuse_unseen_weights(encoder: nn.Module) -> None:

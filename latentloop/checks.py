@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import TypeGuard
 
 from latentloop.errors import InputError
@@ -27,15 +27,15 @@ MOST_LAYERS = 1_000
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether `value` is a whole number: an int, and no bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether `value` is a whole number: an int or NumPy's, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def at_least(name: str, value: object, least: int) -> int:
-    """Return `value` if it is a whole number of at least `least`, else raise `InputError`."""
+    """Return `value`, as an int, if it is a whole number of at least `least`, else raise `InputError`."""
     if not is_whole(value) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value
+    return int(value)
 
 
 def as_deep(name: str, value: object, deepest: int = DEEPEST) -> int:

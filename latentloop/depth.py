@@ -46,8 +46,10 @@ class LogNormalPoisson:
     sigma: float = 0.5
 
     def __post_init__(self) -> None:
-        as_deep("mean_depth", self.mean_depth, DEEPEST // 3)
-        zero_or_more("sigma", self.sigma)
+        object.__setattr__(self, "mean_depth", as_deep("mean_depth", self.mean_depth, DEEPEST // 3))
+        sigma = zero_or_more("sigma", self.sigma)
+        if type(self.sigma) not in (int, float):  # what is saved tells a law by how it is written
+            object.__setattr__(self, "sigma", sigma)
 
     @property
     def inference_depth(self) -> int:
@@ -80,7 +82,7 @@ class FixedDepth:
     depth: int
 
     def __post_init__(self) -> None:
-        as_deep("depth", self.depth)
+        object.__setattr__(self, "depth", as_deep("depth", self.depth))
 
     @property
     def inference_depth(self) -> int:
@@ -108,9 +110,9 @@ class UniformDepth:
     high: int
 
     def __post_init__(self) -> None:
-        at_least("low", self.low, 1)
+        object.__setattr__(self, "low", at_least("low", self.low, 1))
         at_least("high", self.high, self.low)
-        as_deep("high", self.high)
+        object.__setattr__(self, "high", as_deep("high", self.high))
 
     @property
     def inference_depth(self) -> int:

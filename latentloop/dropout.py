@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["Modes", "dropout_off", "evaluating", "modes_of", "restore"]
+__all__ = ["Modes", "dropout_off", "evaluating", "may_drop", "modes_of", "restore"]
 
 # These choose another kernel by their mode (cuDNN's RNNs cannot be differentiated in eval mode, the transformer's fast
 # path gives other last bits), so their mode stays and only their own dropout goes.
@@ -16,6 +17,10 @@ _KEEP_MODE = (*_OWN_DROPOUT, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
 Modes = list[tuple[nn.Module, bool, float | None]]
 """Each module, whether it trains, and its own dropout where only that is ever switched."""
+
+_LOCK = threading.Lock()
+_EVALUATED: dict[int, tuple[int, Modes]] = {}
+"""By `id`, how many are within `evaluating` of a module, and the modes before the first; no longer than anyone is."""
 
 
 @contextmanager
@@ -41,16 +46,38 @@ def dropout_off(module: nn.Module) -> Iterator[None]:
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode inside the block; afterwards every submodule is in the mode it was in: what was frozen stays frozen.
 
+    Several threads may be within: the last one that leaves gives the modes back.
+
     Args:
         module: it is left by its own `train`, because some modules do more there than set a flag.
     """
-    before = modes_of(module)
-    module.eval()
+    with _LOCK:
+        inside, before = _EVALUATED.get(id(module), (0, None))
+        if before is None:
+            before = modes_of(module)
+            module.eval()
+        _EVALUATED[id(module)] = inside + 1, before
     try:
         yield
     finally:
-        module.train(before[0][1])
-        restore(before)
+        with _LOCK:
+            inside, before = _EVALUATED.pop(id(module))
+            if inside > 1:
+                _EVALUATED[id(module)] = inside - 1, before
+            else:
+                module.train(before[0][1])
+                restore(before)
+
+
+def may_drop(module: nn.Module) -> bool:
+    """Whether two passes in training mode may differ: some rate is above 0, or some code is neither torch's nor ours."""
+    for part in module.modules():
+        rates = [rate for name, rate in vars(part).items() if name == "p" or "drop" in name]
+        if any(isinstance(rate, int | float) and rate > 0 for rate in rates):
+            return True
+        if not type(part).__module__.startswith(("torch.nn.", "latentloop.")):
+            return True
+    return False
 
 
 def modes_of(module: nn.Module) -> Modes:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from latentloop.adapt import Adapted
 from latentloop.weights import plain_name
 
-__all__ = ["Settings", "difference", "encoder_settings", "unchanged"]
+__all__ = ["Settings", "difference", "encoder_settings", "scorer_settings", "unchanged"]
 
 Settings = dict[str, dict[str, Any]]
 """Plain values by module and attribute."""
@@ -62,6 +62,12 @@ def encoder_settings(encoder: nn.Module) -> Settings:
         (plain_name(name), _settings(module, met)) for name, module in encoder.named_modules() if not _compiled(module)
     )
     return {name: found for name, found in named if found}
+
+
+def scorer_settings(scorer: object) -> Settings:
+    """The same of a scorer, which need not be a module: its class, and what is plain of its attributes."""
+    found = {} if not hasattr(scorer, "__dict__") else _plain_of(vars(scorer), "")
+    return {"scorer": {_CLASS: type(scorer).__name__, **found}}
 
 
 def unchanged(before: Settings, now: Settings) -> Settings:

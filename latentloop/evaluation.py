@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -68,7 +69,7 @@ def evaluate(
     batch_size: int = 1024,
     split: str | None = None,
     stage: str | None = None,
-    seeds: Sequence[int] | None = None,
+    seeds: int | Iterable[int] | None = None,
     subgroups: bool = False,
     item_counts: Int64[Tensor, " N_and_one"] | None = None,
     rule: str | None = None,
@@ -89,7 +90,7 @@ def evaluate(
         batch_size: samples at a time.
         split: the samples' name, for the protocol; None is what they say themselves.
         stage: what trained the model, for the protocol.
-        seeds: seeds of the training, for the protocol.
+        seeds: the seed of the training or several, for the protocol.
         subgroups: whether to add metrics by quartile of history length and of the target's popularity.
         item_counts: (N + 1,) how often each item occurs in training (`split.item_counts`), for `subgroups`.
         rule: how the data was split, for the protocol.
@@ -100,8 +101,10 @@ def evaluate(
 
     Raises:
         InputError: for no samples, a depth the model cannot run at, a NaN score, or a catalog unlike the model's.
+        InputTypeError: for seeds that are no whole numbers.
     """
     metric_names(cutoffs)  # before the work, not after it
+    seeds = _seeds(seeds)
     if subgroups and item_counts is None:
         raise InputError("item_counts: needed for subgroups by popularity; pass split.item_counts")
     depth = model.inference_depth if depth is None else depth
@@ -144,7 +147,7 @@ def describe_protocol(
     depth: int | None = None,
     split: str | None = None,
     stage: str | None = None,
-    seeds: Sequence[int] | None = None,
+    seeds: int | Iterable[int] | None = None,
     rule: str | None = None,
     data: str | None = None,
     cut: int | None = None,
@@ -157,7 +160,7 @@ def describe_protocol(
         history="excluded" if exclude_history else "kept",
         depth=depth,
         stage=stage,
-        seeds=tuple(seeds or ()),
+        seeds=_seeds(seeds),
         users=len(torch.unique(samples.user)),
         samples=len(samples),
         rule=rule,
@@ -268,6 +271,16 @@ def weighted_ranks(
         weight: {depth: Ranks(*processes.add_up(place)) for depth, place in sorted(by_depth.items())}
         for weight, by_depth in found.items()
     }
+
+
+def _seeds(seeds: int | Iterable[int] | None) -> tuple[int, ...]:
+    """Seeds as a protocol holds them: plain ints, of which JSON is made."""
+    if seeds is None:
+        return ()
+    try:
+        return tuple(map(operator.index, seeds if isinstance(seeds, Iterable) else (seeds,)))
+    except TypeError:
+        raise InputTypeError(f"seeds must be a whole number or several, such as (0, 1, 2), got {seeds!r}") from None
 
 
 def _count(

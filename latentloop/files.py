@@ -10,6 +10,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """What `write_json` writes."""
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """What `write_json` writes; NumPy's numbers as plain ones."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain_number) + "\n"
+
+
+def _plain_number(value: object) -> int | float:
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
 
 
 def read_json(path: Path) -> Any:

@@ -59,7 +59,12 @@ class ItemIds:
 
     def number(self, original: ItemId) -> int | None:
         """The number 1..N of an original id, None where it is unknown; "7" also finds 7, and 7 finds "7"."""
-        found = self._number.get(original)
+        try:
+            found = self._number.get(original)
+        except TypeError:  # what has no hash, such as a list
+            raise InputTypeError(f"an id must be a string or a whole number, got {original!r}") from None
+        if found is None and hasattr(original, "item"):  # a scalar of torch or NumPy
+            return self.number(original.item())
         if found is None:
             if not isinstance(original, str):
                 found = self._number.get(str(original))
@@ -69,7 +74,8 @@ class ItemIds:
 
     def numbers(self, originals: Sequence[ItemId]) -> tuple[list[int], list[ItemId]]:
         """The numbers of the known ids, in order, and the unknown ids."""
-        pairs = [(self.number(original), original) for original in originals]
+        plain = originals.tolist() if hasattr(originals, "tolist") else originals  # an array or a tensor
+        pairs = [(self.number(original), original) for original in plain]
         return [n for n, _ in pairs if n is not None], [original for n, original in pairs if n is None]
 
     @staticmethod

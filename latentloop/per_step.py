@@ -34,7 +34,7 @@ class PerStep(nn.Module):
         block: any module that `adapt` understands. It stays as it is and goes on sharing the weights that no step owns, but
             buffers, such as a batch norm's statistics, are each step's.
         steps: how many thoughts have modules of their own.
-        own: a type of module, or several.
+        own: a type of module, or several; with a `rank` there may be none, ().
         rank: of each step's change of each such matrix, as far as the matrix has as much (the attribute is the largest that
             one has); 0 changes none.
 
@@ -49,14 +49,14 @@ class PerStep(nn.Module):
         self.steps, self.own = as_deep("steps", steps), own
         at_least("rank", rank, 0)
         kinds = own if isinstance(own, tuple) else (own,)
-        if not kinds or not all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds):
+        if not (kinds or rank) or not all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds):
             raise InputTypeError(f"own must be a type of module, or several, got {own!r}")
         adapt(block)  # what cannot be one is refused before it is copied
         owned = {id(p) for part in block.modules() if isinstance(part, kinds) for p in part.parameters()}
-        if not owned:
+        if not owned and not (rank and not kinds):
             raise InputError(
                 f"own must be a type of modules with weights inside {type(block).__name__}, which has none in a "
-                f"{' or '.join(kind.__name__ for kind in kinds)}"
+                f"{' or '.join(kind.__name__ for kind in kinds)}{'; own=() is none but the changes of that rank' * bool(rank)}"
             )
         self.rank = 0
         if rank:

@@ -7,7 +7,6 @@ modules' plain settings, such as heads.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -24,7 +23,8 @@ from latentloop.encoder_settings import difference, encoder_settings, unchanged
 from latentloop.errors import InputError, InputTypeError
 from latentloop.files import json_text, read_json, write_together, writing
 from latentloop.item_ids import ItemIds
-from latentloop.scoring import Cosine, Dot, Scorer
+from latentloop.saved_scorer import check_scorer, describe_scorer, standard_scorer
+from latentloop.scoring import Scorer
 from latentloop.weights import WEIGHTS, load_weights, one_line, plain_name, saved_shape, saved_size, write_weights
 
 if TYPE_CHECKING:
@@ -55,8 +55,6 @@ tags: [sequential-recommendation, latent-reasoning]
 A sequential recommender of latentloop. `Recommender.from_pretrained(folder)` loads it; a model around an encoder of
 one's own is given that encoder again. `config.json` describes it, `items.json` holds the original item ids.
 """
-
-_SCORERS: dict[str, type[Any]] = {scorer.__name__: scorer for scorer in (Dot, Cosine)}
 
 
 def fingerprint(encoder: Any) -> str:
@@ -132,7 +130,12 @@ class Pretrained(ModelHubMixin):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # fewer arguments than the hub's, on purpose
-        cls, path: str | Path, *, encoder: nn.Module | None = None, scorer: Scorer | None = None
+        cls,
+        path: str | Path,
+        *,
+        encoder: nn.Module | None = None,
+        scorer: str | Scorer | None = None,
+        modules: Mapping[str, nn.Module] | None = None,
     ) -> Self:
         """Load a model directory.
 
@@ -140,15 +143,22 @@ class Pretrained(ModelHubMixin):
             path: a directory, or "hf://owner/name" for the hub; nothing else ever reaches the network.
             encoder: a user's own encoder, built as it was when it was saved; not needed for a built-in backbone.
             scorer: a user's own scorer; not needed for a standard one.
+            modules: what else was set on the model before it was saved, by attribute, such as the head of an objective,
+                {"head": head}; their weights are loaded too.
 
         Raises:
-            InputError: for a directory that is missing, incomplete, corrupted or of another encoder.
+            InputError: for a directory that is missing, incomplete, corrupted or of another encoder, or a module under the
+                name of something that the model has.
         """
         folder = _download(str(path)) if str(path).startswith(HUB_PREFIX) else Path(path)
         if not folder.is_dir():
             raise InputError(f"no model directory at {folder}; a model on the hub is written {HUB_PREFIX}owner/name")
         config = read_config(folder)
         model = _build(cls, config, encoder, scorer, folder)
+        for name, module in (modules or {}).items():
+            if hasattr(model, name):
+                raise InputError(f"modules names {name!r}, which a model has already: give what was set on it by hand")
+            model.add_module(name, module)
         load_weights(model, folder)
         model.eval()
         return model  # type: ignore[no-any-return]
@@ -185,8 +195,7 @@ def _download(address: str) -> Path:
 def _config(model: Recommender) -> dict[str, Any]:
     from latentloop.recipes import describe  # recipes import the recommender
 
-    scorer, encoder = model.scorer, cast(nn.Module, model.encoder)
-    standard = type(scorer) in _SCORERS.values()
+    encoder = cast(nn.Module, model.encoder)
     backbone = None if model.backbone is None else describe(model.backbone, model.encoder)
     config = {
         "format": FORMAT,
@@ -196,7 +205,7 @@ def _config(model: Recommender) -> dict[str, Any]:
         "dropout": model.input_dropout.p,
         "inference_state": model.inference_state,
         "init_std": model.init_std,
-        "scorer": {"name": type(scorer).__name__, **dataclasses.asdict(scorer)} if standard else None,  # type: ignore[call-overload]
+        **describe_scorer(model.scorer),
         "backbone": backbone,
         "fingerprint": fingerprint(model.encoder),
         "encoder": str(type(encoder).__name__),
@@ -233,7 +242,7 @@ def check_encoder(encoder: Any, config: Mapping[str, Any], folder: Path) -> None
 
 
 def _build(
-    cls: type[Any], config: dict[str, Any], encoder: nn.Module | None, scorer: Scorer | None, folder: Path
+    cls: type[Any], config: dict[str, Any], encoder: nn.Module | None, scorer: str | Scorer | None, folder: Path
 ) -> Any:
     """The model that `config` describes, its weights not loaded yet."""
     from latentloop.recipes import build_encoder  # recipes import the recommender
@@ -258,8 +267,7 @@ def _build(
             _refuse_endless(config["backbone"], folder)
             backbone, encoder = build_encoder(config["backbone"], config["dim"], config["max_length"])
         if scorer is None:
-            settings = dict(config["scorer"])
-            scorer = _SCORERS[settings.pop("name")](**settings)
+            scorer = standard_scorer(config["scorer"])
         model = cls(
             config["num_items"],
             encoder,
@@ -279,6 +287,7 @@ def _build(
         raise InputError(f"{where} is damaged: {type(error).__name__} {one_line(error)}") from None
     model.backbone = backbone
     check_encoder(model.encoder, config, folder)
+    check_scorer(model.scorer, config, folder)
     model.item_ids = _item_ids(folder / ITEMS, model.num_items)
     return model
 

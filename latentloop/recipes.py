@@ -82,7 +82,7 @@ def build_recommender(
         InputError: for a value out of range, norms of thoughts without the loop, or a backbone made for another number of
             items.
     """
-    at_least("dim", dim, 1)  # before layers of no size warn
+    dim = at_least("dim", dim, 1)  # before layers of no size warn
     known = getattr(backbone, "num_items", num_items)
     if known != num_items:
         raise InputError(f"num_items is {num_items}, but the backbone knows the texts of {known} items")

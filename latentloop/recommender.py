@@ -77,10 +77,9 @@ class Recommender(nn.Module, Pretrained):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("num_items", num_items), ("dim", dim), ("max_length", max_length)):
-            at_least(name, value, 1)
-        dropout_rate(dropout)
-        zero_or_more("init_std", init_std)
+        num_items = at_least("num_items", num_items, 1)
+        dim, max_length = at_least("dim", dim, 1), at_least("max_length", max_length, 1)
+        dropout, init_std = dropout_rate(dropout), zero_or_more("init_std", init_std)
         if inference_state not in get_args(InferenceState):
             raise InputError(f"inference_state must be 'shared', 'fresh' or 'zero', got {inference_state!r}")
         if not isinstance(encoder, nn.Module):
@@ -160,7 +159,7 @@ class Recommender(nn.Module, Pretrained):
                 both of them.
         """
         depth = self.inference_depth if depth is None else as_deep("depth", depth)
-        at_least("copies", copies, 1)
+        copies = at_least("copies", copies, 1)
         hidden, start, context = begin(self, checked_history(self, history), state, state_keys, copies)
         return self.encoder.thoughts(hidden, state=start, depth=depth, **context)
 
@@ -212,7 +211,8 @@ class Recommender(nn.Module, Pretrained):
         """Scores of all items for a few histories: column i - 1 is item i. For many, use `recommend` or `evaluate`."""
         queries, keys = self.encode(history, depth=depth), self.keys()
         with torch.autocast(queries.device.type, enabled=False):  # ranks need float32 even under bf16
-            return queries.float() @ keys.float().T
+            wide = torch.promote_types(queries.dtype, torch.float32)
+            return queries.to(wide) @ keys.to(wide).T
 
     def recommend(
         self,
@@ -265,7 +265,7 @@ class Recommender(nn.Module, Pretrained):
             bonus=bonus,
         )
 
-    def forward(self, history: Int[Tensor, "B L"], *, depth: int | None = None) -> Float[Tensor, "B d"]:
+    def forward(self, history: Int[Tensor, "B L"], depth: int | None = None) -> Float[Tensor, "B d"]:
         """The same as `encode`."""
         return self.encode(history, depth=depth)
 

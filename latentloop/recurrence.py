@@ -88,7 +88,7 @@ class RecurrentDepth(nn.Module):
         Raises:
             InputError: where d is not a whole number of at least 1, or was bound to another value before.
         """
-        at_least("dim", dim, 1)
+        dim = at_least("dim", dim, 1)
         if self.dim not in (None, dim):
             raise InputError(f"dim is {self.dim} since this encoder was first bound and cannot become {dim}")
         for name, block in (("pre_block", self.pre_block), ("core_block", self.core_block)):
@@ -154,6 +154,7 @@ class RecurrentDepth(nn.Module):
         *,
         state: Float[Tensor, "*n d"],
         depth: int | None = None,
+        first_step: int = 0,
         **context: Any,
     ) -> Iterator[Float[Tensor, "*n d"]]:
         """Yield T_1..T_k, full states each, lazily.
@@ -162,14 +163,17 @@ class RecurrentDepth(nn.Module):
             hidden: H, (B, L, d) or packed (tokens, d).
             state: T_0, shaped like `hidden`.
             depth: k; None is the depth law's inference depth.
+            first_step: how many thoughts `state` already is of, for blocks that know which they make: k steps and then m
+                from the state after them, with first_step k, are k + m.
             context: what the blocks may ask for: `padding_mask` (B, L) bool, True = padding; `lengths` (B,);
                 `history` (B, L); or, packed, `offsets` (B + 1,).
 
         Raises:
-            InputError: for a depth outside 1..10,000 or a state shaped unlike `hidden`.
+            InputError: for a depth outside 1..10,000, a first step below 0 or a state shaped unlike `hidden`.
         """
         depth = as_deep("depth", self.depth_law.inference_depth if depth is None else depth)
-        return self._steps(hidden, state, depth, depth, context)
+        first_step = at_least("first_step", first_step, 0)
+        return self._steps(hidden, state, depth, depth, context, first_step)
 
     def thoughts(
         self, hidden: Float[Tensor, "*n d"], *, state: Float[Tensor, "*n d"], depth: int, **context: Any
@@ -224,17 +228,19 @@ class RecurrentDepth(nn.Module):
         return f"depth_law={self.depth_law}, state_std={self.state_std}"
 
     def _steps(
-        self, hidden: Tensor, state: Tensor, count: int, depth: int, context: dict[str, Any]
+        self, hidden: Tensor, state: Tensor, count: int, depth: int, context: dict[str, Any], first_step: int = 0
     ) -> Iterator[Tensor]:
         """The first `count` of `depth` steps."""
         if state.shape != hidden.shape:
             raise InputError(f"state must be shaped like hidden, {tuple(hidden.shape)}, got {tuple(state.shape)}")
-        return self._run(hidden, state, count, depth, context)
+        return self._run(hidden, state, count, depth, context, first_step)
 
-    def _run(self, hidden: Tensor, state: Tensor, count: int, depth: int, context: dict[str, Any]) -> Iterator[Tensor]:
+    def _run(
+        self, hidden: Tensor, state: Tensor, count: int, depth: int, context: dict[str, Any], first_step: int
+    ) -> Iterator[Tensor]:
         without_graph = 0 if self.grad_steps is None else depth - self.grad_steps
         for number in range(count):
-            told = {**context, "step": number}
+            told = {**context, "step": first_step + number}
             if number < without_graph:
                 with torch.no_grad():
                     state = self.step(state, hidden, **told)

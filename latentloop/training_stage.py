@@ -216,7 +216,11 @@ class TrainingStage:
 
 def _summary(line: dict[str, Any], metric: str, better: bool) -> str:
     best = " *" if better else ""
+    rollouts = ""
+    if "reward_mean" in line and "zero_variance" in line:
+        rollouts = f", reward {line['reward_mean']:.4f}, ties {line['zero_variance']:.0%}"
     return (
-        f"{line['stage']} epoch {line['epoch']}: loss {line['loss']:.4f}, validation {metric} {line[metric]:.4f}{best}, "
+        f"{line['stage']} epoch {line['epoch']}: loss {line['loss']:.4f}{rollouts}, validation {metric} "
+        f"{line[metric]:.4f}{best}, "
         f"{line['train_seconds']:.1f} s, {line['samples_per_second']:.0f} samples/s"
     )

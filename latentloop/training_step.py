@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from latentloop.clipping import clip_gradients
 from latentloop.data.batch import Batch
+from latentloop.errors import InputError
 from latentloop.graphed_thinking import GraphedThinking
 from latentloop.objectives.contract import Objective, call, free_name, touches_few_items, views_of
 from latentloop.objectives.views import encode_views
@@ -81,6 +82,11 @@ def updates(
         dropout_key = fold(batch.key, "dropout", accelerator.process_index, update)
         with dropout_seed(dropout_key, accelerator.device):
             loss, terms = step_module(prepared)
+            if not loss.requires_grad:
+                raise InputError(
+                    f"the loss of {objective!r} has no gradient: nothing that is trained leads to it (is something in it "
+                    "detached, or computed under no_grad?)"
+                )
             accelerator.backward(loss if batch.share is None else loss * batch.share.factor)
         if clip_norm is not None:
             terms["gradient_norm"] = clip_gradients(accelerator, model.parameters(), clip_norm)

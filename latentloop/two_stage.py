@@ -72,6 +72,10 @@ class TwoStage:
     kept_samples: int
     split: Split
 
+    def __repr__(self) -> str:
+        samples = f"train_samples={self.train_samples}, kept_samples={self.kept_samples}"
+        return f"TwoStage({type(self.model).__name__}, outcomes={list(self.outcomes)}, {samples}, split={self.split!r})"
+
     @property
     def pretrained_won(self) -> bool:
         """Whether post-training ran and no epoch of it beat the pre-trained model on validation."""

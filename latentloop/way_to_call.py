@@ -52,6 +52,7 @@ def way_to_call(module: nn.Module, *, causal: bool) -> Call:
     parameters = inspect.signature(plain.forward).parameters
     if "inputs_embeds" in parameters:
         return _embeds(plain, parameters, causal)
+    call = plain_call(plain, plain.forward, causal=causal)
     time_first = _time_first(plain)
     if time_first is not None:
         logger.warning(
@@ -60,7 +61,7 @@ def way_to_call(module: nn.Module, *, causal: bool) -> Call:
             type(plain).__name__,
             type(time_first).__name__,
         )
-    return plain_call(plain, plain.forward, causal=causal)
+    return call
 
 
 def plain_call(module: nn.Module, function: Callable[..., Any], *, causal: bool = False) -> PlainCall:
@@ -139,6 +140,8 @@ def _refuse_what_is_no_encoder(module: nn.Module) -> None:
             raise InputTypeError(
                 f"nn.Sequential tells its {type(part).__name__} nothing of padding or steps, which it would read: {WAY_OUT}"
             )
+    if isinstance(inner, nn.modules.lazy.LazyModuleMixin):
+        raise InputError(f"{type(inner).__name__} has no size yet: pass some rows through it first, or say its sizes")
     if inner is module and isinstance(inner, nn.Linear) and inner.in_features != inner.out_features:
         raise InputError(
             f"Linear maps {inner.in_features} to {inner.out_features}, and a block keeps d: make them equal"

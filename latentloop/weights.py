@@ -150,7 +150,10 @@ def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     for what, other, found in (("has no", "which the model has", missing), ("has", "which the model lacks", unknown)):
         if found:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            raise RuntimeError(f"the file {what} {found[0]}{more}, {other}")
+            part = found[0].partition(".")[0]
+            set_by_hand = found is unknown and not hasattr(model, part)
+            hint = f": what was set on it by hand is given again, modules={{'{part}': ...}}" if set_by_hand else ""
+            raise RuntimeError(f"the file {what} {found[0]}{more}, {other}{hint}")
     model.load_state_dict({named[name]: tensor for name, tensor in tensors.items()}, strict=False)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentloop.checks import above_zero, at_least, dropout_rate, is_whole, one_of, zero_or_more
+from latentloop.checks import above_zero, as_deep, at_least, dropout_rate, is_whole, one_of, zero_or_more
 from latentloop.errors import InputError
 
 
@@ -23,11 +23,18 @@ def test_whole_numbers_from_least_on(least: int, value: int) -> None:
         at_least("rows", value, least)
 
 
-@pytest.mark.parametrize("value", [True, np.int64(2), 2.0, "2", None, math.nan])
+@pytest.mark.parametrize("value", [True, np.True_, np.float64(2), 2.0, "2", None, math.nan])
 def test_what_only_looks_like_a_whole_number(value: Any) -> None:
     assert not is_whole(value)
     with pytest.raises(InputError, match="^rows must be a whole number of at least 1, got "):
         at_least("rows", value, 1)
+
+
+@pytest.mark.parametrize("value", [np.int64(2), np.int32(2), np.uint8(2)])
+def test_numpys_whole_numbers_come_back_as_ints(value: Any) -> None:
+    assert is_whole(value)
+    for found in (at_least("rows", value, 1), as_deep("depth", value)):
+        assert type(found) is int and found == 2
 
 
 @pytest.mark.parametrize("value", [-0.1, 1, 1.5, math.nan, "0.5", None, True])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from latentloop.dropout import dropout_off, evaluating
+from latentloop.dropout import dropout_off, evaluating, may_drop
 from latentloop.recomputing import recomputing
 
 
@@ -104,3 +107,41 @@ def test_a_checkpoint_recomputes_under_the_modes_of_its_forward_pass(make: type[
     assert plain.grad is not None
     torch.testing.assert_close(kept.grad, plain.grad)
     assert [part.training for part in module.modules()] == modes
+
+
+def test_threads_that_evaluate_at_once_leave_the_mode_as_it_was() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).train()
+    module[0].eval()
+    first, last = threading.Event(), threading.Event()
+
+    def within() -> bool:
+        with evaluating(module):
+            first.set()
+            last.wait(10)
+            return module[1].training
+
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(within)
+        first.wait(10)
+        with evaluating(module):
+            assert not module.training
+        assert not module[1].training  # somebody is still within
+        last.set()
+        assert early.result() is False
+    assert [part.training for part in module.modules()] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0)), False),
+        (nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)), True),
+        (nn.LSTM(2, 2, 2, dropout=0.0), False),
+        (nn.LSTM(2, 2, 2, dropout=0.3), True),
+        (nn.TransformerEncoderLayer(2, 1, 4, 0.0), False),
+        (nn.TransformerEncoderLayer(2, 1, 4, 0.2), True),
+        (Functional(), True),  # nobody can see what it does
+    ],
+)
+def test_what_may_drop_something(module: nn.Module, expected: bool) -> None:
+    assert may_drop(module) is expected

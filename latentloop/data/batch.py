@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from latentloop.across_ranks import Share
+from latentloop.checks import at_least
 from latentloop.data.positives import SameTarget
 from latentloop.data.sequences import Samples
 from latentloop.data.windows import Windows
@@ -81,8 +82,11 @@ def num_batches(num_samples: int, batch_size: int) -> int:
     Args:
         num_samples: samples in the epoch.
         batch_size: rows of a batch on all processes together.
+
+    Raises:
+        InputError: for samples below 0 or a batch size below 1.
     """
-    return -(-num_samples // batch_size)
+    return -(-at_least("num_samples", num_samples, 0) // at_least("batch_size", batch_size, 1))
 
 
 def batches(
@@ -117,14 +121,15 @@ def batches(
         start: the first batch to hand out, for continuing within an epoch.
 
     Raises:
-        InputError: a batch size below the number of processes, or a rank out of range.
+        InputError: a batch size below the number of processes, a rank out of range, or a number that is not whole.
     """
-    if world < 1 or not 0 <= rank < world:
+    world, rank = at_least("world", world, 1), at_least("rank", rank, 0)
+    batch_size, start = at_least("batch_size", batch_size, 1), at_least("start", start, 0)
+    epoch = at_least("epoch", epoch, 0)  # and a plain int: keys fold from a number's type too
+    if rank >= world:
         raise InputError(f"rank: {rank} of world {world}, expected 0 <= rank < world")
     if batch_size < world:
-        raise InputError(f"batch_size: {batch_size}, expected at least 1 row for each of {world} process(es)")
-    if start < 0:
-        raise InputError(f"start: {start}, expected 0 or more")
+        raise InputError(f"batch_size: {batch_size}, expected at least 1 row for each of {world} processes")
     windows = samples if isinstance(samples, Windows) else None
     rows = samples.samples if isinstance(samples, Windows) else samples
     return _batches(rows, windows, batch_size, key, epoch, shuffle, same_target, rank, world, start)

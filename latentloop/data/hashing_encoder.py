@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from latentloop.errors import InputError
+from latentloop.checks import at_least
 
 __all__ = ["HashingEncoder"]
 
@@ -33,9 +33,7 @@ class HashingEncoder:
     """
 
     def __init__(self, *, dim: int = 384) -> None:
-        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-            raise InputError(f"dim must be a whole number of at least 1, got {dim!r}")
-        self.dim = dim
+        self.dim = at_least("dim", dim, 1)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(n, c) float32, row i for text i."""

@@ -7,6 +7,7 @@ from itertools import compress
 import numpy as np
 import torch
 
+from latentloop.checks import at_least
 from latentloop.data.interactions import Interactions
 from latentloop.errors import InputError
 
@@ -23,10 +24,9 @@ def k_core(interactions: Interactions, k: int) -> Interactions:
         k: the least number of interactions, 1 or more; 1 keeps everything that occurs.
 
     Raises:
-        InputError: `k` below 1, or no user is left.
+        InputError: `k` is no whole number of at least 1, or no user is left.
     """
-    if k < 1:
-        raise InputError(f"k: {k}, expected 1 or more (1 keeps everything)")
+    k = at_least("k", k, 1)
     user, item = interactions.user.numpy(), interactions.item.numpy()
     users = np.bincount(user, minlength=interactions.num_users)
     items = np.bincount(item, minlength=interactions.num_items + 1)

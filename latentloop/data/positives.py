@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
 
+from latentloop.checks import is_whole
 from latentloop.data.sequences import Samples
+from latentloop.errors import InputTypeError
 from latentloop.randomness import keyed_uniform
 
 __all__ = ["SameTarget"]
@@ -38,7 +40,14 @@ class SameTarget:
             index: (B,) places in `samples`, not their numbers.
             key: what the draw is for, or one for each sample; the result depends on it, the samples' numbers and their
                 targets only.
+
+        Raises:
+            InputTypeError: for a key that is no whole number.
         """
+        if not isinstance(key, Tensor):
+            if not is_whole(key):
+                raise InputTypeError(f"key must be a whole number, or a tensor of one for each sample, got {key!r}")
+            key = int(key)
         rows, target = self.samples.rows[index], self.samples.target(index)
         start, others, own = self._start[target], self._size[target] - 1, self._place[index]
         chosen = (keyed_uniform(key, rows) * others).long().clamp_max_(others.clone().sub_(1).clamp_min_(0))

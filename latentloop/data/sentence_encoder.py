@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from latentloop.checks import at_least
 from latentloop.errors import InputError
 from latentloop.files import write_atomically
 
@@ -23,16 +24,18 @@ class SentenceTransformerEncoder:
     """A model of sentence-transformers by name.
 
     Embeddings are cached by a hash of the model's name and the texts, so texts are encoded once on a machine and a
-    repeated run needs neither the package nor the network.
+    repeated run needs neither the package nor the network. Of a folder the hash has each file's size and time too: a
+    model that was trained on in place encodes anew.
 
     Args:
-        name: a model on the hub, such as "all-MiniLM-L6-v2", or a folder, which is written with a slash or dot first.
+        name: a model on the hub, such as "all-MiniLM-L6-v2", or a folder, which is what a name is wherever there is a
+            folder of that name. With a dot, slash or ~ first, or two slashes, it cannot be a name on the hub.
         cache: where to keep embeddings; None is `latentloop/text` in `$XDG_CACHE_HOME`, or else in `~/.cache`.
         batch_size: texts at a time.
         device: where to encode; None is the best there is.
 
     Raises:
-        InputError: for an empty name, or a folder that does not exist.
+        InputError: for an empty name, a folder that does not exist, or a batch size below 1.
     """
 
     def __init__(
@@ -40,12 +43,12 @@ class SentenceTransformerEncoder:
     ) -> None:
         if not name:
             raise InputError("the text encoder needs a name, such as all-MiniLM-L6-v2 or hashing")
-        if name.startswith((".", "/", "~")):
-            folder = Path(name).expanduser()
-            if not folder.is_dir():  # or the hub would be asked for it
-                raise InputError(f"{name}: no such folder; give a model's folder or its name on the hub")
-            name = str(folder.resolve())
-        self.name, self.batch_size, self.device = name, batch_size, device
+        self._folder = _folder(name)
+        if self._folder is not None:
+            name = str(self._folder)
+        elif name.startswith((".", "/", "~")) or name.count("/") > 1:  # or the hub would be asked for it
+            raise InputError(f"{name}: no such folder; give a model's folder or its name on the hub")
+        self.name, self.batch_size, self.device = name, at_least("batch_size", batch_size, 1), device
         self.cache = _cache() if cache is None else Path(cache)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -88,8 +91,11 @@ class SentenceTransformerEncoder:
         return found
 
     def _key(self, texts: Sequence[str]) -> str:
+        parts: list[object] = [self.name, list(texts)]
+        if self._folder is not None:
+            parts.append(_state(self._folder))
         # JSON, because joined by any mark two lists of texts could look the same
-        content = json.dumps([self.name, list(texts)], ensure_ascii=True)
+        content = json.dumps(parts, ensure_ascii=True)
         return hashlib.blake2b(content.encode(), digest_size=20).hexdigest()
 
 
@@ -97,6 +103,21 @@ def _cache() -> Path:
     home = os.environ.get("XDG_CACHE_HOME", "")
     # the standard says that a relative path there is to be ignored
     return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "latentloop" / "text"
+
+
+def _folder(name: str) -> Path | None:
+    """The folder of that name, None where there is none."""
+    try:
+        folder = Path(name).expanduser()
+        return folder.resolve() if folder.is_dir() else None
+    except (OSError, RuntimeError):  # a name that no file can have, or the home of nobody
+        return None
+
+
+def _state(folder: Path) -> list[tuple[str, int, int]]:
+    """Path, size and time of each file inside: another model in the same place has others."""
+    files = ((path.relative_to(folder).as_posix(), path.stat()) for path in folder.rglob("*") if path.is_file())
+    return sorted((name, found.st_size, found.st_mtime_ns) for name, found in files)
 
 
 def _kept(path: Path, count: int) -> np.ndarray | None:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int, Int32, Int64
 from torch import Tensor
 
+from latentloop.checks import at_least
 from latentloop.data.interactions import Id, Interactions
 from latentloop.errors import InputError
 
@@ -31,6 +32,9 @@ class Sequences:
     offsets: Int64[Tensor, " users_and_one"]
     num_items: int
     item_ids: Sequence[Id] | None = None
+
+    def __repr__(self) -> str:
+        return f"Sequences(users={self.num_users}, items={self.num_items}, actions={len(self.items)})"
 
     @classmethod
     def of(cls, interactions: Interactions) -> Sequences:
@@ -71,7 +75,8 @@ class Samples:
         part: which part of a split they are, for the protocol of what is measured on them; None where not said.
 
     Raises:
-        InputError: `max_length` below 1, columns that differ in length, or a history outside its user's sequence.
+        InputError: `max_length` is no whole number of at least 1, columns that differ in length, or a history outside
+            its user's sequence.
     """
 
     sequences: Sequences
@@ -82,8 +87,7 @@ class Samples:
     part: str | None = None
 
     def __post_init__(self) -> None:
-        if self.max_length < 1:
-            raise InputError(f"max_length must be at least 1, got {self.max_length}")
+        object.__setattr__(self, "max_length", at_least("max_length", self.max_length, 1))
         if self.rows is None:
             object.__setattr__(self, "rows", torch.arange(len(self.user), device=self.user.device))
         if not len(self.user) == len(self.end) == len(self.rows):
@@ -96,6 +100,11 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def __repr__(self) -> str:
+        part = "" if self.part is None else f"part={self.part!r}, "
+        within = f"users={self.sequences.num_users}, items={self.num_items}"
+        return f"Samples({part}samples={len(self)}, max_length={self.max_length}, {within})"
 
     @property
     def num_items(self) -> int:

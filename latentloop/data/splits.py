@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 
 import torch
 from jaxtyping import Bool, Int64
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from latentloop.data.interactions import Id, Interactions
 from latentloop.data.sequences import Samples, Sequences
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 
 __all__ = ["Split", "global_time", "leave_one_out"]
 
@@ -35,6 +36,11 @@ class Split:
     interactions: Interactions
     training: Bool[Tensor, " n"]
     protocol: str
+
+    def __repr__(self) -> str:
+        log = f"users={self.num_users}, items={self.num_items}, actions={len(self.interactions)}"
+        parts = f"training={len(self.train)}, validation={len(self.validation)}, test={len(self.test)}"
+        return f"Split({self.protocol!r}, {log}, {parts}, max_length={self.max_length})"
 
     @property
     def num_items(self) -> int:
@@ -84,7 +90,7 @@ def leave_one_out(interactions: Interactions, max_length: int = 20) -> Split:
         max_length: L, the longest history handed out.
 
     Raises:
-        InputError: no user has 3 items.
+        InputError: no user has 3 items, or `max_length` is no whole number of at least 1.
     """
     sequences = Sequences.of(interactions)
     first, stop = sequences.offsets[:-1], sequences.offsets[1:]
@@ -120,8 +126,14 @@ def global_time(interactions: Interactions, max_length: int = 20, validation: fl
         test: share of rows for test, in (0, 1).
 
     Raises:
-        InputError: no timestamps, shares that leave nothing, or a part without samples.
+        InputError: no timestamps, shares that leave nothing, a part without samples, or `max_length` is no whole number
+            of at least 1.
+        InputTypeError: a share that is no number.
     """
+    if not (isinstance(validation, Real) and isinstance(test, Real)):
+        raise InputTypeError(
+            f"validation, test: {validation!r} and {test!r}, expected two numbers, such as 0.1 and 0.1"
+        )
     if interactions.timestamp is None:
         raise InputError(
             "interactions: no timestamps; a global-time split needs them, use leave-one-out instead",

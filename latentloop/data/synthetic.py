@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latentloop.checks import above_zero, at_least
 from latentloop.data.interactions import Interactions
 from latentloop.errors import InputError
 from latentloop.randomness import fold, keyed_uniform
@@ -50,11 +51,12 @@ def synthetic_log(
         average_length: mean length of a history, more than 5, the shortest.
 
     Raises:
-        InputError: a count out of range.
+        InputError: a count out of range, or one that is not whole.
     """
-    if num_users < 1:
-        raise InputError(f"num_users: {num_users}, expected at least 1")
-    if not 1 <= num_categories <= num_items:
+    num_users, num_items = at_least("num_users", num_users, 1), at_least("num_items", num_items, 1)
+    num_categories = at_least("num_categories", num_categories, 1)
+    average_length = above_zero("average_length", average_length)
+    if num_categories > num_items:
         raise InputError(f"num_categories: {num_categories}, expected 1..{num_items}, the number of items")
     if not average_length > _SHORTEST:
         raise InputError(f"average_length: {average_length}, expected more than {_SHORTEST}, the shortest history")

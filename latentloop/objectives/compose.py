@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -35,9 +35,9 @@ class Composable:
         """This part and another."""
         return Sum([self, other])  # type: ignore[list-item]  # as above
 
-    def __radd__(self, other: Objective) -> Sum:
-        """Another part and this one."""
-        return Sum([other, self])  # type: ignore[list-item]  # as above
+    def __radd__(self, other: Objective | Literal[0]) -> Sum:
+        """Another part and this one; Python's `sum` begins with 0."""
+        return Sum([self] if isinstance(other, int) and other == 0 else [other, self])  # type: ignore[list-item]  # as above
 
 
 class Around(Composable):

@@ -19,6 +19,7 @@ from torch import Tensor
 from latentloop.checks import above_zero, at_least, one_of, zero_or_more
 from latentloop.data.batch import Batch
 from latentloop.depth import varies
+from latentloop.dropout import may_drop
 from latentloop.errors import InputError, InputTypeError
 from latentloop.graphed_thinking import GraphedThinking
 from latentloop.item_policy import weighed_log_prob_and_kl
@@ -231,17 +232,21 @@ class RPT(Composable):
         return shown(self, "rollouts", "reward", "policy")
 
     def _check_rollouts(self, model: Recommender) -> None:
-        if not self.dropout and not _has_state(model):
+        no_rate = " (no module has a rate above 0)" if self.dropout else ""
+        dropped = self.dropout and may_drop(model)
+        if not dropped and not _has_state(model):
             raise InputError(
-                "RPT needs rollouts that differ, but this encoder has no start state: pass dropout=True or wrap it "
-                "in RecurrentDepth"
+                f"RPT needs rollouts that differ, but this encoder has no start state: pass dropout=True{no_rate} or wrap "
+                "it in RecurrentDepth",
+                settings=("rollout_dropout",),
             )
         depths_differ = self.own_depth and varies(model.depth_law)
-        if not (self.dropout or depths_differ) and getattr(model.encoder, "state_std", None) == 0:
+        if not (dropped or depths_differ) and getattr(model.encoder, "state_std", None) == 0:
             other = " (the depth is fixed)" if self.own_depth else ""
             raise InputError(
-                f"RPT needs rollouts that differ, but T_0 is 0 (state_std): give it a spread, or pass dropout=True or "
-                f"own_depth=True{other}"
+                f"RPT needs rollouts that differ, but T_0 is 0 (state_std): give it a spread, or pass dropout=True"
+                f"{no_rate} or own_depth=True{other}",
+                settings=("state_std", "rollout_dropout", "own_depth"),
             )
 
     @torch.no_grad()

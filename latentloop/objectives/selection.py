@@ -46,9 +46,8 @@ def select(
     Raises:
         InputError: for a value out of range or a score that is NaN.
     """
-    at_least("cut", cut, 1)
-    at_least("trials", trials, 1)
-    at_least("batch_size", batch_size, 1)
+    cut, trials = at_least("cut", cut, 1), at_least("trials", trials, 1)
+    batch_size = at_least("batch_size", batch_size, 1)
     places = torch.arange(len(samples), device=samples.device)
     kept = torch.zeros(len(samples), dtype=torch.int64, device=samples.device)
     with evaluating(model):

@@ -93,6 +93,7 @@ class OddFact(nn.Identity):
         (lambda: nn.LSTM(D, D, bidirectional=True), InputError, "hidden_size=4 .or proj_size=4.*nn.Linear"),
         (lambda: nn.LSTM(D, D, proj_size=3), InputError, "LSTM maps 8 to 3"),
         (lambda: nn.Linear(D, 9), InputError, "Linear maps 8 to 9"),
+        (lambda: nn.LazyLinear(D), InputError, "LazyLinear has no size yet"),
     ],
 )
 def test_refused_at_construction_in_one_line(make: Callable[[], Any], kind: type[Exception], said: str) -> None:
@@ -164,6 +165,8 @@ def test_a_part_that_takes_time_first_is_warned_of(caplog: pytest.LogCaptureFixt
     adapt(TimeFirst(nn.GRU(D, D, batch_first=True)))
     adapt(TimeFirst(adapt(nn.GRU(D, D))))
     adapt(nn.GRU(D, D))
+    with pytest.raises(InputTypeError, match="needs key, value"):
+        adapt(nn.MultiheadAttention(D, 2))
     assert caplog.text == ""
 
 
@@ -269,6 +272,15 @@ X = torch.zeros(2, 3, D)
             r"padding_mask must be \(2, 3\).*got \(2, 4\)",
         ),
         (lambda: adapt(nn.Identity())(X, padding_mask=torch.zeros(2, 3)), "padding_mask must be bool"),
+        (
+            lambda: adapt(nn.GRU(D, D, batch_first=True))(
+                X, padding_mask=torch.tensor([[True, False, False], [False, False, True]])
+            ),
+            "rows must be left-padded, newest position last: row 1 has padding after an item",
+        ),
+        (lambda: adapt(nn.Identity())(X, history=torch.tensor([[1, 0, 2], [1, 2, 3]])), "left-padded.*row 0"),
+        (lambda: adapt(nn.Identity())(X, lengths=torch.tensor([3, -1])), r"lengths must lie in 0\.\.3, found -1"),
+        (lambda: adapt(nn.Identity())(X, lengths=torch.tensor([4, 0])), r"lengths must lie in 0\.\.3, found 4"),
         (lambda: adapt(nn.Identity())(torch.zeros(5, D), offsets=torch.tensor([0, 5])), "takes no packed tokens"),
         (lambda: adapt(nn.GRU(D, D))(torch.zeros(5, D), offsets=torch.tensor([0, 5])), "takes no packed tokens"),
         (lambda: adapt(transformer(1))(torch.zeros(5, D), offsets=torch.tensor([0, 5])), "takes no packed tokens"),

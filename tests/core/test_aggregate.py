@@ -221,3 +221,15 @@ def test_a_function_may_use_what_the_encoder_has_or_nobody_trains() -> None:
         lambda t, h: gated(FROZEN, t, h),
     ):
         Recommender(9, RecurrentDepth(gate, nn.Identity(), aggregate), DIM, 5)
+
+
+class OneArgument(nn.Module):
+    def forward(self, state: Tensor) -> Tensor:
+        return state
+
+
+@pytest.mark.parametrize("aggregate", [lambda state: state, OneArgument(), lambda a, b, c: a])
+def test_an_aggregate_takes_state_and_hidden(aggregate: Any) -> None:
+    with unchecked(), pytest.raises(InputTypeError, match=r"^aggregate must be a callable of \(state, hidden\): "):
+        build_aggregate(aggregate)
+    assert isinstance(build_aggregate(torch.add), nn.Module)  # does not tell what it takes

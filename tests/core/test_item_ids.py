@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,3 +64,13 @@ def test_mistakes_are_named() -> None:
     for wrong in (1.5, None, True):
         with unchecked(), pytest.raises(InputTypeError, match="strings or whole numbers"):
             ItemIds(["a", wrong])
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, list])
+def test_arrays_and_tensors_are_their_numbers(kind: Callable[[list[int]], Any]) -> None:
+    ids = ItemIds([10, 20, 30])
+    with unchecked():
+        assert ids.numbers(kind([30, 10, 5])) == ([3, 1], [5])
+        assert ids.number(torch.tensor(20)) == 2
+        with pytest.raises(InputTypeError, match=r"^an id must be a string or a whole number, got \[10\]$"):
+            ids.numbers([[10]])

@@ -217,6 +217,20 @@ def test_layers_that_cannot_change_are_named() -> None:
 
 
 @fewer
+@given(seed=seeds, steps=depths, depth=depths, more=depths, own=KINDS)
+def test_steps_go_on_where_others_stopped(seed: int, steps: int, depth: int, more: int, own: Any) -> None:
+    loop = loop_of(seed, steps, own, 2)
+    shaken(loop)
+    hidden, state, padding = rows(seed)
+    deep = list(loop.unroll(hidden, state=state, depth=depth + more, padding_mask=padding))
+    then = list(loop.unroll(hidden, state=deep[depth - 1], depth=more, first_step=depth, padding_mask=padding))
+    for one, other in zip(deep[depth:], then, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    with pytest.raises(InputError, match="first_step must be a whole number of at least 0, got -1"):
+        loop.unroll(hidden, state=state, depth=1, first_step=-1)
+
+
+@fewer
 @given(seed=seeds, rank=st.integers(1, 9), training=st.booleans())
 def test_attention_changes_all_its_projections(seed: int, rank: int, training: bool) -> None:
     torch.manual_seed(seed)
@@ -246,6 +260,19 @@ def test_attention_changes_all_its_projections(seed: int, rank: int, training: b
         place, _, attribute = name.rpartition(".")
         parts = second.get_submodule(f"{place}.parametrizations.{attribute}")
         assert all(p.grad is not None and p.grad.any() for p in parts.parameters()), name
+
+
+def test_changes_alone_without_modules_of_a_step_s_own() -> None:
+    core = nn.Sequential(nn.Linear(DIM, DIM), nn.ReLU())
+    with pytest.raises(InputError, match=r"none in a LayerNorm; own=\(\) is none but the changes of that rank$"):
+        PerStep(core, 2, rank=2)
+    with unchecked(), pytest.raises(InputTypeError, match="own must be a type of module"):
+        PerStep(core, 2, ())
+    wrapped, x = PerStep(core, 2, (), rank=2), torch.randn(2, 4, DIM)
+    assert torch.equal(wrapped(x, step=1), core(x))
+    shaken(wrapped)
+    assert not torch.equal(wrapped(x, step=1), wrapped(x, step=0))
+    assert wrapped.blocks[0].module[0].bias is wrapped.blocks[1].module[0].bias
 
 
 def test_attention_of_other_sizes_changes_each_projection() -> None:

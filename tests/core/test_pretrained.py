@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -485,6 +486,68 @@ def test_a_users_own_scorer_is_passed_back(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="scorer of your own: pass it again as scorer="):
         Recommender.from_pretrained(tmp_path)
     same(model, Recommender.from_pretrained(tmp_path, scorer=Half()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled(Half):
+    """Another, with a setting."""
+
+    by: float = 2.0
+
+    def queries(self, thoughts: Tensor) -> Tensor:
+        return thoughts * self.by
+
+
+@pytest.mark.parametrize(
+    ("saved", "passed", "message"),
+    [
+        (Half(), Scaled(), "class of scorer was 'Half' and is 'Scaled'"),
+        (Scaled(2.0), Scaled(-2.0), "by of scorer was 2.0 and is -2.0"),
+        ("dot", "cosine", "class of scorer was 'Dot' and is 'Cosine'"),
+        (Cosine(0.1), Cosine(0.2), "temperature of scorer was 0.1 and is 0.2"),
+        ("cosine", Half(), "class of scorer was 'Cosine' and is 'Half'"),
+        (Scaled(3.0), Scaled(3.0), None),
+        (Cosine(0.1), Cosine(0.1), None),
+    ],
+)
+def test_a_scorer_of_another_kind_or_setting_is_refused(
+    tmp_path: Path, saved: Any, passed: Any, message: str | None
+) -> None:
+    model = built_in(0, scorer=saved)
+    model.save_pretrained(tmp_path)
+    if message is None:
+        same(model, Recommender.from_pretrained(tmp_path, scorer=passed))
+        return
+    with pytest.raises(InputError, match=f"^scorer does not match the one saved in .*: {message}; pass the one"):
+        Recommender.from_pretrained(tmp_path, scorer=passed)
+
+
+def test_what_was_set_on_a_model_is_given_again(tmp_path: Path) -> None:
+    model = built_in(0)
+    model.head = nn.Linear(DIM, 2)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(
+        InputError, match=r"the file has head.bias and 1 more.*given again, modules=\{'head': \.\.\.\}$"
+    ):
+        Recommender.from_pretrained(tmp_path)
+    loaded = Recommender.from_pretrained(tmp_path, modules={"head": nn.Linear(DIM, 2)})
+    same(model, loaded)
+    assert torch.equal(loaded.head.weight, model.head.weight)
+    for name in ("encoder", "score", "training"):
+        with pytest.raises(InputError, match=f"modules names '{name}', which a model has already"):
+            Recommender.from_pretrained(tmp_path, modules={name: nn.Linear(DIM, 2)})
+
+
+def test_a_model_made_with_numpys_numbers_loads(tmp_path: Path) -> None:
+    with unchecked():
+        encoder = SASRec(pre_layers=np.int64(1), core_layers=np.int64(1), inner=np.int32(8))
+        law, size = FixedDepth(np.int64(2)), np.int64(NUM_ITEMS)
+        model = build_recommender(encoder, size, dim=np.int64(DIM), max_length=np.int64(5), depth_law=law)
+    assert repr(law) == "FixedDepth(depth=2)"
+    model.eval().save_pretrained(tmp_path)
+    loaded = Recommender.from_pretrained(tmp_path)
+    same(model, loaded)
+    assert (loaded.num_items, loaded.inference_depth) == (NUM_ITEMS, 2)
 
 
 @pytest.fixture(scope="module")

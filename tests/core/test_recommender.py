@@ -328,6 +328,13 @@ def test_fixed_length_blocks_get_rows_of_max_length(seed: int, length: int, copi
     close(model.think(history, state=start).steps, model.think(full, state=padded).steps)
 
 
+def test_scores_of_a_model_in_double_precision_are_its_own() -> None:
+    model, history = recommender(3).double(), ragged(3)
+    scores = model.score(history)
+    assert scores.dtype == torch.float64
+    assert torch.equal(scores, model.think(history).final @ model.item_table.weight[1:].T)
+
+
 @pytest.mark.parametrize("packed", [True, False, "core"])
 def test_mistakes_in_a_call(packed: Layouts) -> None:
     model, history = recommender(0, packed=packed), ragged(0, 4, longest=3)
@@ -339,6 +346,10 @@ def test_mistakes_in_a_call(packed: Layouts) -> None:
         (r"state must be \(4, 3, 8\)", {"state": torch.zeros(4, 2, DIM)}),
         (r"state must be \(8, 3, 8\)", {"state": torch.zeros(4, 3, DIM), "copies": 2}),
         (r"state_keys must be \(4,\)", {"state_keys": keys}),
+        (
+            r"state_keys must be int64, such as row_keys\(key, rows\), got torch.float32",
+            {"state_keys": keys[:4].float()},
+        ),
         ("give one of them", {"state_keys": keys[:4], "state": torch.zeros(4, 3, DIM)}),
     ]
     for message, arguments in wrong:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 
 from latentloop.data import Batch, Interactions, SameTarget, Samples, batches, leave_one_out, num_batches
 from latentloop.data.windows import Windows
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 from latentloop.randomness import fold
+from tests.inputs.worlds import unchecked
 
 HISTORIES = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=9), min_size=2, max_size=8).filter(
     lambda hs: any(len(h) >= 4 for h in hs)
@@ -177,10 +180,60 @@ def test_wrong_arguments_are_named() -> None:
     samples = train_of([[1, 2, 3, 4, 1], [1, 2, 3, 4]])
     with pytest.raises(InputError, match="rank: 2 of world 2"):
         batches(samples, 4, key=0, epoch=0, rank=2, world=2)
-    with pytest.raises(InputError, match="batch_size: 0"):
-        batches(samples, 0, key=0, epoch=0)
-    with pytest.raises(InputError, match="start: -1"):
-        batches(samples, 4, key=0, epoch=0, start=-1)
+    with pytest.raises(InputError, match="batch_size: 1, expected at least 1 row for each of 2"):
+        batches(samples, 1, key=0, epoch=0, world=2)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2.5, 4.0, True, "4", None])
+@pytest.mark.parametrize("name", ["batch_size", "epoch", "start", "rank", "world"])
+def test_numbers_of_batches_are_whole(name: str, wrong: Any) -> None:
+    """Refused where batches are asked for, not where the first is taken."""
+    samples = train_of([[1, 2, 3, 4, 1], [1, 2, 3, 4]])
+    given: dict[str, Any] = {"batch_size": 4, "key": 0, "epoch": 0} | {name: wrong}
+    with (
+        unchecked(),
+        pytest.raises(InputError, match=f"^{name} must be a whole number of at least [01], got {wrong!r}$"),
+    ):
+        batches(samples, **given)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "world"])
+def test_there_is_at_least_one_row_and_one_process(name: str) -> None:
+    given: dict[str, Any] = {"batch_size": 4, "key": 0, "epoch": 0} | {name: 0}
+    with pytest.raises(InputError, match=f"^{name} must be a whole number of at least 1, got 0$"):
+        batches(train_of([[1, 2, 3, 4, 1]]), **given)
+
+
+def test_numpys_numbers_give_the_same_batches() -> None:
+    samples = train_of([[1, 2, 3, 4, 1, 2, 2, 4, 1], [2, 3, 1, 4, 2], [1, 3]])
+    ours = list(batches(samples, 3, key=5, epoch=1, start=1, world=2, rank=1))
+    whole = np.int64
+    with unchecked():
+        theirs = list(
+            batches(samples, whole(3), key=whole(5), epoch=whole(1), start=whole(1), world=whole(2), rank=whole(1))
+        )
+    assert [batch.key for batch in ours] == [batch.key for batch in theirs]
+    assert all(torch.equal(one.rows, two.rows) for one, two in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(("name", "wrong"), [
+    ("num_samples", -1), ("num_samples", 2.5), ("batch_size", 0), ("batch_size", 2.5), ("batch_size", "4"),
+])  # fmt: skip
+def test_numbers_to_count_batches_from_are_whole(name: str, wrong: Any) -> None:
+    with unchecked(), pytest.raises(InputError, match=f"^{name} must be a whole number"):
+        num_batches(**({"num_samples": 9, "batch_size": 4} | {name: wrong}))
+    assert (num_batches(0, 1), num_batches(9, 4)) == (0, 3)
+
+
+@pytest.mark.parametrize("wrong", [2.5, True, "4", None])
+def test_the_key_of_a_positive_is_a_whole_number(wrong: Any) -> None:
+    samples = train_of([[1, 2, 1, 1, 1, 1, 1, 9, 9]])
+    positives, index = SameTarget(samples), torch.arange(len(samples))
+    with unchecked():
+        with pytest.raises(InputTypeError, match=f"^key must be a whole number, or .*, got {wrong!r}$"):
+            positives.draw(index, wrong)
+        numpys = positives.draw(index, np.int64(2**62 + 7))
+    assert torch.equal(numpys, positives.draw(index, 2**62 + 7))
 
 
 @given(

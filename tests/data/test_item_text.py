@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import math
+import os
 import re
 import sys
 from collections import Counter
@@ -26,6 +27,7 @@ from latentloop.data.item_text import load_item_text
 from latentloop.data.sentence_encoder import SentenceTransformerEncoder
 from latentloop.data.text_encoders import TextEncoder, build_text_encoder, encode_item_text, load_text_features
 from latentloop.errors import InputError, InputTypeError
+from tests.inputs.worlds import unchecked
 
 TEXTS = {"a": 'A 5" nail', "b": "", "c": 'Ünï, the "best"', "d": "plain"}
 words = st.text(st.sampled_from("ab c,.Ü\"'"), max_size=12)
@@ -311,6 +313,72 @@ def test_a_missing_package_a_missing_model_and_a_missing_folder(
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     refused(r"'mini' needs sentence-transformers: pip install 'latentloop\[text\]'",
             SentenceTransformerEncoder("mini").encode, ["x"])  # fmt: skip
+
+
+def test_what_was_kept_of_a_name_on_the_hub_stays_valid(models: list[str], tmp_path: Path) -> None:
+    """The file's name as releases before folders counted their files wrote it."""
+    place = tmp_path / "cache" / "latentloop" / "text"
+    place.mkdir(parents=True)
+    digest = hashlib.blake2b(b'["group/mini", ["saw"]]', digest_size=20).hexdigest()
+    np.save(place / f"{digest}.npy", np.array([[7.0, 8.0]], dtype=np.float32))
+    assert SentenceTransformerEncoder("group/mini").encode(["saw"]).tolist() == [[7, 8]] and not models
+
+
+def test_a_folder_that_changes_in_place_is_encoded_anew(models: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    weights, pooling = folder / "weights", folder / "1_Pooling" / "config.json"
+    pooling.parent.mkdir(parents=True)
+    weights.write_bytes(b"one")
+    pooling.write_text("{}")
+
+    def later(path: Path) -> None:
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+    def longer() -> None:
+        time = weights.stat().st_mtime_ns
+        weights.write_bytes(b"two and more")
+        os.utime(weights, ns=(time, time))
+
+    encoder = SentenceTransformerEncoder(str(folder))
+    changes: list[Callable[[], Any]] = [
+        lambda: None, longer, lambda: later(weights), lambda: later(pooling), (folder / "more").touch,
+        lambda: (folder / "more").rename(folder / "other"), (folder / "other").unlink,
+    ]  # fmt: skip
+    for change in changes:
+        before = encoder._key(["saw"])
+        change()
+        encoder.encode(["saw"])
+        assert SentenceTransformerEncoder(str(folder)).encode(["saw"]).tolist() == [[3, 1, 1]]  # kept
+        assert (encoder._key(["saw"]) != before) == (change is not changes[0])
+    assert models == [str(folder)] * (len(changes) - 1)  # without the last file it is what it was two changes before
+
+
+def test_a_name_is_a_folder_where_there_is_one_or_where_the_hub_has_no_such_names(
+    models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("mine", "models/mine", "models/mine/v2", "./models/mine/v2", "models//mine")
+    for name in ("mine", "models/mine", "m" * 300):
+        assert SentenceTransformerEncoder(name).name == name  # on the hub
+    for name in ("models/mine/v2", "models//mine", "~nobody-of-that-name"):
+        refused(f"^{name}: no such folder", SentenceTransformerEncoder, name)
+    for folder in ("mine", "models/mine/v2"):
+        Path(folder).mkdir(parents=True)
+    for name in names:
+        assert SentenceTransformerEncoder(name).name == str((tmp_path / name).resolve())
+    Path("models/mine/v2/weights").touch()
+    SentenceTransformerEncoder("models/mine").encode(["saw"])
+    monkeypatch.chdir("models")
+    assert SentenceTransformerEncoder("./mine").encode(["saw"]).tolist() == [[3, 1, 1]]
+    assert models == [str(tmp_path / "models" / "mine")]  # kept by its place, wherever it is asked for
+
+
+@pytest.mark.parametrize("size", [0, 2.5, True, "8"])
+def test_sizes_of_encoders_are_whole_numbers(size: Any) -> None:
+    with unchecked():
+        refused("batch_size must be a whole number of at least 1", SentenceTransformerEncoder, "mini", batch_size=size)
+        refused("dim must be a whole number of at least 1", HashingEncoder, dim=size)
+        assert HashingEncoder(dim=np.int64(3)).encode(["saw"]).shape == (1, 3)
 
 
 def test_encoders_by_name(models: list[str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from latentloop.data import Interactions, k_core
 from latentloop.errors import InputError
+from tests.inputs.worlds import unchecked
 
 ROWS = st.lists(
     st.tuples(st.sampled_from("uvwxyz"), st.sampled_from("abcde"), st.integers(0, 9)), min_size=1, max_size=60
@@ -58,9 +61,15 @@ def test_without_times_the_order_stays() -> None:
     assert (list(filtered.user_ids), list(filtered.item_ids)) == ([1, 2], [5, 7])
 
 
-def test_k_below_one_is_refused() -> None:
-    with pytest.raises(InputError, match="k: 0, expected 1 or more"):
-        k_core(Interactions.of([1], [1]), 0)
+@pytest.mark.parametrize("k", [0, 1.0, 2.5, True, "2", None])
+def test_k_is_a_whole_number_of_at_least_one(k: Any) -> None:
+    with unchecked(), pytest.raises(InputError, match=f"^k must be a whole number of at least 1, got {k!r}$"):
+        k_core(Interactions.of([1, 1], [1, 1]), k)
+
+
+def test_k_may_be_numpys() -> None:
+    with unchecked():
+        assert k_core(Interactions.of([1, 1, 2], [5, 5, 5]), np.int64(2)).num_users == 1
 
 
 def test_a_core_of_one_drops_what_does_not_occur() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -106,11 +110,43 @@ def test_the_latest_histories_reach_to_the_newest_item_and_have_no_target(
 
 def test_samples_refuse_what_leaves_a_sequence() -> None:
     sequences = sequences_of([[1, 2, 3], [4, 5]])
-    with pytest.raises(InputError, match="max_length must be at least 1, got 0"):
-        Samples(sequences, torch.tensor([0]), torch.tensor([1]), 0)
     for user, end in ((0, -1), (1, 2), (0, 4), (1, 6)):
         with pytest.raises(InputError, match="history leaves its user's sequence"):
             Samples(sequences, torch.tensor([user]), torch.tensor([end]), 4)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, 8.0, True, "8", None])
+def test_max_length_is_a_whole_number_of_at_least_one(wrong: Any) -> None:
+    sequences = sequences_of([[1, 2, 3], [4, 5]])
+    message = f"^max_length must be a whole number of at least 1, got {wrong!r}$"
+    with unchecked():
+        for make in (
+            lambda: Samples(sequences, torch.tensor([0]), torch.tensor([1]), wrong),
+            lambda: sequences.latest(wrong),
+        ):
+            with pytest.raises(InputError, match=message):
+                make()
+
+
+def test_max_length_may_be_numpys_and_is_pythons_from_there() -> None:
+    with unchecked():
+        samples = sequences_of([[1, 2, 3], [4, 5]]).latest(np.int64(2))
+    assert type(samples.max_length) is int
+    assert samples.history(torch.tensor([0])).tolist() == [[2, 3]]
+
+
+@given(histories=HISTORIES, times=st.sampled_from([1, 400]), max_length=st.integers(1, 14))
+def test_samples_and_sequences_are_shown_by_their_sizes(
+    histories: list[list[int]], times: int, max_length: int
+) -> None:
+    histories = histories * times
+    sequences = sequences_of(histories)
+    actions, users = sum(map(len, histories)), len(histories)
+    assert repr(sequences) == f"Sequences(users={users}, items=9, actions={actions})"
+    sizes = f"samples={users}, max_length={max_length}, users={users}, items=9)"
+    latest = sequences.latest(max_length)
+    assert repr(latest) == f"Samples({sizes}"
+    assert repr(replace(latest, part="test")) == f"Samples(part='test', {sizes}"
 
 
 def test_an_empty_history_is_padding_before_the_first_item() -> None:

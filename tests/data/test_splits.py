@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from latentloop.data import Interactions, SameTarget, Samples, global_time, leave_one_out
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
+from tests.inputs.worlds import unchecked
 
 HISTORIES = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=9), min_size=2, max_size=7)
 TIMED = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 6), st.integers(0, 30)), min_size=12, max_size=60)
@@ -156,3 +159,33 @@ def test_a_table_without_times_names_the_settings_to_change() -> None:
 def test_the_parts_of_leave_one_out_say_which_they_are() -> None:
     split = leave_one_out(table_of([[1, 2, 3, 1, 2], [3, 2, 1]]))
     assert [part.part for part in (split.train, split.validation, split.test)] == ["training", "validation", "test"]
+
+
+@pytest.mark.parametrize("wrong", [0, 2.5, True, "8", None])
+@pytest.mark.parametrize("rule", [leave_one_out, global_time])
+def test_max_length_is_a_whole_number(rule: Any, wrong: Any) -> None:
+    table = table_of([[1, 2, 3, 1, 2] * 4] * 4)
+    with (
+        unchecked(),
+        pytest.raises(InputError, match=f"^max_length must be a whole number of at least 1, got {wrong!r}$"),
+    ):
+        rule(table, wrong)
+    with unchecked():
+        split = rule(table, np.int64(3))
+    assert type(split.max_length) is int and split.train.history(torch.tensor([0])).shape == (1, 3)
+
+
+@pytest.mark.parametrize("shares", [("0.1", 0.1), (0.1, None), (None, "0.1"), (0.1, [0.1])])
+def test_shares_are_numbers(shares: tuple[Any, Any]) -> None:
+    with unchecked(), pytest.raises(InputTypeError, match="validation, test: .* expected two numbers"):
+        global_time(table_of([[1, 2, 3, 1, 2]] * 4), 3, *shares)
+
+
+@pytest.mark.parametrize("rule", [leave_one_out, global_time])
+@pytest.mark.parametrize("items", [30, 2000])
+def test_a_split_is_shown_by_its_sizes(rule: Any, items: int) -> None:
+    split = rule(table_of([list(range(items))] * 3), 4)
+    assert repr(split) == (
+        f"Split({split.protocol!r}, users=3, items={items}, actions={3 * items}, training={len(split.train)}, "
+        f"validation={len(split.validation)}, test={len(split.test)}, max_length=4)"
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 
 from latentloop.data import DataCard, Samples, k_core, leave_one_out, synthetic_log
 from latentloop.errors import InputError
+from tests.inputs.worlds import unchecked
 
 
 def ndcg_at_10(scores: torch.Tensor, target: torch.Tensor) -> float:
@@ -65,9 +69,29 @@ def test_the_seed_fixes_the_log_and_users_do_not_depend_on_each_other(seed: int,
 
 
 def test_counts_out_of_range_are_named() -> None:
-    with pytest.raises(InputError, match="num_users: 0"):
+    with pytest.raises(InputError, match="^num_users must be a whole number of at least 1, got 0$"):
         synthetic_log(0)
     with pytest.raises(InputError, match=r"num_categories: 16, expected 1\.\.12, the number"):
         synthetic_log(10, 12)
     with pytest.raises(InputError, match="average_length: 5"):
         synthetic_log(average_length=5.0)
+
+
+@pytest.mark.parametrize("wrong", [2.5, True, "20", None, 0])
+@pytest.mark.parametrize("name", ["num_users", "num_items", "num_categories"])
+def test_counts_are_whole_numbers(name: str, wrong: Any) -> None:
+    with unchecked(), pytest.raises(InputError, match=f"^{name} must be a whole number of at least 1, got {wrong!r}$"):
+        synthetic_log(**{name: wrong})
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan"), "10", None, True])
+def test_an_average_is_a_finite_number(wrong: Any) -> None:
+    with unchecked(), pytest.raises(InputError, match="^average_length must be a finite number above 0"):
+        synthetic_log(20, 20, average_length=wrong)
+
+
+def test_numpys_numbers_make_the_same_log() -> None:
+    with unchecked():
+        numpys = synthetic_log(np.int64(9), np.int32(30), np.int64(1), num_categories=np.int64(5), average_length=8)
+    ours = synthetic_log(9, 30, 1, num_categories=5, average_length=8.0)
+    assert DataCard.of(numpys).hash == DataCard.of(ours).hash

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -280,6 +282,28 @@ def test_bad_requests_are_refused_in_one_line() -> None:
         evaluate(model, split)
     with pytest.raises(InputError, match="depths: none"):
         ranks(model, split.test, depths=[])
+
+
+@pytest.mark.parametrize("wrong", [2.5, "12", [0, "1"], [0.0], np.array(3.0), torch.tensor([0.5])])
+def test_seeds_that_are_no_whole_numbers_are_refused_before_the_work(wrong: Any) -> None:
+    split = random_split(6)
+    model = WholeNumbers(split.num_items)
+    with unchecked(), pytest.raises(InputTypeError, match=r"^seeds must be a whole number or several") as caught:
+        evaluate(model, split.test, seeds=wrong)
+    assert "\n" not in str(caught.value) and not model.runs
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [(3, (3,)), (0, (0,)), (None, ()), ((), ()), (range(2), (0, 1)), ([4, 2], (4, 2)), (np.arange(2), (0, 1)),
+     (np.int64(5), (5,)), (iter([1, 2]), (1, 2))],
+)  # fmt: skip
+def test_seeds_are_told_however_they_are_given(given: Any, told: tuple[int, ...]) -> None:
+    split = random_split(6)
+    with unchecked():
+        found = evaluate(WholeNumbers(split.num_items), split.test, seeds=given)
+    assert found.protocol.seeds == told
+    assert json.loads(found.to_json())["protocol"]["seeds"] == list(told)
 
 
 def recommender(split, *, loop: bool) -> Recommender:

@@ -31,6 +31,15 @@ def without_rpt() -> TwoStage:
     return two_stage(model, split, epochs=1, rpt_epochs=0, device="cpu")
 
 
+def test_what_the_recipe_came_to_is_shown_in_a_line(without_rpt: TwoStage) -> None:
+    told = repr(without_rpt)
+    assert told.startswith(
+        "TwoStage(Recommender, outcomes=['chance', 'popularity', 'followers', 'spt'], train_samples="
+    )
+    assert told.endswith(f", split={without_rpt.split!r})")
+    assert f"kept_samples={without_rpt.kept_samples}, " in told and "\n" not in told and len(told) < 400
+
+
 def outcome(like: Outcome, rank: int, best_epoch: int, seeds: tuple[int, ...] = (0,)) -> Outcome:
     """Every user's target ranked alike but for a little, so that any two outcomes differ beyond doubt."""
     users = len(like.test.user)

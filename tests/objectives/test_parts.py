@@ -280,6 +280,7 @@ def test_nested_sums_flatten_and_the_model_thinks_once() -> None:
     total = (NextItem() + 0.2 * TrajectoryAlignment()) + (0.1 * StepAlignment() + TrajectoryAlignment(positives="self"))
     assert len(total.parts) == 4
     assert total.views == ("anchor", "same_target", "self")
+    assert repr(sum([NextItem(), 0.2 * TrajectoryAlignment()])) == repr(NextItem() + 0.2 * TrajectoryAlignment())
     model, batch = recommender(0), batch_of(0)
     seen = []
     model.encoder.core_block.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))

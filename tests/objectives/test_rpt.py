@@ -27,7 +27,7 @@ from latentloop.randomness import fold, generator, row_keys
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
-from tests.core.worlds import unchecked
+from tests.core.worlds import built_in, unchecked
 from tests.objectives.worlds import (
     DIM,
     LENGTH,
@@ -551,6 +551,22 @@ def test_rollouts_from_a_start_state_without_spread_are_refused_unless_something
         RPT(own_depth=True).check(model)
     model.encoder.depth_law = UniformDepth(3, 4)
     RPT(own_depth=True).check(model)
+
+
+def test_dropout_of_no_rate_tells_no_rollouts_apart() -> None:
+    model = built_in(9)
+    model.encoder.state_std = 0.0
+    for part in model.modules():
+        for name in {"p", "dropout"} & set(vars(part)):
+            setattr(part, name, 0.0)
+    with pytest.raises(
+        InputError, match=r"pass dropout=True \(no module has a rate above 0\) or own_depth=True$"
+    ) as error:
+        RPT(dropout=True).check(model)
+    assert error.value.settings == ("state_std", "rollout_dropout", "own_depth")
+    RPT(dropout=True, own_depth=True).check(model)
+    model.input_dropout.p = 0.1
+    RPT(dropout=True).check(model)
 
 
 class Forgetful:

@@ -314,6 +314,15 @@ def test_the_protocol_of_validation_is_told_once_before_its_first_number(
     assert [line.partition(":")[0] for line in epochs] == ["spt epoch 1", "spt epoch 2"]
 
 
+def test_an_epoch_of_post_training_tells_what_its_rollouts_earned(
+    split: Split, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "latentloop"):
+        told = train(small(split), split, RPT(), epochs=1, stage="rpt").history[0]
+    reward, ties = told["reward_mean"], told["zero_variance"]
+    assert f", reward {reward:.4f}, ties {ties:.0%}, validation" in caplog.messages[-1]
+
+
 def test_a_launchers_settings_change_no_gradient(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     """`accelerate launch --gradient_accumulation_steps` would divide each, and add up none."""
     plain, launched = small(split), small(split)
@@ -419,6 +428,14 @@ class Head(nn.Module):
     def forward(self, views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         last = views["anchor"].final
         return (self.projection(last) - last.detach()).square().mean(), {}
+
+
+def test_a_loss_without_a_gradient_says_so(split: Split) -> None:
+    def cut_off(views: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return views["anchor"].final.detach().square().mean(), {}
+
+    with pytest.raises(InputError, match="^the loss of .*cut_off.* has no gradient"):
+        train(small(split), split, cut_off, epochs=1)
 
 
 class Tau:
