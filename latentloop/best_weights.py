@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from latentloop.pretrained import CONFIG, check_encoder, load_weights, read_config
+from latentloop.pretrained import CONFIG, load_weights, read_config
+from latentloop.saved_encoder import check_encoder
 from latentloop.weights import checksum, saved_checksum
 
 if TYPE_CHECKING:

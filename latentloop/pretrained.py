@@ -7,8 +7,6 @@ modules' plain settings, such as heads.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,13 +17,14 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
 from latentloop.checks import is_whole
-from latentloop.encoder_settings import difference, encoder_settings, unchanged
+from latentloop.encoder_settings import encoder_settings, unchanged
 from latentloop.errors import InputError, InputTypeError
 from latentloop.files import json_text, read_json, write_together, writing
 from latentloop.item_ids import ItemIds
+from latentloop.saved_encoder import check_encoder, fingerprint
 from latentloop.saved_scorer import check_scorer, describe_scorer, standard_scorer
 from latentloop.scoring import Scorer
-from latentloop.weights import WEIGHTS, load_weights, one_line, plain_name, saved_shape, saved_size, write_weights
+from latentloop.weights import WEIGHTS, load_weights, one_line, saved_shape, saved_size, write_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,9 +36,8 @@ __all__ = [
     "HUB_PREFIX",
     "WEIGHTS",
     "Pretrained",
-    "check_encoder",
-    "fingerprint",
     "load_weights",
+    "models_inside",
     "read_config",
 ]
 
@@ -55,21 +53,6 @@ tags: [sequential-recommendation, latent-reasoning]
 A sequential recommender of latentloop. `Recommender.from_pretrained(folder)` loads it; a model around an encoder of
 one's own is given that encoder again. `config.json` describes it, `items.json` holds the original item ids.
 """
-
-
-def fingerprint(encoder: Any) -> str:
-    """A hash of an encoder's parameter names and shapes and of its loop settings, to recognise it when it comes back."""
-    state = {plain_name(name): tensor for name, tensor in encoder.state_dict().items()}
-    shapes = [(name, list(tensor.shape)) for name, tensor in sorted(state.items())]
-    law = getattr(encoder, "depth_law", None)
-    nameless = getattr(type(law), "__repr__", None) is object.__repr__
-    loop = {
-        # object's own repr is an address, which no other process repeats
-        "depth_law": type(law).__name__ if nameless else repr(law),
-        "state_std": getattr(encoder, "state_std", None),
-        "aggregate": type(getattr(encoder, "aggregate", None)).__name__,
-    }
-    return hashlib.blake2b(json.dumps([shapes, loop]).encode(), digest_size=16).hexdigest()
 
 
 class Pretrained(ModelHubMixin):
@@ -170,10 +153,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: where it is missing, damaged or of another format.
     """
+    inside = models_inside(folder)
+    if inside and not (folder / WEIGHTS).is_file():
+        raise InputError(f"{folder} is a run, not a model: its models are {' and '.join(map(str, inside))}")
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise InputError(f"{folder / CONFIG} is not a latentloop model configuration of format {FORMAT}")
     return config
+
+
+def models_inside(folder: Path) -> list[Path]:
+    """The model directories directly in a folder, as in a run's."""
+    return sorted(weights.parent for weights in folder.glob(f"*/{WEIGHTS}") if (weights.parent / CONFIG).is_file())
 
 
 def _bytes(path: Path) -> bytes | None:
@@ -213,32 +204,6 @@ def _config(model: Recommender) -> dict[str, Any]:
     if backbone is None:
         config["encoder_settings"] = unchanged(model.built_with, encoder_settings(encoder))
     return config
-
-
-def check_encoder(encoder: Any, config: Mapping[str, Any], folder: Path) -> None:
-    """Refuse an encoder that is not the one which a model directory was saved with.
-
-    Args:
-        encoder: a `Recommender`'s.
-        config: what the directory's config.json holds.
-        folder: the directory.
-
-    Raises:
-        InputError: where parameter names, shapes, loop settings or modules' settings differ.
-    """
-    if fingerprint(encoder) != config.get("fingerprint"):
-        raise InputError(
-            f"encoder does not match the one saved in {folder}: parameter names, shapes or loop settings differ"
-        )
-    saved = config.get("encoder_settings", {})  # an earlier release, and a built-in backbone, has none
-    if not isinstance(saved, dict) or not all(isinstance(found, dict) for found in saved.values()):
-        raise InputError(f"{folder / CONFIG} is damaged: encoder_settings must be an object of objects")
-    found = difference(saved, encoder_settings(encoder))
-    if found is not None:
-        raise InputError(
-            f"encoder does not match the one saved in {folder}: {found}; build it as it was, or delete that setting "
-            f"from {CONFIG} where it changes no answer"
-        )
 
 
 def _build(

@@ -143,7 +143,11 @@ class RunDirectory:
         """
         run = cls(path)
         if not run._is_run():
-            raise InputError(f"{run.path} is not a run of latentloop: it has no config.json that `train` wrote")
+            from latentloop.pretrained import WEIGHTS, models_inside  # only to say what it is instead
+
+            inside, python = models_inside(run.path), "; in Python, Recommender.from_pretrained loads"
+            what = f"{python} {inside[0]}" if inside else f"{python} it" if (run.path / WEIGHTS).is_file() else ""
+            raise InputError(f"{run.path} is not a run of latentloop: it has no config.json that `train` wrote{what}")
         run._check_version()
         return run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from latentloop.item_ids import ItemIds
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
+from latentloop.run_directory import RunDirectory
 from latentloop.scoring import Cosine
 from latentloop.weights import load_weights
 from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, built_in, encoder, ragged, recommender, seeds, unchecked
@@ -536,6 +538,22 @@ def test_what_was_set_on_a_model_is_given_again(tmp_path: Path) -> None:
     for name in ("encoder", "score", "training"):
         with pytest.raises(InputError, match=f"modules names '{name}', which a model has already"):
             Recommender.from_pretrained(tmp_path, modules={name: nn.Linear(DIM, 2)})
+
+
+def test_runs_and_models_are_told_apart(tmp_path: Path) -> None:
+    for stage in ("spt", "rpt"):
+        built_in(0).save_pretrained(tmp_path / "run" / stage)
+    places = [str(tmp_path / "run" / stage) for stage in ("rpt", "spt")]
+    with pytest.raises(InputError, match="is a run, not a model: its models are " + re.escape(" and ".join(places))):
+        Recommender.from_pretrained(tmp_path / "run")
+    for place, loads in (("run", places[0]), ("run/spt", "it")):
+        with pytest.raises(
+            InputError, match="`train` wrote; in Python, Recommender.from_pretrained loads " + loads + "$"
+        ):
+            RunDirectory.open(tmp_path / place)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="`train` wrote$"):
+        RunDirectory.open(tmp_path / "empty")
 
 
 def test_a_model_made_with_numpys_numbers_loads(tmp_path: Path) -> None:
