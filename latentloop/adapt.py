@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from latentloop.calls import WAY_OUT, Call, Context, PlainCall, RecurrentCall, TransformerCall
 from latentloop.dropout import evaluating
 from latentloop.errors import InputError, InputTypeError
-from latentloop.exporting import exporting
 from latentloop.fact_trial import try_facts
 from latentloop.facts import Facts, facts, made_here
 from latentloop.layout_trial import try_layout
@@ -286,20 +285,6 @@ def adapt_both(pre_block: nn.Module, core_block: nn.Module | Literal["copy"]) ->
     return adapt(pre_block), adapt(copy.deepcopy(pre_block) if isinstance(core_block, str) else core_block)
 
 
-def _check_left_padded(padding_mask: Tensor, lengths: Tensor | None) -> None:
-    """Refuse padding after an item, and lengths that no row has; on an accelerator to ask would be to wait."""
-    if padding_mask.device.type != "cpu" or torch.compiler.is_compiling() or exporting():
-        return
-    right = (~padding_mask[:, :-1] & padding_mask[:, 1:]).any(1)
-    if bool(right.any()):
-        row = int(right.nonzero()[0])
-        raise InputError(f"rows must be left-padded, newest position last: row {row} has padding after an item")
-    if lengths is not None and lengths.numel():
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 0 or high > padding_mask.shape[1]:
-            raise InputError(f"lengths must lie in 0..{padding_mask.shape[1]}, found {low if low < 0 else high}")
-
-
 def _context(
     x: Tensor,
     padding_mask: Tensor | None,
@@ -330,6 +315,5 @@ def _context(
         padding_mask = history == 0
     if padding_mask is None:
         return None, Context(step=step)
-    _check_left_padded(padding_mask, lengths)
     told = padding_mask & (torch.arange(length, device=x.device) < length - 1)
     return padding_mask, Context(told, (~told).sum(1), history, None, max_length, step)

@@ -101,7 +101,8 @@ def build_aggregate(aggregate: str | Aggregate) -> nn.Module:
     if isinstance(aggregate, str) and aggregate in _STANDARD:
         return _STANDARD[aggregate]()
     if callable(aggregate):
-        _check_arguments(aggregate.forward if isinstance(aggregate, nn.Module) else aggregate)
+        if not getattr(aggregate, "_forward_pre_hooks", None):  # which may hand on other arguments
+            _check_arguments(aggregate.forward if isinstance(aggregate, nn.Module) else aggregate)
         return aggregate if isinstance(aggregate, nn.Module) else _Function(aggregate)
     known = ", ".join(repr(name) for name in _STANDARD)
     raise InputTypeError(f"aggregate must be one of {known}, or a callable of (state, hidden), got {aggregate!r}")

@@ -48,7 +48,7 @@ class LogNormalPoisson:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean_depth", as_deep("mean_depth", self.mean_depth, DEEPEST // 3))
         sigma = zero_or_more("sigma", self.sigma)
-        if type(self.sigma) not in (int, float):  # what is saved tells a law by how it is written
+        if not isinstance(self.sigma, int | float):  # what is saved tells a law by how it is written
             object.__setattr__(self, "sigma", sigma)
 
     @property

@@ -13,12 +13,13 @@ __all__ = ["Modes", "dropout_off", "evaluating", "may_drop", "modes_of", "restor
 # These choose another kernel by their mode (cuDNN's RNNs cannot be differentiated in eval mode, the transformer's fast
 # path gives other last bits), so their mode stays and only their own dropout goes.
 _OWN_DROPOUT = (nn.RNNBase, nn.MultiheadAttention)
+_RANDOM = (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _KEEP_MODE = (*_OWN_DROPOUT, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
 Modes = list[tuple[nn.Module, bool, float | None]]
 """Each module, whether it trains, and its own dropout where only that is ever switched."""
 
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()
 _EVALUATED: dict[int, tuple[int, Modes]] = {}
 """By `id`, how many are within `evaluating` of a module, and the modes before the first; no longer than anyone is."""
 
@@ -52,9 +53,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         module: it is left by its own `train`, because some modules do more there than set a flag.
     """
     with _LOCK:
-        inside, before = _EVALUATED.get(id(module), (0, None))
-        if before is None:
-            before = modes_of(module)
+        modes = modes_of(module)
+        inside, before = _EVALUATED.get(id(module), (0, modes))
+        if any(training for _, training, _ in modes):
+            before = modes  # the first to come, or somebody trains it since: that is what it goes back to
             module.eval()
         _EVALUATED[id(module)] = inside + 1, before
     try:
@@ -72,6 +74,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def may_drop(module: nn.Module) -> bool:
     """Whether two passes in training mode may differ: some rate is above 0, or some code is neither torch's nor ours."""
     for part in module.modules():
+        if isinstance(part, _RANDOM) or part._forward_hooks or part._forward_pre_hooks:
+            return True
         rates = [rate for name, rate in vars(part).items() if name == "p" or "drop" in name]
         if any(isinstance(rate, int | float) and rate > 0 for rate in rates):
             return True

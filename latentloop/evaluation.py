@@ -235,7 +235,7 @@ def weighted_ranks(
     deepest = max((as_deep("depth", depth) for depth in depths), default=0)
     if not deepest:
         raise InputError("depths: none given, expected at least one")
-    at_least("batch_size", batch_size, 1)
+    batch_size = at_least("batch_size", batch_size, 1)
     if not isinstance(samples, Samples):
         raise InputTypeError(f"samples must be samples such as split.test, got {type(samples).__name__}")
     if not len(samples):

@@ -62,7 +62,7 @@ class Followers:
     item_ids: Sequence[Id] | None = None
 
     def __post_init__(self) -> None:
-        at_least("newest", self.newest, 1)
+        object.__setattr__(self, "newest", at_least("newest", self.newest, 1))
         _share("fade", self.fade)
         zero_or_more("weight", self.weight)
 
@@ -95,9 +95,9 @@ class Followers:
         Raises:
             InputError: for a value out of range.
         """
-        at_least("window", window, 1)
+        window = at_least("window", window, 1)
         _share("decay", decay)
-        at_least("most", most, 1)
+        most = at_least("most", most, 1)
         size = split.num_items + 1
         kept = torch.nonzero(split.training)[:, 0]
         item, user = split.interactions.item[kept].long(), split.interactions.user[kept]

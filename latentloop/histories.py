@@ -70,16 +70,17 @@ class Histories:
         return torch.repeat_interleave(self.lengths), self.items
 
 
-def from_ids(histories: Sequence[Sequence[ItemId]], ids: ItemIds, *, strict: bool) -> Histories:
+def from_ids(histories: Sequence[Sequence[ItemId]], ids: ItemIds, *, strict: bool, named: bool = True) -> Histories:
     """Item numbers of each history, oldest first.
 
     Args:
         histories: original item ids of each user, oldest first.
         ids: the model's catalog.
         strict: an item that the catalog lacks is an error; otherwise it is skipped with one warning for all.
+        named: whether the catalog has ids of its own; where it has none, they are the numbers 1..N.
 
     Raises:
-        InputError: (strict) for an unknown item.
+        InputError: (strict) for an unknown item, or where none is known and the catalog has numbers only.
         InputTypeError: for one flat history where a list of histories is meant.
     """
     rows: list[list[int]] = []
@@ -90,12 +91,17 @@ def from_ids(histories: Sequence[Sequence[ItemId]], ids: ItemIds, *, strict: boo
                 f"histories must be a list of histories, each a list of item ids, found {history!r} at {place}: "
                 "put one history into a list of its own"
             )
-        known, unknown = ids.numbers(list(history))
+        known, unknown = ids.numbers(history if hasattr(history, "tolist") else list(history))
         rows.append(known)
         if unknown:
             missing.append((place, unknown))
     if missing:
         place, unknown = missing[0]
+        if not named and not any(rows):  # ids of the data, most likely, which the answer would not have either
+            raise InputError(
+                f"history {place} names item {unknown[0]!r}, and no item of any history is known: this model has no "
+                f"item ids, only the numbers 1..{len(ids)}; pass item_ids= when it is made, or data="
+            )
         if strict:
             raise InputError(f"history {place} names item {unknown[0]!r}, which the model does not know")
         count = sum(len(unknown) for _, unknown in missing)

@@ -73,8 +73,8 @@ def begin(
         raise InputError(f"state must be {wanted} (rows x copies, length, dim), got {tuple(state.shape)}")
     if state_keys is not None and state_keys.shape != wanted[:1]:
         raise InputError(f"state_keys must be {wanted[:1]} (rows x copies), got {tuple(state_keys.shape)}")
-    if state_keys is not None and state_keys.dtype != torch.int64:
-        raise InputError(f"state_keys must be int64, such as row_keys(key, rows), got {state_keys.dtype}")
+    if state_keys is not None and (state_keys.is_floating_point() or state_keys.dtype == torch.bool):
+        raise InputError(f"state_keys must be whole numbers, such as row_keys(key, rows), got {state_keys.dtype}")
     # how many tokens are real is known when the graph runs, not when it is made
     layout = _begin_packed if model.encoder.packed_core and not exporting() else _begin_padded
     hidden, start, context = layout(model, history, state, state_keys, copies)

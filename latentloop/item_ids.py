@@ -64,7 +64,11 @@ class ItemIds:
         except TypeError:  # what has no hash, such as a list
             raise InputTypeError(f"an id must be a string or a whole number, got {original!r}") from None
         if found is None and hasattr(original, "item"):  # a scalar of torch or NumPy
-            return self.number(original.item())
+            try:
+                plain = original.item()
+            except (RuntimeError, ValueError):
+                raise InputTypeError(f"an id must be a string or a whole number, got {original!r}") from None
+            return self._number.get(plain) if type(plain) is type(original) else self.number(plain)
         if found is None:
             if not isinstance(original, str):
                 found = self._number.get(str(original))

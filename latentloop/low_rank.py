@@ -49,7 +49,7 @@ def matrices(block: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
         if isinstance(layer, nn.Linear):
             yield name, layer, "weight"
         if isinstance(layer, nn.MultiheadAttention):  # its output's projection is a linear layer
-            yield from ((name, layer, one) for one in _ATTENTION if getattr(layer, one) is not None)
+            yield from ((name, layer, one) for one in _ATTENTION if getattr(layer, one, None) is not None)
 
 
 def low_rank(block: nn.Module, rank: int, *, but: Container[object] = ()) -> int:

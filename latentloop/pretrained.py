@@ -139,6 +139,8 @@ class Pretrained(ModelHubMixin):
         config = read_config(folder)
         model = _build(cls, config, encoder, scorer, folder)
         for name, module in (modules or {}).items():
+            if not name.isidentifier() or not isinstance(module, nn.Module):
+                raise InputError(f"modules must map attributes to modules, got {name!r}: {type(module).__name__}")
             if hasattr(model, name):
                 raise InputError(f"modules names {name!r}, which a model has already: give what was set on it by hand")
             model.add_module(name, module)
@@ -196,7 +198,7 @@ def _config(model: Recommender) -> dict[str, Any]:
         "dropout": model.input_dropout.p,
         "inference_state": model.inference_state,
         "init_std": model.init_std,
-        **describe_scorer(model.scorer),
+        **describe_scorer(model.scorer, model.scored_with),
         "backbone": backbone,
         "fingerprint": fingerprint(model.encoder),
         "encoder": str(type(encoder).__name__),

@@ -63,9 +63,11 @@ def recommend(
     """See `Recommender.recommend`."""
     if not is_whole(k) or not 1 <= k <= model.num_items:
         raise InputError(f"k must lie in 1..{model.num_items}, the size of the catalog, got {k!r}")
-    at_least("batch_size", batch_size, 1)
+    k, batch_size = int(k), at_least("batch_size", batch_size, 1)
     if (histories is None) == (users is None):
         raise InputError("give either histories or users (with data), and not both")
+    if data is not None:
+        _check_data(data)
     ids = _catalog(model, data)
     check_bonus(bonus, model.num_items, None if model.item_ids is None and data is None else ids.ids)
     if users is not None:
@@ -73,7 +75,8 @@ def recommend(
     elif isinstance(histories, Tensor):
         rows = from_tensor(histories, model.num_items)
     else:
-        rows = from_ids(histories if histories is not None else (), ids, strict=strict)
+        named = model.item_ids is not None or data is not None
+        rows = from_ids(histories if histories is not None else (), ids, strict=strict, named=named)
     candidates = _candidates(ids, allow, deny, strict, model.device)
     items: list[list[ItemId]] = []
     scores: list[list[float]] = []
@@ -93,6 +96,18 @@ def recommend(
             scores += [found[:count] for found, count in zip(best.tolist(), kept, strict=True)]
             items += [[names[i - 1] for i in found[:count]] for found, count in zip(chosen.tolist(), kept, strict=True)]
     return Recommendations(items, scores)
+
+
+def _check_data(data: object) -> None:
+    """Refuse what is read nowhere here, such as a DataFrame."""
+    from latentloop.data.interactions import Interactions  # serving raw histories needs no data
+    from latentloop.data.splits import Split
+
+    if not isinstance(data, Interactions | Split):
+        raise InputTypeError(
+            f"data must be Interactions or a Split of them, got {type(data).__name__}: load_interactions makes "
+            "Interactions of a table or a file"
+        )
 
 
 def _catalog(model: Recommender, data: Interactions | Split | None) -> ItemIds:
@@ -120,7 +135,7 @@ def _candidates(
     for name, listed, value in (("allow", allow, True), ("deny", deny, False)):
         if isinstance(listed, str | bytes):  # its letters may be items
             raise InputTypeError(f"{name} must be a list of item ids, got {listed!r}")
-        known, unknown = ids.numbers(list(() if listed is None else listed))
+        known, unknown = ids.numbers(() if listed is None else listed if hasattr(listed, "tolist") else list(listed))
         if unknown and strict:
             raise InputError(f"{name} names item {unknown[0]!r}, which the model does not know", settings=(name,))
         if unknown:

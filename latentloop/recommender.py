@@ -14,7 +14,7 @@ from latentloop.aggregate import refuse_unseen_weights
 from latentloop.checks import as_deep, at_least, dropout_rate, zero_or_more
 from latentloop.depth import DepthLaw
 from latentloop.encoder import Encoder, Thoughts
-from latentloop.encoder_settings import encoder_settings
+from latentloop.encoder_settings import encoder_settings, scorer_settings
 from latentloop.errors import InputError, InputTypeError
 from latentloop.everywhere import Everywhere, check_everywhere
 from latentloop.input_stage import begin, checked_history
@@ -91,6 +91,7 @@ class Recommender(nn.Module, Pretrained):
         _try_out(self.encoder, dim, max_length)
         self.built_with = encoder_settings(self.encoder)
         self.scorer = build_scorer(scorer)
+        self.scored_with = scorer_settings(self.scorer)
         self.inference_state: InferenceState = inference_state
         self.init_std = init_std
         self.item_table = nn.Embedding(num_items + 1, dim, padding_idx=0)

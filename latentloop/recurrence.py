@@ -26,6 +26,7 @@ from latentloop.depth import DepthLaw, LogNormalPoisson
 from latentloop.encoder import Encoder, Thoughts, distance_from_newest, newest, read_newest, same_shape
 from latentloop.errors import InputError, InputTypeError
 from latentloop.facts import facts
+from latentloop.left_padded import check_left_padded
 from latentloop.randomness import keyed_normal
 from latentloop.recomputing import recomputing
 
@@ -213,7 +214,13 @@ class RecurrentDepth(nn.Module):
             state: T_0, shaped like `x`; None draws the same fixed noise for every row, by distance from the newest.
             depth: k; None is the depth law's inference depth.
             context: see `unroll`.
+
+        Raises:
+            InputError: as `unroll`, and for padding after an item.
         """
+        if context.get("offsets") is None and x.ndim == 3:
+            told = {name: context.get(name) for name in ("padding_mask", "lengths", "history")}
+            check_left_padded(x.shape[1], **told)
         hidden = self.pre(x, **context)
         if state is None:
             slots = distance_from_newest(hidden, context.get("offsets"))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from latentloop.encoder_settings import Settings, difference, scorer_settings
+from latentloop.encoder_settings import Settings, difference, scorer_settings, unchanged
 from latentloop.errors import InputError
 from latentloop.scoring import Cosine, Dot, Scorer
 
@@ -16,11 +16,16 @@ __all__ = ["check_scorer", "describe_scorer", "standard_scorer"]
 _STANDARD: dict[str, type[Any]] = {scorer.__name__: scorer for scorer in (Dot, Cosine)}
 
 
-def describe_scorer(scorer: Scorer) -> dict[str, Any]:
-    """What config.json says of a scorer: `scorer`, None for one's own, of which `scorer_settings` tells what is plain."""
+def describe_scorer(scorer: Scorer, before: Settings) -> dict[str, Any]:
+    """What config.json says of a scorer: `scorer`, None for one's own, of which `scorer_settings` tells what is plain.
+
+    Args:
+        scorer: a `Recommender`'s.
+        before: `scorer_settings` of it when the model was built; what changed since, such as a counter, is no setting.
+    """
     if type(scorer) in _STANDARD.values():
         return {"scorer": {"name": type(scorer).__name__, **dataclasses.asdict(scorer)}}  # type: ignore[call-overload]
-    return {"scorer": None, "scorer_settings": scorer_settings(scorer)}
+    return {"scorer": None, "scorer_settings": unchanged(before, scorer_settings(scorer))}
 
 
 def standard_scorer(described: Mapping[str, Any]) -> Scorer:

@@ -151,7 +151,7 @@ def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         if found:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             part = found[0].partition(".")[0]
-            set_by_hand = found is unknown and not hasattr(model, part)
+            set_by_hand = found is unknown and part != found[0] and not hasattr(model, part)
             hint = f": what was set on it by hand is given again, modules={{'{part}': ...}}" if set_by_hand else ""
             raise RuntimeError(f"the file {what} {found[0]}{more}, {other}{hint}")
     model.load_state_dict({named[name]: tensor for name, tensor in tensors.items()}, strict=False)

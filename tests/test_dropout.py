@@ -145,3 +145,19 @@ def test_threads_that_evaluate_at_once_leave_the_mode_as_it_was() -> None:
 )
 def test_what_may_drop_something(module: nn.Module, expected: bool) -> None:
     assert may_drop(module) is expected
+
+
+def test_whoever_evaluates_gets_eval_mode_even_if_somebody_trains_meanwhile() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).eval()
+    with evaluating(module):
+        module.train()
+        with evaluating(module):
+            assert not any(part.training for part in module.modules())
+        assert not module.training  # somebody is still within
+    assert all(part.training for part in module.modules())  # what was asked for last
+
+
+def test_hooks_and_random_activations_may_differ() -> None:
+    hooked = nn.Linear(2, 2)
+    hooked.register_forward_hook(lambda part, inputs, output: nn.functional.dropout(output))
+    assert may_drop(hooked) and may_drop(nn.RReLU()) and not may_drop(nn.ReLU())

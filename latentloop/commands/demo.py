@@ -64,8 +64,9 @@ class Demo:
             spt=self.spt,
             rpt=self.rpt,
         )
-        interactions = self.data.filter(synthetic_log(num_users=self.users, seed=self.seed))
         RunDirectory.check(out, train.config(), resume=False, overwrite=self.overwrite)
+        train.check()
+        interactions = self.data.filter(synthetic_log(num_users=self.users, seed=self.seed))
         with held(out):
             result = train.fit(interactions)
         user = interactions.user_ids[0]

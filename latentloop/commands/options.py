@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +26,8 @@ __all__ = [
     "TrainingOptions",
 ]
 
+logger = logging.getLogger(__name__)
+
 _WIDEST_CLIP = 1e30
 """Beyond what a ratio of float32 reaches."""
 _MOST_NEGATIVES = 10_000_000
@@ -39,10 +42,16 @@ class CoreOptions:
     """Drop users and items with fewer actions than this, again and again until none is left; 0 keeps all."""
 
     def filter(self, interactions: Interactions) -> Interactions:
-        """The k-core."""
+        """The k-core; what it drops is told."""
         from latentloop.data.kcore import k_core
 
-        return k_core(interactions, self.k_core) if at_least("k_core", self.k_core, 0) else interactions
+        if not at_least("k_core", self.k_core, 0):
+            return interactions
+        kept = k_core(interactions, self.k_core)
+        told = _kept(interactions, kept)
+        if told:
+            logger.info("%d-core: kept %s (--k-core 0 keeps all)", self.k_core, told)
+        return kept
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class ReadOptions(CoreOptions):
     item: str | None = None
     """Column of item ids; recognised when not given."""
     timestamp: str | None = None
-    """Column of timestamps; recognised when not given."""
+    """Column of timestamps; recognised when not given, and "none" takes the rows' order instead."""
     format: Literal["csv", "tsv", "inter", "parquet", "jsonl", "text"] | None = None
     """The file's format, where its name does not say."""
 
@@ -216,3 +225,15 @@ class TrainingOptions:
     """AdamW's, on the encoder's matrices."""
     clip_norm: float | None = None
     """Largest gradient norm; no clipping when not given."""
+
+
+def _kept(before: Interactions, after: Interactions) -> str:
+    """How much of a table is left, for people; empty where that is everything."""
+    counts = {
+        "users": (after.num_users, before.num_users),
+        "items": (after.num_items, before.num_items),
+        "actions": (len(after), len(before)),
+    }
+    if all(left == there for left, there in counts.values()):
+        return ""
+    return ", ".join(f"{left:,} of {there:,} {what}" for what, (left, there) in counts.items())

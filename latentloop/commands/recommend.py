@@ -24,9 +24,11 @@ __all__ = ["Recommend"]
 class Recommend:
     """The k best items for each row of a file.
 
-    The input (CSV, JSON Lines or Parquet) has a column `user`, a column `history`, or both. `history` holds item ids,
-    oldest first: a list, or in CSV separated by spaces. Without it, each `user` is looked up in the data the run was
-    trained on; users and items that the run does not know are skipped with a warning. The output has the columns user, rank, item and score, best first.
+    The input (CSV, JSON Lines or Parquet) has a column `user`, a column `history`, or both; where none is called
+    `user`, one such as `user_id` is taken, as `train` recognises it. `history` holds item ids, oldest first: a list, or
+    in CSV separated by spaces. Without it, each `user` is looked up in the data the run was trained on; users and items
+    that the run does not know are skipped with a warning. The output has the columns user, rank, item and score, best
+    first.
     """
 
     run_directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -50,7 +52,7 @@ class Recommend:
     deny: Path | None = None
     """A text file of item ids, one a line: these never are."""
     strict: bool = False
-    """An unknown user or item, or a known user with an empty history, is an error, not a warning."""
+    """An unknown user or item, or an empty history, is an error, not a warning."""
     followers: float | None = None
     """Add counts of what followed what in the run's training data to the scores, by this weight; `latentloop evaluate
     --followers --exclude-history` names the best."""
@@ -62,6 +64,8 @@ class Recommend:
     def run(self) -> None:
         """Carry it out."""
         from latentloop.commands.evaluate import check_depths, open_run
+        from latentloop.commands.options import DataOptions
+        from latentloop.commands.saved import saved_options
         from latentloop.followers import Followers
         from latentloop.item_ids import ItemIds
         from latentloop.run_directory import RunDirectory
@@ -78,7 +82,8 @@ class Recommend:
         check_depths(model, () if self.depth is None else (self.depth,))
         data = split.interactions
         items = ItemIds(data.item_ids) if model.item_ids is None else model.item_ids
-        asked = asked.known(ItemIds(data.user_ids, name="user_ids"), items, strict=self.strict)
+        k_core = saved_options(DataOptions, run.config(), "data", run.config_path).k_core
+        asked = asked.known(ItemIds(data.user_ids, name="user_ids"), items, strict=self.strict, k_core=k_core)
         by_history = asked.histories is not None
         found = model.to(device).recommend(
             asked.histories,

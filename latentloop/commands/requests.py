@@ -31,7 +31,7 @@ class Requests:
 
     Args:
         path: the file.
-        users: ids of the column `user`, None where it is not there.
+        users: ids of the column `user`, however it is called; None where it is not there.
         histories: item ids of the column `history`, oldest first, None where it is not there.
     """
 
@@ -39,16 +39,17 @@ class Requests:
     users: list[Any] | None
     histories: list[list[Any]] | None
 
-    def known(self, users: ItemIds, items: ItemIds, *, strict: bool) -> Requests:
+    def known(self, users: ItemIds, items: ItemIds, *, strict: bool, k_core: int = 0) -> Requests:
         """Without users that have no history here and none in the run, and without items that the model does not know.
 
         Args:
             users: the run's users.
             items: the model's items.
-            strict: whether these are errors; otherwise they are skipped with a warning.
+            strict: whether these, and rows whose history is nothing, are errors; otherwise they are warned of.
+            k_core: actions that the run asked of its users, for advice; 0 and 1 asked for none.
 
         Raises:
-            InputError: (strict) for an unknown user or item, or an empty history of a known user; where no user is left.
+            InputError: (strict) for an unknown user or item, or an empty history; where no row can be answered.
         """
         if self.histories is not None:
             unknown = [
@@ -57,58 +58,88 @@ class Requests:
                 for item in history
                 if items.number(item) is None
             ]
-            self._complain("item", unknown, strict=strict)
-            self._complain_of_blanks(users, strict=strict)
-            return replace(self, histories=[[i for i in h if items.number(i) is not None] for h in self.histories])
+            self._complain("item", unknown, strict=strict, advice=self._about_commas(unknown))
+            known = replace(self, histories=[[i for i in h if items.number(i) is not None] for h in self.histories])
+            known._complain_of_blanks(users, strict=strict)
+            return known
         asked = self.users or []
         strangers = [(row, user) for row, user in enumerate(asked) if users.number(user) is None]
+        advice = ""
+        if k_core > 1:
+            advice = (
+                f" (fewer actions than --k-core {k_core} keeps? give their `history`, or train with a smaller --k-core)"
+            )
         if asked and len(strangers) == len(asked):
-            raise InputError(f"{self.path}: the run knows none of its users: {self._listed(strangers)}")
-        self._complain("user", strangers, strict=strict)
+            raise InputError(
+                f"{self.path}: no row can be answered, the run knows none of its users: "
+                f"{self._listed(strangers)}{advice}"
+            )
+        self._complain("user", strangers, strict=strict, advice=advice)
         return replace(self, users=[user for user in asked if users.number(user) is not None])
 
     def _complain_of_blanks(self, users: ItemIds, *, strict: bool) -> None:
-        """Where both columns are there, `history` is what answers."""
-        rows = enumerate(zip(self.users or (), self.histories or (), strict=False))  # either column may not be there
-        blank = [(row, user) for row, (user, history) in rows if not history and users.number(user) is not None]
+        """Rows whose history is nothing: it is what answers, where both columns are there too."""
+
+        def ours(user: Any) -> bool:
+            return user is not None and users.number(user) is not None
+
+        histories = self.histories or []
+        names = [None] * len(histories) if self.users is None else self.users
+        blank = [(row, names[row]) for row, history in enumerate(histories) if not history]
         if blank and strict:
             row, user = blank[0]
+            whose = "" if user is None else f", and the run does not know the user {user!r}"
+            if ours(user):
+                whose = f", though the run knows the user {user!r} and answers from that without the column `history`"
             raise InputError(
-                f"{self.path}: {_place(self.path, row)}: no history, though the run knows the user {user!r}; without "
-                "--strict it is answered like a stranger's, and without the column `history` from the run"
+                f"{self.path}: {_place(self.path, row)}: no history{whose}; without --strict it is answered like a "
+                "stranger's"
             )
-        if blank:
+        said = "%s: %d row(s) have no known item in their history and are answered like a stranger's"
+        known = [(row, user) for row, user in blank if ours(user)]
+        if known:
+            advice = "leave the column `history` out to answer from the run"
             logger.warning(
-                "%s: %d row(s) have no history and are answered like a stranger's, though the run knows the user: %s; leave "
-                "the column `history` out to answer from the run",
-                self.path,
-                len(blank),
-                self._listed(blank),
+                f"{said}, though the run knows the user: %s; {advice}", self.path, len(known), self._listed(known)
             )
+        others = [(row, user) for row, user in blank if not ours(user)]
+        if others:
+            logger.warning(f"{said}: %s", self.path, len(others), self._listed(others))
 
-    def _complain(self, what: str, unknown: list[tuple[int, Any]], *, strict: bool) -> None:
+    def _complain(self, what: str, unknown: list[tuple[int, Any]], *, strict: bool, advice: str) -> None:
         if unknown and strict:
             row, name = unknown[0]
             raise InputError(
-                f"{self.path}: {_place(self.path, row)}: unknown {what} {name!r}; without --strict it is skipped"
+                f"{self.path}: {_place(self.path, row)}: unknown {what} {name!r}; without --strict it is skipped{advice}"
             )
         if unknown:
-            logger.warning("%s: skipped %d unknown %s(s): %s", self.path, len(unknown), what, self._listed(unknown))
+            logger.warning(
+                "%s: skipped %d unknown %s(s): %s%s", self.path, len(unknown), what, self._listed(unknown), advice
+            )
+
+    def _about_commas(self, unknown: Sequence[tuple[int, Any]]) -> str:
+        """What to say where a comma between two items of a CSV was taken for a part of an id."""
+        commas = self.path.suffix == ".csv" and any("," in item for _, item in unknown)
+        return " (items of a history are separated by spaces)" if commas else ""
 
     def _listed(self, unknown: Sequence[tuple[int, Any]]) -> str:
-        named = ", ".join(f"{name!r} ({_place(self.path, row)})" for row, name in unknown[:_NAMED])
+        """Where they are, by name where they have one."""
+        places = [(name, _place(self.path, row)) for row, name in unknown[:_NAMED]]
+        named = ", ".join(place if name is None else f"{name!r} ({place})" for name, place in places)
         return named + (f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else "")
 
 
 def read_requests(path: Path) -> Requests:
     """Read a CSV, JSON Lines or Parquet file with a column `user`, a column `history` or both.
 
+    Where no column is called `user`, one is taken for it that readers of logs recognise, such as `user_id`.
+
     Args:
         path: the file.
 
     Raises:
-        InputError: for a file that is missing, empty or damaged, without either column, or with a row that lacks a user
-            or whose history is no list.
+        InputError: for a file that is missing, empty or damaged, without either column or with several of one, or with
+            a row that lacks a user or whose history is no list.
     """
     if path.suffix not in SUFFIXES:
         raise InputError(f"--input must end in {', '.join(SUFFIXES)}, got {path}")
@@ -117,18 +148,15 @@ def read_requests(path: Path) -> Requests:
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty: it needs a column `user` or `history`")
     names, columns = _jsonl(path) if path.suffix == ".jsonl" else _table(path)
-    if "user" not in names and "history" not in names:
+    if not columns:
         raise InputError(f"{path} needs a column `user` or `history`, found {', '.join(names)}")
-    for name in _COLUMNS:
-        if names.count(name) > 1:
-            raise InputError(f"{path} has {names.count(name)} columns named {name}, expected one")
     users = columns.get("user")
     for row, user in enumerate(users or ()):
         if user is None:
             raise InputError(f"{path}: {_place(path, row)}: no user")
         if not _is_id(user):
             raise InputError(f"{path}: {_place(path, row)}: user must be text or a whole number, got {user!r}")
-    if "history" not in names:
+    if "history" not in columns:
         return Requests(path, users, None)
     histories = [history.split() if isinstance(history, str) else history for history in columns["history"]]
     for row, history in enumerate(histories):
@@ -141,13 +169,35 @@ def _is_id(value: object) -> bool:
     return isinstance(value, str) or is_whole(value)
 
 
+def _places(path: Path, names: list[str]) -> dict[str, int]:
+    """Which columns are the user and the history, of those that are there.
+
+    Raises:
+        InputError: for two columns of either name, or none called `user` and several that could be.
+    """
+    from latentloop.data.formats.names import find_user
+
+    for name in _COLUMNS:
+        if names.count(name) > 1:
+            raise InputError(f"{path} has {names.count(name)} columns named {name}, expected one")
+    found = {name: names.index(name) for name in _COLUMNS if name in names}
+    if "user" not in found:
+        try:
+            user = find_user(names, str(path))
+        except InputError as error:  # no option of this command names it
+            raise InputError(f"{error}; call it `user`") from None
+        if user is not None:
+            found["user"] = user
+    return found
+
+
 def _jsonl(path: Path) -> tuple[list[str], dict[str, list[Any]]]:
-    """Names of all fields, and the values of those that matter; None where a line lacks one."""
+    """Names of all fields, and the values of user and history; None where a line lacks one."""
     from latentloop.data.formats.jsonl import objects
 
     rows = [value for _, value in objects(path)]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return names, {name: [row.get(name) for row in rows] for name in _COLUMNS if name in names}
+    return names, {name: [row.get(names[place]) for row in rows] for name, place in _places(path, names).items()}
 
 
 def _table(path: Path) -> tuple[list[str], dict[str, list[Any]]]:
@@ -175,8 +225,7 @@ def _table(path: Path) -> tuple[list[str], dict[str, list[Any]]]:
         else:
             table = parquet.read_table(path.absolute())
         names = [name.strip() for name in table.column_names]  # "user, history" is two columns as well
-        found = {name: table.column(names.index(name)) for name in _COLUMNS if names.count(name) == 1}
-        return names, {name: column.to_pylist() for name, column in found.items()}
+        return names, {name: table.column(place).to_pylist() for name, place in _places(path, names).items()}
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:  # overflow: a day too far
         if text:
             raise explained(path, ",", True, None, error) from None
@@ -191,7 +240,7 @@ def _columns(path: Path) -> list[str]:
         header = next(records(path, ","), (1, []))[1]
     except InputError:  # before Python 3.11 of a NUL; what is wrong is told where the file is read
         return []
-    return [name for name in header if name.strip() in _COLUMNS]
+    return [header[place] for place in _places(path, [name.strip() for name in header]).values()]
 
 
 def _place(path: Path, row: int) -> str:

@@ -43,8 +43,8 @@ class Train:
     """
 
     source: tyro.conf.Positional[str]
-    """A CSV, TSV, Parquet, JSON Lines, .inter or `user item item ...` text file, gzipped or not; a folder made by
-    `latentloop prepare`; or amazon-2023:<Category>."""
+    """A CSV, TSV, Parquet, JSON Lines, .inter or `user item item ...` text file, gzipped or not; a folder or a
+    pattern of Parquet parts; a folder made by `latentloop prepare`; or amazon-2023:<Category>."""
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """The run directory to make."""
     seed: int = 0
@@ -88,29 +88,60 @@ class Train:
         options = {"resume": self.resume, "overwrite": self.overwrite}
         RunDirectory.check(self.out, self.config(), defaults=self.defaults(), **options)
         self._spare_what_is_read(RunDirectory(self.out))
+        self.check()
         prepared = RunDirectory(self.out).data_path
         # a run that is resumed needs its source no more
         kept = self.resume and prepared.is_dir()
         with held(self.out):
             self.fit(load_saved_interactions(prepared) if kept else self.data.load(self.source))
 
+    def check(self) -> None:
+        """Refuse what no data would mend, before any are read; the rest is refused by `fit`.
+
+        The model that is asked for is built around a single item, which takes a moment.
+
+        Raises:
+            InputError: for an option out of range or of another backbone, blocks of one's own or texts that are not
+                there or do not work, or a package that is missing.
+        """
+        import torch
+
+        from latentloop import launch
+        from latentloop.accelerator import check_tracker
+        from latentloop.checks import at_least
+        from latentloop.everywhere import check_everywhere
+        from latentloop.own_blocks import try_blocks
+        from latentloop.text_features import TextFeatures
+        from latentloop.training_settings import check_settings
+
+        if self.text.given and not self.model.reads_texts:
+            raise InputError("item texts are read by --backbone tedrec only: leave them out, or choose it")
+        if self.model.reads_texts and self._kept_texts() is None:
+            self.text.check()
+        model, _ = self._models(1, TextFeatures.of(torch.ones(1, 1)) if self.model.reads_texts else None)
+        if self.model.encoder is not None:
+            try_blocks(self.model.encoder, model)
+        if self.spt.positions == "all":
+            check_everywhere(model.encoder)
+        self.spt.build(), self.rpt.build()  # refuse what is out of range
+        check_tracker(self.tracker, self.out)
+        check_settings(**dataclasses.asdict(self.training), cut=self.rpt.cut, trials=self.rpt.trials)
+        for name in ("batch_size", "rpt_batch_size"):  # before pre-training, whose run could not be given another
+            at_least(name, getattr(self.training, name), launch.world())
+
     def fit(self, interactions: Interactions) -> TwoStage:
-        """Train on interactions that are read already; the run directory is made once nothing can be refused.
+        """Train on interactions that are read already, with options that `check` found right; the run directory is made
+        once nothing can be refused.
 
         Of several processes the first does all this; the others `follow` once the run directory is there.
         """
-        from latentloop import launch
-        from latentloop.accelerator import check_tracker, make_accelerator
-        from latentloop.checks import at_least
+        from latentloop.accelerator import make_accelerator
         from latentloop.continuation import check_data
         from latentloop.data.card import DataCard
         from latentloop.data.store import save_interactions
         from latentloop.data.text_store import save_text_features
-        from latentloop.everywhere import check_everywhere
-        from latentloop.own_blocks import try_blocks
         from latentloop.report import print_report, write_report
         from latentloop.run_directory import RunDirectory
-        from latentloop.training_settings import check_settings
 
         card = DataCard.of(interactions)
         logger.info("data: %s", card.text())
@@ -129,16 +160,7 @@ class Train:
         num_items = interactions.num_items
         text = self.item_texts(interactions)
         model, base = self._models(num_items, text)
-        if self.model.encoder is not None:
-            try_blocks(self.model.encoder, model)
-        if self.spt.positions == "all":
-            check_everywhere(model.encoder)
-        self.spt.build(split.item_counts), self.rpt.build()  # refuse what is out of range
         accelerator = make_accelerator(device=self.device, precision=self.precision)
-        check_tracker(self.tracker, self.out)
-        check_settings(**dataclasses.asdict(self.training), cut=self.rpt.cut, trials=self.rpt.trials)
-        for name in ("batch_size", "rpt_batch_size"):  # before pre-training, whose run could not be given another
-            at_least(name, getattr(self.training, name), launch.world())
         options = {"resume": self.resume, "overwrite": self.overwrite}
         run = RunDirectory.create(self.out, self.config(), defaults=self.defaults(), **options)
         if not run.data_path.is_dir():
@@ -203,19 +225,21 @@ class Train:
     def item_texts(self, interactions: Interactions) -> TextFeatures | None:
         """What the run kept of the items' texts, or what the options name; None where the backbone reads none."""
         from latentloop.data.text_store import load_saved_text_features
-        from latentloop.run_directory import RunDirectory
 
-        kept = RunDirectory(self.out).text_path
-        if self.resume and kept.is_file():
+        kept = self._kept_texts()
+        if kept is not None:
             text = load_saved_text_features(kept)
             if text.num_items != interactions.num_items:
                 raise InputError(f"{kept} is of {text.num_items} items, the run's data of {interactions.num_items}")
             return text
-        if self.model.reads_texts:
-            return self.text.load(interactions.item_ids)
-        if self.text.given:
-            raise InputError("item texts are read by --backbone tedrec only: leave them out, or choose it")
-        return None
+        return self.text.load(interactions.item_ids) if self.model.reads_texts else None
+
+    def _kept_texts(self) -> Path | None:
+        """What a run that is continued kept of the items' texts, which it then needs no more."""
+        from latentloop.run_directory import RunDirectory
+
+        kept = RunDirectory(self.out).text_path
+        return kept if self.resume and kept.is_file() else None
 
     def defaults(self) -> dict[str, Any]:
         """`config` with every option at its default, which is how runs were trained before an option was there."""

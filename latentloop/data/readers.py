@@ -44,16 +44,19 @@ def load_interactions(
     Exact duplicates (same user, item and time) are dropped where rows carry timestamps; nothing else is filtered.
     Rows of equal time keep the order of the source, and without timestamps its order is the order in time. Integer
     ids stay integers and text stays text; in text files, ids that are all plain integers become integers. Numbers of
-    time stay as they are, dates (ISO 8601 text, or a table's own type) become seconds since 1970 in UTC.
+    time stay as they are, dates (text with the year first, or a table's own type) become seconds since 1970 in UTC.
 
     Args:
         source: a path (CSV, TSV, Parquet, JSON Lines, RecBole's `.inter`, or `.txt` lines of `user item item ...`,
-            gzipped or not), a folder written by `save_interactions`, `amazon-2023:<Category>`, a pandas DataFrame, a
+            gzipped or not; in CSV and TSV also `;`, `|` or tabs separate fields, where the header has none of the
+            format's own), a folder of Parquet parts or a pattern such as `log/part-*.parquet`, read in the order of
+            their names, a folder written by `save_interactions`, `amazon-2023:<Category>`, a pandas DataFrame, a
             `datasets.Dataset`, a `pyarrow.Table`, or a table that is read already. Only the `amazon-2023:` prefix
             reaches the network.
         user: name of the column of user ids; recognised when None.
         item: name of the column of item ids; recognised when None.
-        timestamp: name of the column of timestamps; recognised when None, and may be absent then.
+        timestamp: name of the column of timestamps; recognised when None, and may be absent then; "", or "none" where
+            no column has that name, reads no times, and the order of the rows is the order in time.
         format: one of `FORMATS` when the file's name does not say.
 
     Raises:
@@ -79,16 +82,15 @@ def load_interactions(
         check_counts(category, loaded)
         return loaded
     path = Path(source)
-    if path.is_dir():
+    if (path / "card.json").is_file():
         _refuse_names(str(path), wanted, format)
         return load_saved_interactions(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file; give the path of a file, or `{AMAZON_PREFIX}<Category>` for the hub")
-    if not path.is_file():  # the first of several looks would empty a pipe, and the second wait forever
-        raise InputError(f"{path}: is a pipe or device; save what it gives as a file first")
-    format = format or _format_of(path)
     try:
-        return _read(path, wanted, format).interactions()
+        if path.is_dir() or not path.exists():
+            return _read_parts(path, wanted, format).interactions()
+        if not path.is_file():  # the first of several looks would empty a pipe, and the second wait forever
+            raise InputError(f"{path}: is a pipe or device; save what it gives as a file first")
+        return _read(path, wanted, format or _format_of(path)).interactions()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -113,11 +115,31 @@ def _format_of(path: Path) -> str:
     )
 
 
+def _read_parts(path: Path, wanted: Wanted, format: str | None) -> Log:
+    """A folder that is not prepared data, or what is no file and may be a pattern."""
+    from latentloop.data.formats.parquet import read_parquet
+    from latentloop.data.formats.parts import find_parts
+
+    parts = find_parts(path)
+    if not parts and path.is_dir():
+        raise InputError(
+            f"{path}: no card.json in it, so it is no prepared data, and no Parquet files; make prepared data with "
+            "`latentloop prepare`, or give the path of a file"
+        )
+    if not parts:
+        raise InputError(f"{path}: no such file; give the path of a file, or `{AMAZON_PREFIX}<Category>` for the hub")
+    if format not in (None, "parquet"):
+        raise InputError(
+            f"{path}: is read as Parquet parts, which are not {format}; leave it out", settings=("format",)
+        )
+    return read_parquet(str(path), parts, wanted)
+
+
 def _read(path: Path, wanted: Wanted, format: str) -> Log:
     if format == "parquet":
         from latentloop.data.formats.parquet import read_parquet
 
-        return read_parquet(path, wanted)
+        return read_parquet(str(path), [path], wanted)
     if format == "jsonl":
         from latentloop.data.formats.jsonl import read_jsonl
 

@@ -272,15 +272,6 @@ X = torch.zeros(2, 3, D)
             r"padding_mask must be \(2, 3\).*got \(2, 4\)",
         ),
         (lambda: adapt(nn.Identity())(X, padding_mask=torch.zeros(2, 3)), "padding_mask must be bool"),
-        (
-            lambda: adapt(nn.GRU(D, D, batch_first=True))(
-                X, padding_mask=torch.tensor([[True, False, False], [False, False, True]])
-            ),
-            "rows must be left-padded, newest position last: row 1 has padding after an item",
-        ),
-        (lambda: adapt(nn.Identity())(X, history=torch.tensor([[1, 0, 2], [1, 2, 3]])), "left-padded.*row 0"),
-        (lambda: adapt(nn.Identity())(X, lengths=torch.tensor([3, -1])), r"lengths must lie in 0\.\.3, found -1"),
-        (lambda: adapt(nn.Identity())(X, lengths=torch.tensor([4, 0])), r"lengths must lie in 0\.\.3, found 4"),
         (lambda: adapt(nn.Identity())(torch.zeros(5, D), offsets=torch.tensor([0, 5])), "takes no packed tokens"),
         (lambda: adapt(nn.GRU(D, D))(torch.zeros(5, D), offsets=torch.tensor([0, 5])), "takes no packed tokens"),
         (lambda: adapt(transformer(1))(torch.zeros(5, D), offsets=torch.tensor([0, 5])), "takes no packed tokens"),

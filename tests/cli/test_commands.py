@@ -25,6 +25,8 @@ from latentloop import cli
 from latentloop.cli import main
 from latentloop.commands.evaluate import Evaluate
 from latentloop.commands.train import Train
+from latentloop.data.card import DataCard
+from latentloop.data.store import load_saved_interactions
 from latentloop.data.synthetic import synthetic_log
 from latentloop.followers import WEIGHTS
 from latentloop.recommender import Recommender
@@ -228,11 +230,27 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     ),
     "an unknown user, strictly": (
         lambda t, run: ["recommend", str(run), *asked(t, "user\nu1\nnobody\n"), "--strict"],
-        "asked.csv: line 3: unknown user 'nobody'",
+        "asked.csv: line 3: unknown user 'nobody'; without --strict it is skipped (fewer actions than --k-core 5 keeps? give "
+        "their `history`, or train with a smaller --k-core)",
     ),
     "a known user without a history, strictly": (
-        lambda t, run: ["recommend", str(run), *asked(t, "user,history\nx,\nu1,item-1\nu2,\n"), "--strict"],
-        "asked.csv: line 4: no history, though the run knows the user 'u2'",
+        lambda t, run: ["recommend", str(run), *asked(t, "user,history\nx,item-2\nu1,item-1\nu2,\ny,\n"), "--strict"],
+        "asked.csv: line 4: no history, though the run knows the user 'u2' and answers from that without",
+    ),
+    "an unknown user without a history, strictly": (
+        lambda t, run: ["recommend", str(run), *asked(t, "user,history\nnobody,\n"), "--strict"],
+        "asked.csv: line 2: no history, and the run does not know the user 'nobody'; without --strict it is answered like",
+    ),
+    "no history and no user, strictly": (
+        lambda t, run: ["recommend", str(run), *asked(t, "history\nitem-1\n\n"), "--strict"],
+        "asked.csv: line 3: no history; without --strict it is answered like a stranger's",
+    ),
+    "a comma between items, strictly": (
+        lambda t, run: ["recommend", str(run), *asked(t, 'history\n"item-1, item-2"\n'), "--strict"],
+        "unknown item 'item-1,'; without --strict it is skipped (items of a history are separated by spaces)",
+    ),
+    "several columns that could be the user": (
+        lambda t, run: ["recommend", str(run), *asked(t, "user_id,uid\nu1,u2\n")], "('user_id', 'uid')"
     ),
     "an unknown item on a line, strictly": (
         lambda t, run: ["recommend", str(run), *asked(t, "user,history\nx,item-1\ny,item-1 nope\n"), "--strict"],
@@ -275,7 +293,10 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     "an unknown item, strictly": (
         lambda t, run: ["recommend", str(run), *asked(t, "user,history\nx,item-1 nope\n"), "--strict"], "nope"
     ),
-    "nobody but unknown users": (lambda t, run: ["recommend", str(run), *asked(t, "user\nnobody\n")], "nobody"),
+    "nobody but unknown users": (
+        lambda t, run: ["recommend", str(run), *asked(t, "user\nnobody\n")],
+        "asked.csv: no row can be answered, the run knows none of its users: 'nobody' (line 2) (fewer actions than --k-core 5",
+    ),
     "neither user nor history": (lambda t, run: ["recommend", str(run), *asked(t, "name\nx\n")], "history"),
     "a run that is none": (lambda t, _: ["evaluate", str(t)], "config.json"),
     "prepare over something": (lambda t, run: ["prepare", "x.csv", "--out", str(run)], "--overwrite"),
@@ -430,18 +451,185 @@ def test_unknown_users_are_skipped_with_a_warning(
         out = known if path.name == "k.csv" else tmp_path / "o.csv"
         assert main(["recommend", str(run), "--input", made(path, text), "--k", "3", "--out", str(out)]) == 0
     assert (tmp_path / "o.csv").read_bytes() == known.read_bytes()
-    assert warned in capsys.readouterr().err
-
-
-def test_a_known_user_without_a_history_in_the_file_is_warned_of(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked_for = made(tmp_path / "a.csv", "user,history\nu3,item-1\nu7,\nnobody,\n")
-    assert main(["recommend", str(run), "--input", asked_for, "--out", str(tmp_path / "o.csv")]) == 0
     told = capsys.readouterr().err
-    assert (
-        "1 row(s) have no history" in told and "though the run knows the user: 'u7' (line 3); leave the column" in told
+    advice = "(fewer actions than --k-core 5 keeps? give their `history`, or train with a smaller --k-core)"
+    assert warned in told and told.rstrip().endswith(advice)
+
+
+@pytest.mark.parametrize("k_core", [0, 1])
+def test_a_run_that_kept_all_users_gives_no_advice_about_the_k_core(
+    run: Path, tmp_path: Path, k_core: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["data"]["k_core"] = k_core
+    (copy / "config.json").write_text(json.dumps(config))
+    assert main(["recommend", str(copy), *asked(tmp_path, "user\nu3\nnobody\n")]) == 0
+    told = capsys.readouterr().err
+    assert "'nobody' (line 3)" in told and "k-core" not in told
+
+
+STRANGERS = "row(s) have no known item in their history and are answered like a stranger's"
+
+
+@pytest.mark.parametrize(
+    ("rows", "known", "others"),
+    [
+        (
+            "user,history\nu3,item-1\nu7,\nu8,\n",
+            "2 {}, though the run knows the user: 'u7' (line 3), 'u8' (line 4)",
+            "",
+        ),
+        ("user,history\nnobody,\n", "", "1 {}: 'nobody' (line 2)"),
+        ("user,history\nnobody,nope\nu3,item-1 nope\n", "", "1 {}: 'nobody' (line 2)"),
+        ("history\nitem-1\n\nnope\n", "", "2 {}: line 3, line 4"),
+        (
+            "user,history\nnobody,\nu7,nope nope\n",
+            "1 {}, though the run knows the user: 'u7' (line 3)",
+            "1 {}: 'nobody' (line 2)",
+        ),
+        ("user,history\nnobody,item-1 nope\n", "", ""),
+    ],
+)
+def test_rows_that_are_answered_like_a_strangers_are_warned_of(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: str, known: str, others: str
+) -> None:
+    assert main(["recommend", str(run), *asked(tmp_path, rows), "--k", "1"]) == 0
+    said = [line.split(": ", 1)[1] for line in capsys.readouterr().err.splitlines() if "stranger" in line]
+    advice = "; leave the column `history` out to answer from the run"
+    assert said == [
+        *([known.format(STRANGERS) + advice] if known else []),
+        *([others.format(STRANGERS)] if others else []),
+    ]
+    assert len(read(tmp_path / "answer.csv")) == len(rows.splitlines()) - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "user_id\nu3\nu7\n"),
+        ("a.csv", "UserID\nu3\nu7\n"),
+        ("a.csv", "session_id,user\nu1,u3\nu2,u7\n"),  # what is called so comes first
+        ("a.jsonl", '{"visitorid": "u3"}\n{"visitorid": "u7"}\n'),
+    ],
+)
+def test_the_column_of_users_is_recognised_as_in_logs(run: Path, tmp_path: Path, name: str, text: str) -> None:
+    told = []
+    for given, content in ((name, text), ("b.csv", "user\nu3\nu7\n")):
+        out = ["--input", made(tmp_path / given, content), "--out", str(tmp_path / "o.csv"), "--k", "3", "--overwrite"]
+        assert main(["recommend", str(run), *out]) == 0
+        told.append((tmp_path / "o.csv").read_bytes())
+    assert told[0] == told[1]
+
+
+def test_ids_of_a_recognised_column_stay_as_they_are_written(run: Path, tmp_path: Path) -> None:
+    asked_for = made(tmp_path / "a.csv", " customer_id ,history\n007,item-1\n")
+    assert main(["recommend", str(run), "--input", asked_for, "--k", "1", "--out", str(tmp_path / "o.csv")]) == 0
+    assert [row["user"] for row in read(tmp_path / "o.csv")] == ["007"]
+
+
+def test_a_comma_between_items_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", str(run), *asked(tmp_path, 'history\n"item-1, item-2"\n')]) == 0
+    assert "'item-1,' (line 2) (items of a history are separated by spaces)" in capsys.readouterr().err
+    assert main(["recommend", str(run), *asked(tmp_path, "history\nitem-2 nope\n"), "--overwrite"]) == 0
+    assert "separated" not in capsys.readouterr().err
+
+
+def test_what_the_k_core_drops_is_told_before_the_data(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = ["--user", "who", "--item", "what"]
+    prepare = ["prepare", str(source), *columns, "--out"]
+    assert main([*prepare, str(tmp_path / "all"), "--k-core", "1"]) == 0
+    every = DataCard.of(load_saved_interactions(tmp_path / "all"))
+    assert "core" not in capsys.readouterr().err
+    assert main([*prepare, str(tmp_path / "core"), "--k-core", "8"]) == 0
+    some = DataCard.of(load_saved_interactions(tmp_path / "core"))
+    told = (
+        f"8-core: kept {some.users:,} of {every.users:,} users, {some.items:,} of {every.items:,} items, "
+        f"{some.actions:,} of {every.actions:,} actions (--k-core 0 keeps all)"
     )
+    assert some.users < every.users and some.items < every.items
+    assert capsys.readouterr().err.splitlines() == [told]
+    command = ["train", str(source), *columns, *QUICK, "--k-core", "8", "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == told and lines[1].startswith("data: ")
+    # nothing is dropped from what was filtered before
+    assert main(["prepare", str(tmp_path / "core"), "--k-core", "8", "--out", str(tmp_path / "again")]) == 0
+    assert "core" not in capsys.readouterr().err
+
+
+TEDREC = ["--backbone", "tedrec"]
+TEXTS = [*TEDREC, "--item-text", "t.tsv"]
+UNREAD: list[tuple[list[str], str]] = [
+    (["--encoder", "own:nope"], "own cannot be imported"),
+    (["--encoder", "json:nope"], "json has no function nope"),
+    (["--encoder", "json:dumps"], "--encoder json:dumps must return"),
+    (["--encoder", "json:dumps", "--heads", "2"], "--heads is a setting of built-in backbones"),
+    (["--backbone", "fmlprec", "--heads", "2"], "--heads is not a setting of fmlprec"),
+    (["--heads", "3"], "--heads must"),
+    (["--dim", "0"], "--dim must"),
+    (["--backbone", "bsarec", "--positions", "all"], "not causal"),
+    (["--negatives", "-1"], "--negatives must"),
+    (["--reward-cutoff", "0"], "--reward-cutoff must"),
+    (["--epochs", "-1"], "--epochs must"),
+    (["--rpt-batch-size", "0"], "--rpt-batch-size must"),
+    (["--item-text", "t.tsv", "--text-encoder", "hashing"], "by --backbone tedrec only"),
+    (TEDREC, "give --item-text FILE"),
+    ([*TEDREC, "--text-encoder", "hashing"], "give --item-text FILE"),
+    ([*TEDREC, "--item-embeddings", "no.npy"], "no.npy: no such file"),
+    ([*TEDREC, "--item-embeddings", "t.tsv", "--text-encoder", "hashing"], "leave out text_encoder"),
+    ([*TEDREC, "--item-embeddings", "t.tsv", "--item-text-id", "x"], "give --item-text (--item-text-id)"),
+    (TEXTS, "give --text-encoder NAME"),
+    ([*TEDREC, "--item-text", "no.tsv", "--text-encoder", "hashing"], "no.tsv: no such file"),
+    ([*TEXTS, "--text-encoder", "hashing", "--experts", "0"], "--experts must"),
+    ([*TEXTS, "--text-encoder", "./no"], "./no: no such folder"),
+    ([*TEXTS, "--text-encoder", "some-model"], "needs sentence-transformers: pip install 'latentloop[text]'"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), UNREAD)
+def test_options_are_refused_before_the_data_are_read(
+    options: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """There is no such file of interactions, which is what would be said first where it was looked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    made(tmp_path / "t.tsv", "id\ttext\n1\tx\n")
+    assert main(["train", "none.csv", "--out", "run", *options]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [[*TEXTS, "--text-encoder", "some-model"], [*TEDREC, "--item-embeddings", "e.npy"]])
+def test_texts_that_may_be_enough_wait_for_the_data(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a model of sentence-transformers returned before needs no package."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    kept = tmp_path / "cache" / "latentloop" / "text" / "some.npy"
+    kept.parent.mkdir(parents=True)
+    for name in ("t.tsv", "e.npy", str(kept)):
+        made(tmp_path / name, "")
+    assert main(["train", "none.csv", "--out", "run", *options]) == 2
+    assert "none.csv: no such file" in capsys.readouterr().err
+
+
+def test_the_demo_refuses_its_options_before_it_makes_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("latentloop.data.synthetic.synthetic_log", None)
+    assert main(["demo", "--epochs", "-1"]) == 2
+    assert "--epochs must" in capsys.readouterr().err
 
 
 def test_ids_of_both_kinds_may_stand_in_one_file(run: Path, tmp_path: Path) -> None:

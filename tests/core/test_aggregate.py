@@ -233,3 +233,6 @@ def test_an_aggregate_takes_state_and_hidden(aggregate: Any) -> None:
     with unchecked(), pytest.raises(InputTypeError, match=r"^aggregate must be a callable of \(state, hidden\): "):
         build_aggregate(aggregate)
     assert isinstance(build_aggregate(torch.add), nn.Module)  # does not tell what it takes
+    hooked = OneArgument()
+    hooked.register_forward_pre_hook(lambda part, both: (both[0] + both[1],))
+    assert build_aggregate(hooked) is hooked

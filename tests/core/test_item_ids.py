@@ -74,3 +74,11 @@ def test_arrays_and_tensors_are_their_numbers(kind: Callable[[list[int]], Any]) 
         assert ids.number(torch.tensor(20)) == 2
         with pytest.raises(InputTypeError, match=r"^an id must be a string or a whole number, got \[10\]$"):
             ids.numbers([[10]])
+
+
+@pytest.mark.parametrize("odd", [np.longdouble(7.5), None, 1.5, float("nan"), b"7", (7,)])
+def test_what_is_no_id_is_unknown(odd: Any) -> None:
+    with unchecked():
+        assert ItemIds([7, 8]).number(odd) is None
+        with pytest.raises(InputTypeError, match="^an id must be a string or a whole number"):
+            ItemIds([7, 8]).number(torch.tensor([7, 8]))  # type: ignore[arg-type]

@@ -262,6 +262,15 @@ def test_attention_changes_all_its_projections(seed: int, rank: int, training: b
         assert all(p.grad is not None and p.grad.any() for p in parts.parameters()), name
 
 
+def test_attention_of_ones_own_kind_keeps_what_it_has_not() -> None:
+    class Other(nn.MultiheadAttention):
+        def __init__(self) -> None:
+            super().__init__(DIM, 2)
+            del self.in_proj_weight
+
+    assert low_rank(Other(), 2) == 2  # its output's projection
+
+
 def test_changes_alone_without_modules_of_a_step_s_own() -> None:
     core = nn.Sequential(nn.Linear(DIM, DIM), nn.ReLU())
     with pytest.raises(InputError, match=r"none in a LayerNorm; own=\(\) is none but the changes of that rank$"):

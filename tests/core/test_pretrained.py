@@ -524,6 +524,24 @@ def test_a_scorer_of_another_kind_or_setting_is_refused(
         Recommender.from_pretrained(tmp_path, scorer=passed)
 
 
+class Counting(Half):
+    """A scorer that counts its calls."""
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "calls", 0)
+
+    def queries(self, thoughts: Tensor) -> Tensor:
+        object.__setattr__(self, "calls", self.calls + 1)  # type: ignore[attr-defined]
+        return super().queries(thoughts)
+
+
+def test_what_a_scorer_counts_is_no_setting(tmp_path: Path) -> None:
+    model = built_in(0, scorer=Counting())
+    model.score(torch.tensor([[1, 2]]))
+    model.save_pretrained(tmp_path)
+    Recommender.from_pretrained(tmp_path, scorer=Counting())
+
+
 def test_what_was_set_on_a_model_is_given_again(tmp_path: Path) -> None:
     model = built_in(0)
     model.head = nn.Linear(DIM, 2)
@@ -538,6 +556,8 @@ def test_what_was_set_on_a_model_is_given_again(tmp_path: Path) -> None:
     for name in ("encoder", "score", "training"):
         with pytest.raises(InputError, match=f"modules names '{name}', which a model has already"):
             Recommender.from_pretrained(tmp_path, modules={name: nn.Linear(DIM, 2)})
+    with pytest.raises(InputError, match="modules must map attributes to modules, got 'a.b': Linear"):
+        Recommender.from_pretrained(tmp_path, modules={"a.b": nn.Linear(DIM, 2)})
 
 
 def test_runs_and_models_are_told_apart(tmp_path: Path) -> None:

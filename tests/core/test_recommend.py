@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -197,7 +198,11 @@ def test_without_ids_the_numbers_are_the_ids_and_tensors_work_too() -> None:
     rows = [[i for i in row if i] for row in history.tolist()]
     by_list, by_tensor = model.recommend(rows, k=5), model.recommend(history, k=5)
     by_text = model.recommend([[str(i) for i in row] for row in rows], k=5)
-    assert by_list == by_tensor == by_text
+    with unchecked():
+        by_row = model.recommend([torch.tensor(row) for row in rows], k=5)
+        allowed = model.recommend(rows, k=5, allow=torch.tensor([4, 5, 6]), deny=torch.tensor([5]))
+    assert by_list == by_tensor == by_text == by_row
+    assert allowed == model.recommend(rows, k=5, allow=[4, 6])
     assert all(set(items).isdisjoint(row) for items, row in zip(by_list.items, rows, strict=True))
     assert any(
         set(i) & set(r) for i, r in zip(model.recommend(rows, k=20, exclude_history=False).items, rows, strict=True)
@@ -270,6 +275,43 @@ def test_users_mistakes() -> None:
             model.recommend(**both, k=2)
     with unchecked(), pytest.raises(InputTypeError, match="users must be a list"):
         model.recommend(users="u1", data=data, k=2)
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_data_of_another_kind_are_refused(ids: bool) -> None:
+    model = recommender(0, item_ids=[f"i{n}" for n in range(NUM_ITEMS)] if ids else None)
+    frame = pandas.DataFrame({"user": ["u1"], "item": ["i1"]})
+    said = "^data must be Interactions or a Split of them, got DataFrame: load_interactions makes"
+    for asked in ({"users": ["u1"]}, {"histories": [["i1"]]}):
+        with unchecked(), pytest.raises(InputTypeError, match=said):
+            model.recommend(**asked, data=frame, k=2)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("histories", [[["item-01"]], [[], ["item-01", "item-02"], ["item-03"]], [[99], [0]]])
+def test_ids_that_a_model_without_ids_cannot_know_are_an_error(histories: list[list[Any]], strict: bool) -> None:
+    place = next(place for place, history in enumerate(histories) if history)
+    said = (
+        f"^history {place} names item {histories[place][0]!r}, and no item of any history is known: this model has no item "
+        f"ids, only the numbers 1..{NUM_ITEMS}; pass item_ids= when it is made, or data=$"
+    )
+    with pytest.raises(InputError, match=said):
+        recommender(0).recommend(histories, k=3, strict=strict)
+
+
+def test_a_known_number_or_a_model_of_ids_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    for model, histories in (
+        (recommender(0), [["item-01"], [5]]),
+        (recommender(0, item_ids=[f"i{n}" for n in range(NUM_ITEMS)]), [["item-01"], []]),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert len(model.recommend(histories, k=3)) == 2
+        assert "skipped 1 unknown item(s) in 1 of 2 histories" in caplog.text
+    data = log()
+    torch.manual_seed(0)
+    model = Recommender(data.num_items, torch.nn.Identity(), DIM, MAX_LENGTH).eval()
+    assert len(model.recommend([["nope"]], data=data, k=2)) == 1  # which has the ids
 
 
 @pytest.mark.parametrize("k", [0, -1, NUM_ITEMS + 1, True])

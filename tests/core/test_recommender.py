@@ -347,7 +347,7 @@ def test_mistakes_in_a_call(packed: Layouts) -> None:
         (r"state must be \(8, 3, 8\)", {"state": torch.zeros(4, 3, DIM), "copies": 2}),
         (r"state_keys must be \(4,\)", {"state_keys": keys}),
         (
-            r"state_keys must be int64, such as row_keys\(key, rows\), got torch.float32",
+            r"state_keys must be whole numbers, such as row_keys\(key, rows\), got torch.float32",
             {"state_keys": keys[:4].float()},
         ),
         ("give one of them", {"state_keys": keys[:4], "state": torch.zeros(4, 3, DIM)}),

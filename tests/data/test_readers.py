@@ -299,6 +299,104 @@ def test_a_date_column_is_the_time_where_there_is_no_other(tmp_path: Path, heade
     assert table.timestamp is not None and table.timestamp.tolist() == [1, 2]
 
 
+@given(
+    rows=tables(WORDS),
+    timed=st.booleans(),
+    delimiter=st.sampled_from(";|\t,"),
+    name=st.sampled_from(["s.csv", "s.tsv"]),
+    quoted=st.booleans(),
+)
+def test_what_separates_fields_is_seen_in_the_header(
+    folder: Path, rows: list[Row], timed: bool, delimiter: str, name: str, quoted: bool
+) -> None:
+    content = delimited(rows, timed, delimiter)
+    header, _, rest = content.partition(b"\r\n")
+    if quoted:
+        header = b'"' + header.replace(delimiter.encode(), b'"' + delimiter.encode() + b'"') + b'"'
+    check(load_interactions(write(folder / name, header + b"\r\n" + rest, False)), rows, timed)
+
+
+def test_the_other_separators_are_not_looked_for_where_the_formats_own_is_there(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user,item;note\nu,1;2\n")
+    with pytest.raises(InputError, match="no column recognised as the item.*columns found: 'user', 'item;note'"):
+        load_interactions(tmp_path / "a.csv")
+    assert list(load_interactions(tmp_path / "a.csv", item="item;note").item_ids) == ["1;2"]
+    (tmp_path / "a.txt").write_text("user;item\nu;1\n")
+    with pytest.raises(InputError, match="looks like column names.*name the format csv"):
+        load_interactions(tmp_path / "a.txt")
+    assert len(load_interactions(tmp_path / "a.txt", format="csv")) == 1
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "User ID,Item ID,Event Time",
+        "user-id,ITEM-ID,order_date",
+        "CustomerID,StockCode,InvoiceDate",
+        "Customer ID,stock_code,Invoice Date",
+        "customer_id,article_id,t_dat",
+        "userId,trackId,playedAt",
+        "User  Id,Product - ID,created_at",
+    ],
+)
+def test_names_of_joined_words_are_recognised(tmp_path: Path, header: str, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.csv").write_text(header + ",price\nu,a,2023-05-02,1\nu,b,2023-05-01,2\n")
+    table = load_interactions(tmp_path / "a.csv")
+    assert table.item.tolist() == [2, 1] and table.timestamp is not None and not caplog.text
+
+
+def test_names_recognised_loosely_never_compete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A table of several such names, or of one that is known as it stands, is what it was before they were known."""
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "user,user id,item,Item ID,date,created_at\nu,x,a,y,2023-05-02,2023-05-01\nu,x,b,y,2023-05-01,2023-05-02\n"
+    )
+    table = load_interactions(path)
+    assert (list(table.user_ids), list(table.item_ids), table.item.tolist()) == (["u"], ["a", "b"], [2, 1])
+    path.write_text("user,item,order_date,created_at\nu,a,2,1\nu,b,1,2\n")
+    assert load_interactions(path).timestamp is None and "if one of 'order_date', 'created_at' tells it" in caplog.text
+    for header, what in (
+        ("User ID,user-id,item", "user"),
+        ("user,Item ID,StockCode", "item"),
+        ("user,Item Name,n", "item"),
+    ):
+        path.write_text(f"{header}\na,b,c\n")
+        with pytest.raises(InputError, match=f"no column recognised as the {what}"):
+            load_interactions(path)
+
+
+@pytest.mark.parametrize("nothing", ["", "none"])
+def test_a_time_can_be_left_out(tmp_path: Path, nothing: str, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.csv").write_text("user,item,date\nu,b,05/02/2023\nu,a,05/01/2023\n")
+    (tmp_path / "a.inter").write_text("user:token\titem:token\ttime:float\nu\tb\tlate\nu\ta\tsoon\n")
+    (tmp_path / "a.jsonl").write_text('{"user": "u", "item": "b", "ts": null}\n{"user": "u", "item": "a", "ts": {}}\n')
+    lines = tmp_path / "a.txt"
+    lines.write_text("u b a\n")
+    frame = pd.DataFrame({"user": ["u", "u"], "item": ["b", "a"], "time": [[], []], "ts": [2, 1]})
+    for source in (tmp_path / "a.csv", tmp_path / "a.inter", tmp_path / "a.jsonl", frame, lines):
+        caplog.clear()
+        table = load_interactions(source, timestamp=nothing)
+        assert table.timestamp is None and table.item.tolist() == [2, 1]
+        assert ("no times are read, as asked: the order of the rows" in caplog.text) == (source is not lines)
+
+
+def test_a_column_may_be_called_none(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",user,item,none\n1,u,b,2\n2,u,a,1\n")
+    assert load_interactions(tmp_path / "a.csv", timestamp="none").item.tolist() == [1, 2]
+    table = load_interactions(tmp_path / "a.csv", timestamp="")  # an index without a name is no time
+    assert table.timestamp is None and table.item.tolist() == [2, 1]
+    with pytest.raises(InputError, match="no column 'none' for the item"):
+        load_interactions(pd.DataFrame({"user": [1], "item": [2]}), item="none")
+
+
+def test_a_column_that_is_no_time_says_how_to_leave_it_out(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user,item,date\nu,b,monday\n")
+    for source in (tmp_path / "a.csv", pa.table({"user": [1], "item": [2], "date": [True]})):
+        with pytest.raises(InputError, match='name another column of times, or "none" to take the order') as caught:
+            load_interactions(source)
+        assert caught.value.settings == ("timestamp",)
+
+
 HEADER = b"user_id,item_id,timestamp\n"
 MISTAKES: list[tuple[str, bytes, str]] = [
     ("a.csv", b"", "the file is empty"),
@@ -331,6 +429,27 @@ MISTAKES: list[tuple[str, bytes, str]] = [
         "line 2: 'timestamp' is 'May 1', expected a number such as .*, or a date such as 2023-05-01T10:00:00Z",
     ),
     (
+        "a.csv",
+        HEADER + b"u,1,03/15/2024\nv,2,04/15/2024\n",
+        "line 2: 'timestamp' is '03/15/2024', expected the year first.*ambiguous here; rewrite.*or \"none\" to take the order",
+    ),
+    (
+        "a.csv",
+        HEADER + b"u,1,2024-03-15\nv,2,15.3.24 10:00\n",
+        "line 3: 'timestamp' is '15.3.24 10:00', expected the year",
+    ),
+    (
+        "a.csv",
+        HEADER + b"u,1,20240315\nv,2,03/15/2024\n",
+        "line 3: 'timestamp' is '03/15/2024', expected a number, as in",
+    ),
+    (
+        "a.csv",
+        HEADER + b"u,1,2024-03-15 02:18 UTC\nv,2,2024/03/15\n",
+        "line 3: .* is '2024/03/15', expected a date with a zone",
+    ),
+    ("a.csv", HEADER + b"u,1,2024-03 -15\n", "line 2: 'timestamp' is '2024-03 -15', expected a number such as"),
+    (
         "a.jsonl",
         b'{"user": 1, "item": 2, "ts": "2023-05-01"}\n{"user": 1, "item": 2, "ts": "x"}\n',
         "line 2: 'ts' is 'x'",
@@ -356,7 +475,16 @@ MISTAKES: list[tuple[str, bytes, str]] = [
     ("a.csv", b"user,item,time,ts\nu,1,2,3\n", "2 columns could be the timestamp"),
     ("a.csv", HEADER + b'u,1,1\nv,"2,2\nw,3,3\n', "line 3: 2 fields, expected 3"),
     ("a.csv", HEADER + b'u,1,1\nv,2,"' + b"9" * 200_000 + b'",4\n', "line 3: cannot be split into fields"),
-    ("a.tsv", b"user,item\nu,1\n", "no column recognised as the user"),
+    ("a.tsv", b"user item\nu 1\n", "no column recognised as the user.*columns found: 'user item'"),
+    ("a.csv", b"user;id;thing\nu;1;2\n", "no column recognised as the item.*columns found: 'user', 'id', 'thing'"),
+    (
+        "a.csv",
+        b"user;item|kind\nu;1|2\n",
+        r"the header 'user;item\|kind' has no ',', and fields may be separated by ';' or '\|'; keep one of these",
+    ),
+    ("a.csv", b"user;item\nu;1\nv;2;3\n", "line 3: 3 fields, expected 2 as in the header"),
+    ("a.csv", b"user|item|ts\nu|1|1\n\nv|2|soon\n", "line 4: 'ts' is 'soon', expected a number, as in the first row"),
+    ("a.csv", b'user\titem\nu\t1\nv\t"2\n', "line 3: a quote that is never closed"),
     ("a.inter", b"user_id:token\titem_id:token\nu\t1\nv\n", "line 3: 1 fields, expected 2"),
     ("a.csv.gz", b"\x1f\x8b\x08\x00rubbish", "damaged or cut-off gzip file"),
     ("a.csv.gz", gzip.compress(HEADER + b"u,1,1\n" * 9999)[:-40], "damaged or cut-off gzip file"),
@@ -527,3 +655,16 @@ def test_an_arrow_table_without_rows_is_refused() -> None:
 def test_a_file_that_cannot_be_read_is_one_line() -> None:
     with pytest.raises(InputError, match=r"^/proc/self/mem: cannot be read \([^\n]+\)$"):
         load_interactions("/proc/self/mem", format="text")
+
+
+def test_rows_that_repeat_are_counted_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user,item,time\n1,2,3\n1,2,3\n1,2,4\n1,2,3\n")
+    with caplog.at_level("INFO", "latentloop"):
+        assert len(load_interactions(path)) == 2
+    assert f"{path}: 2 row(s) repeat a user, an item and a time, and count once" in caplog.messages
+    caplog.clear()
+    path.write_text("user,item,time\n1,2,3\n1,2,4\n")
+    with caplog.at_level("INFO", "latentloop"):
+        load_interactions(path)
+    assert caplog.messages == []

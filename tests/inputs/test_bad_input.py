@@ -153,6 +153,9 @@ COLUMNS: list[Row] = [
     ("one name twice in JSON", lambda w: w.train(w.file("a.jsonl", jsonl('{"user": 1, "user": 2, "item": 3}'))),
      r"a\.jsonl: .*twice|a\.jsonl: cannot be read"),
     ("a named one that is missing", lambda w: w.train(w.file("a.csv", LOG), "--timestamp", "when"), r"\(--timestamp\)"),
+    ("separated by what is not clear", lambda w: w.train(w.file("a.csv", "user;item|ts\n1;2|3\n")), r"by ';' or '\|'; keep one"),
+    ("dates of either order", lambda w: w.train(w.file("a.csv", "user,item,InvoiceDate\n1,2,03/04/2024\n")),
+     r"line 2: .*ambiguous here; .*\"none\" .*\(--timestamp\)"),
 ]  # fmt: skip
 
 ROWS: list[Row] = [

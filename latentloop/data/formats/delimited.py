@@ -19,6 +19,7 @@ from latentloop.errors import InputError
 __all__ = ["explained", "read_delimited", "records", "refuse_open_quote"]
 
 _BLOCK = 1 << 24
+_DELIMITERS = (",", ";", "|", "\t")
 
 
 def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool = True) -> Log:
@@ -27,11 +28,12 @@ def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool =
     Args:
         path: the file, gzipped or not.
         wanted: column names given by the user.
-        delimiter: what separates fields.
+        delimiter: what separates fields; where the header has none and fields may be quoted, what else it has.
         quoted: whether fields may stand in double quotes (`.inter` files know no quotes).
 
     Raises:
-        InputError: an empty file, a header without rows, unknown columns, a row that does not parse (with its line).
+        InputError: an empty file, a header without rows, unknown columns, a row that does not parse (with its line), a
+            header that several characters may separate.
     """
     header = next(records(path, delimiter, quoted), None)
     if header is None:
@@ -39,6 +41,8 @@ def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool =
     columns = header[1]
     if any("\udc80" <= character <= "\udcff" for character in "".join(columns)):
         raise _not_utf8(path, header[0])
+    if quoted and len(columns) == 1 and (other := _other_delimiter(path, columns[0], delimiter)) is not None:
+        return read_delimited(path, wanted, delimiter=other)
     places = wanted.find_and_tell(columns, str(path))
     user, item, time = places
     labels = [str(place) for place in range(len(columns))]
@@ -77,6 +81,17 @@ def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool =
         typed=False,
         where=lambda row: f"line {_line_of(path, delimiter, quoted, row)}",
     )
+
+
+def _other_delimiter(path: Path, header: str, delimiter: str) -> str | None:
+    """What separates the names of a header that has no `delimiter`, as files of any kind are called .csv."""
+    found = [other for other in _DELIMITERS if other in header and len(next(records(path, other))[1]) > 1]
+    if len(found) > 1:
+        raise InputError(
+            f"{path}: the header {header[:60]!r} has no {delimiter!r}, and fields may be separated by "
+            f"{' or '.join(map(repr, found))}; keep one of these in it, or write the file with {delimiter!r}"
+        )
+    return found[0] if found else None
 
 
 def records(path: Path, delimiter: str, quoted: bool = True) -> Iterator[tuple[int, list[str]]]:

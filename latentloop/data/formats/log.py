@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from latentloop.data.formats.times import parse_times, seconds
+from latentloop.data.formats.times import blurred_moment, parse_times, seconds
 from latentloop.data.interactions import Id, Interactions
 from latentloop.errors import InputError
 
 __all__ = ["Log", "counted_rows"]
 
+logger = logging.getLogger(__name__)
+
 # What pandas and others write where a value is missing.
 _MISSING = ["", "nan", "NaN"]
+_NO_TIMES = 'name another column of times, or "none" to take the order of the rows'
 
 
 def counted_rows(row: int) -> str:
@@ -57,7 +61,11 @@ class Log:
         user_ids, user = self._ids(self.user, self.names[0])
         item_ids, item = self._ids(self.item, self.names[1])
         time = None if self.timestamp is None else self._times(self.timestamp, self.names[2])
-        return Interactions.from_numbers(user, item + 1, time, user_ids, item_ids)
+        found = Interactions.from_numbers(user, item + 1, time, user_ids, item_ids)
+        repeats = len(user) - len(found)
+        if repeats:
+            logger.info("%s: %s row(s) repeat a user, an item and a time, and count once", self.name, f"{repeats:,}")
+        return found
 
     def _ids(self, column: pa.ChunkedArray, name: str) -> tuple[Sequence[Id], np.ndarray]:
         if column.null_count:
@@ -152,7 +160,10 @@ class Log:
         elif pa.types.is_floating(kind):
             times = column.cast(pa.float64()).to_numpy()
         else:
-            raise InputError(f"{self.name}: column {name!r} holds {kind}, expected timestamps as numbers or dates")
+            raise InputError(
+                f"{self.name}: column {name!r} holds {kind}, expected timestamps as numbers or dates; {_NO_TIMES}",
+                settings=("timestamp",),
+            )
         if times.dtype.kind == "f" and not np.isfinite(times).all():
             row = int(np.flatnonzero(~np.isfinite(times))[0])
             raise InputError(f"{self.name}: {self.where(row)}: {name!r} is {times[row]}, expected a finite number")
@@ -160,13 +171,8 @@ class Log:
 
     def _refuse_blurred(self, column: pa.ChunkedArray, times: np.ndarray, name: str) -> None:
         """Refuse moments so close that they are the same in seconds: the order of their rows would be lost."""
-        if times.dtype.kind != "f":
-            return
-        ticks = column.cast(pa.int64()).to_numpy()
-        order = np.argsort(ticks, kind="stable")
-        same = (np.diff(times[order]) == 0) & (np.diff(ticks[order]) > 0)
-        if same.any():
-            row = int(order[1:][same].min())
+        row = blurred_moment(column, times)
+        if row is not None:
             raise InputError(
                 f"{self.name}: {self.where(row)}: {name!r} is as close to another row's that both are the same in seconds; "
                 f"give the times as whole numbers, of {column.type.unit}"
@@ -186,9 +192,9 @@ class Log:
         times = parse_times(column)
         if isinstance(times, tuple):
             row, expected = times
-            raise InputError(
-                f"{self.name}: {self.where(row)}: {name!r} is {column[row].as_py()!r}, expected {expected}"
-            )
+            message = f"{self.name}: {self.where(row)}: {name!r} is {column[row].as_py()!r}, expected {expected}"
+            # a first row that is no time is seldom a mistake in the row
+            raise InputError(message if row else f"{message}; {_NO_TIMES}", settings=() if row else ("timestamp",))
         return times
 
 

@@ -74,7 +74,7 @@ def read_user_lines(path: Path, wanted: Wanted) -> Log:
 
 def _refuse_table(path: Path, line: str, number: int) -> None:
     """A table under the wrong name would otherwise read its header as a user."""
-    for delimiter, kind in (("\t", "tsv"), (",", "csv"), (" ", "csv")):
+    for delimiter, kind in (("\t", "tsv"), (",", "csv"), (";", "csv"), ("|", "csv"), (" ", "csv")):
         columns = line.strip().split(delimiter)
         try:
             Wanted().find(columns, str(path))
