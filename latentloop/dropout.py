@@ -55,9 +55,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     with _LOCK:
         modes = modes_of(module)
         inside, before = _EVALUATED.get(id(module), (0, modes))
-        if any(training for _, training, _ in modes):
-            before = modes  # the first to come, or somebody trains it since: that is what it goes back to
-            module.eval()
+        if module.training:  # somebody trains it since the first came: that is what it goes back to
+            before = modes
+        module.eval()
         _EVALUATED[id(module)] = inside + 1, before
     try:
         yield

@@ -80,7 +80,7 @@ def from_ids(histories: Sequence[Sequence[ItemId]], ids: ItemIds, *, strict: boo
         named: whether the catalog has ids of its own; where it has none, they are the numbers 1..N.
 
     Raises:
-        InputError: (strict) for an unknown item, or where none is known and the catalog has numbers only.
+        InputError: (strict) for an unknown item, or where none is known, some are text and the catalog has numbers only.
         InputTypeError: for one flat history where a list of histories is meant.
     """
     rows: list[list[int]] = []
@@ -97,7 +97,8 @@ def from_ids(histories: Sequence[Sequence[ItemId]], ids: ItemIds, *, strict: boo
             missing.append((place, unknown))
     if missing:
         place, unknown = missing[0]
-        if not named and not any(rows):  # ids of the data, most likely, which the answer would not have either
+        texts = any(isinstance(item, str) and not item.isdecimal() for _, items in missing for item in items)
+        if texts and not named and not any(rows):  # ids of the data, which the answer would not have either
             raise InputError(
                 f"history {place} names item {unknown[0]!r}, and no item of any history is known: this model has no "
                 f"item ids, only the numbers 1..{len(ids)}; pass item_ids= when it is made, or data="

@@ -37,12 +37,14 @@ def check_left_padded(
     """
     if padding_mask is None and history is not None:
         padding_mask = history == 0
-    looked_at = [each for each in (padding_mask, lengths) if each is not None and each.numel()]
+    looked_at = [each for each in (padding_mask, lengths) if each is not None]
+    if not all(isinstance(each, Tensor) for each in looked_at):  # a block says what it wanted
+        return
     if torch.compiler.is_compiling() or exporting() or any(each.device.type != "cpu" for each in looked_at):
         return
     row = bad = None
     with suppress(RuntimeError):  # what torch.func and fake tensors say of a value that decides
-        if padding_mask is not None and padding_mask.ndim == 2 and padding_mask.numel():
+        if padding_mask is not None and padding_mask.ndim == 2 and padding_mask.dtype == torch.bool:
             right = (~padding_mask[:, :-1] & padding_mask[:, 1:]).any(1)
             row = int(right.nonzero()[0]) if bool(right.any()) else None
         if lengths is not None and lengths.numel():

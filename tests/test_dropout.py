@@ -161,3 +161,22 @@ def test_hooks_and_random_activations_may_differ() -> None:
     hooked = nn.Linear(2, 2)
     hooked.register_forward_hook(lambda part, inputs, output: nn.functional.dropout(output))
     assert may_drop(hooked) and may_drop(nn.RReLU()) and not may_drop(nn.ReLU())
+
+
+class Always(nn.Dropout):
+    """It drops in every mode, as in Monte Carlo dropout."""
+
+    def train(self, mode: bool = True) -> Always:
+        return super().train(True)
+
+
+def test_a_part_that_always_trains_does_not_change_what_is_given_back() -> None:
+    module = nn.Sequential(Always(0.5), nn.Linear(2, 2)).train()
+    with evaluating(module), evaluating(module):
+        assert not module[1].training
+    assert all(part.training for part in module.modules())
+    with evaluating(module):
+        module[1].train()
+        with evaluating(module):
+            assert not module[1].training
+    assert all(part.training for part in module.modules())

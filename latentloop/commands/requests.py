@@ -151,6 +151,8 @@ def read_requests(path: Path) -> Requests:
     if not columns:
         raise InputError(f"{path} needs a column `user` or `history`, found {', '.join(names)}")
     users = columns.get("user")
+    if "history" in columns and "user" not in names and not all(_is_id(user) and user != "" for user in users or ()):
+        users = None  # what only looks like it is no column of users
     for row, user in enumerate(users or ()):
         if user is None:
             raise InputError(f"{path}: {_place(path, row)}: no user")
@@ -185,6 +187,8 @@ def _places(path: Path, names: list[str]) -> dict[str, int]:
         try:
             user = find_user(names, str(path))
         except InputError as error:  # no option of this command names it
+            if "history" in found:  # which answers by itself, whatever stands beside it
+                return found
             raise InputError(f"{error}; call it `user`") from None
         if user is not None:
             found["user"] = user

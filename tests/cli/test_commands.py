@@ -523,6 +523,24 @@ def test_the_column_of_users_is_recognised_as_in_logs(run: Path, tmp_path: Path,
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "user_id,session_id,history\nu1,s1,item-1\n"),
+        ("a.csv", "user_id,user_id,history\nu1,u2,item-1\n"),
+        ("a.csv", "user_id,history\n,item-1\n"),
+        ("a.jsonl", '{"user_id": null, "history": ["item-1"]}\n'),
+        ("a.jsonl", '{"session_id": 1.5, "history": ["item-1"]}\n'),
+    ],
+)
+def test_what_only_looks_like_a_user_beside_a_history_is_ignored(
+    run: Path, tmp_path: Path, name: str, text: str
+) -> None:
+    out = tmp_path / "o.csv"
+    assert main(["recommend", str(run), "--input", made(tmp_path / name, text), "--k", "1", "--out", str(out)]) == 0
+    assert [row["user"] for row in read(out)] == ["1"]
+
+
 def test_ids_of_a_recognised_column_stay_as_they_are_written(run: Path, tmp_path: Path) -> None:
     asked_for = made(tmp_path / "a.csv", " customer_id ,history\n007,item-1\n")
     assert main(["recommend", str(run), "--input", asked_for, "--k", "1", "--out", str(tmp_path / "o.csv")]) == 0

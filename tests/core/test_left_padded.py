@@ -13,6 +13,7 @@ from torch.func import vmap
 
 from latentloop.errors import InputError
 from latentloop.recurrence import RecurrentDepth
+from tests.core.worlds import unchecked
 
 D = 4
 X = torch.zeros(2, 3, D)
@@ -47,6 +48,11 @@ def test_padding_on_our_side_is_not(lengths: list[int]) -> None:
     told = ({"padding_mask": mask}, {"lengths": real}, {"history": (~mask).long()}, {})
     found = [RecurrentDepth(nn.Identity(), nn.Identity(), dim=D)(x, **context) for context in told]
     assert all(each.shape == x.shape for each in found)
+
+
+def test_what_is_no_mask_is_told_where_masks_are_read() -> None:
+    with unchecked(), pytest.raises(InputError, match="padding_mask must be bool"):
+        loop()(X, padding_mask=torch.zeros(2, 3))
 
 
 def test_where_values_may_not_decide_nothing_is_looked_at() -> None:

@@ -130,3 +130,30 @@ def test_prepared_data_stays_prepared_data(tmp_path: Path, whole: list[list[obje
     (tmp_path / "prepared" / "card.json").unlink()
     with pytest.raises(InputError, match=r"items\.parquet: column 'user' is missing"):
         load_interactions(tmp_path / "prepared")
+
+
+def test_a_part_without_rows_has_no_types_and_may_come_first(tmp_path: Path) -> None:
+    empty = pa.table({name: pa.array([], pa.float64()) for name in ("user", "item")})
+    for number, part in enumerate((empty, table(ROWS), empty)):
+        pq.write_table(part, tmp_path / f"part-{number}.parquet")
+    alone = tmp_path / "alone.pq"
+    pq.write_table(table(ROWS), alone)
+    assert content(f"{tmp_path}/part-*.parquet") == content(alone)
+    (tmp_path / "part-1.parquet").unlink()
+    with pytest.raises(InputError, match="no rows"):
+        load_interactions(f"{tmp_path}/part-*.parquet")
+
+
+def test_times_of_later_parts_are_not_dropped_in_silence(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user": ["a"], "item": ["x"]}), tmp_path / "part-0.parquet")
+    pq.write_table(pa.table({"user": ["a"], "item": ["y"], "timestamp": [3]}), tmp_path / "part-1.parquet")
+    with pytest.raises(InputError, match=r"part-1.parquet: has 'timestamp' besides the columns of part-0.parquet"):
+        load_interactions(tmp_path)
+    assert len(load_interactions(tmp_path, timestamp="none")) == 2
+
+
+def test_a_delta_table_is_not_read_with_its_deleted_rows(tmp_path: Path) -> None:
+    write(tmp_path, [3])
+    (tmp_path / "_delta_log").mkdir()
+    with pytest.raises(InputError, match="is a Delta table"):
+        load_interactions(tmp_path)

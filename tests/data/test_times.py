@@ -118,3 +118,9 @@ def test_seconds_do_not_depend_on_the_unit(moments: list[datetime]) -> None:
     """pandas counts in nanoseconds, others in microseconds: float64 rounds each moment once."""
     fine, finer = (seconds(pa.chunked_array([pa.array(moments, pa.timestamp(unit))])) for unit in ("us", "ns"))
     assert fine.tolist() == finer.tolist() and fine.dtype == finer.dtype
+
+
+def test_days_with_a_fraction_are_milliseconds() -> None:
+    days = pa.table({"user": ["a", "b"], "item": ["x", "y"], "timestamp": pa.array([86400500, -86400000], pa.date64())})
+    found = load_interactions(days)
+    assert found.timestamp is not None and sorted(found.timestamp.tolist()) == [-86400.0, 86400.5]

@@ -33,31 +33,34 @@ def read_parquet(name: str, parts: Sequence[Path], wanted: Wanted) -> Log:
     """
     fields: list[pa.Field] = []
     tables: list[pa.Table] = []
+    kept: list[Path] = []
     for path in parts:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty, expected Parquet")
         with _damaged(path):
             source: Any = pa.BufferReader(read_bytes(path)) if is_gzip(path) else str(path.absolute())
-            schema = pq.read_schema(source)
+            described = pq.ParquetFile(source)
+            schema = described.schema_arrow
+            if len(parts) > 1 and not described.metadata.num_rows:
+                continue  # of no type either
             if not fields:
                 places = wanted.find_and_tell(schema.names, name)
                 fields = [schema.field(place) for place in places if place is not None]
-            _refuse_other(path, schema, fields, parts[0])
+            _refuse_other(path, schema, fields, wanted, (kept or [path])[0])
             text = [field.name for field in fields[:2] if pa.types.is_string(field.type)]
             if is_gzip(path):
                 source.seek(0)
             tables.append(pq.ParquetFile(source, read_dictionary=text).read(columns=[field.name for field in fields]))
+            kept.append(path)
     ends = list(accumulate(len(table) for table in tables))
-    if not ends[-1]:
+    if not ends or not ends[-1]:
         raise InputError(f"{name}: no rows, expected at least one interaction")
 
     def where(row: int) -> str:
         part = bisect_right(ends, row)
-        return (
-            counted_rows(row)
-            if len(parts) == 1
-            else f"{parts[part]}: {counted_rows(row - ends[part] + len(tables[part]))}"
-        )
+        if len(parts) == 1:
+            return counted_rows(row)
+        return f"{kept[part]}: {counted_rows(row - ends[part] + len(tables[part]))}"
 
     columns = [_joined([table.column(field.name) for table in tables]) for field in fields]
     timed = len(fields) == 3
@@ -84,8 +87,8 @@ def _damaged(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _refuse_other(path: Path, schema: pa.Schema, fields: Sequence[pa.Field], first: Path) -> None:
-    """Refuse a part of another table, or one whose ids are of another type."""
+def _refuse_other(path: Path, schema: pa.Schema, fields: Sequence[pa.Field], wanted: Wanted, first: Path) -> None:
+    """Refuse a part of another table, one whose ids are of another type, or one that has times where the first has not."""
     for field in fields:
         found = [schema.field(place).type for place in schema.get_all_field_indices(field.name)]
         if found != [field.type]:
@@ -94,6 +97,12 @@ def _refuse_other(path: Path, schema: pa.Schema, fields: Sequence[pa.Field], fir
                 f"{path}: column {field.name!r} is {says}, expected {field.type} as in {first.name}; the parts of one "
                 "table have the same columns: rewrite or move what is of another"
             )
+    names = [schema.names[place] for place in wanted.find(schema.names, str(path)) if place is not None]
+    if names != [field.name for field in fields]:
+        raise InputError(
+            f"{path}: has {names[-1]!r} besides the columns of {first.name}; the parts of one table have the same columns: "
+            "rewrite or move what is of another"
+        )
 
 
 def _joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:

@@ -27,6 +27,10 @@ def find_parts(path: Path) -> list[Path]:
         InputError: there are other files or folders beside them, whose rows would silently be missing.
     """
     folder = path.is_dir()
+    if (path / "_delta_log").is_dir():
+        raise InputError(
+            f"{path}: is a Delta table, whose files hold rows that were deleted; export it as Parquet first"
+        )
     found = sorted((file for file in _found(path) if not file.name.startswith((".", "_"))), key=_counted)
     parts = [file for file in found if file.name.lower().endswith(_ENDINGS) and file.is_file()]
     if len(parts) < len(found) and (parts or not folder):

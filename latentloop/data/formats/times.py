@@ -69,6 +69,8 @@ def blurred_moment(column: pa.ChunkedArray, times: np.ndarray) -> int | None:
         column: an arrow column of dates or timestamps.
         times: its `seconds`.
     """
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("ms"))
     if times.dtype.kind != "f" or (column.type.unit != "ns" and np.abs(times).max() < _MICROSECONDS_APART):
         return None
     ticks = column.cast(pa.int64()).to_numpy()
