@@ -87,6 +87,6 @@ def low_rank(block: nn.Module, rank: int, *, but: Container[object] = ()) -> int
     if not changes:
         raise InputError(
             f"block: {type(block).__name__} has no nn.Linear or nn.MultiheadAttention of which a matrix is shared and could "
-            f"change"
+            "change"
         )
     return max(change.rank for change in changes.values())

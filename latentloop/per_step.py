@@ -53,10 +53,12 @@ class PerStep(nn.Module):
             raise InputTypeError(f"own must be a type of module, or several, got {own!r}")
         adapt(block)  # what cannot be one is refused before it is copied
         owned = {id(p) for part in block.modules() if isinstance(part, kinds) for p in part.parameters()}
-        if not owned and not (rank and not kinds):
+        if not owned and (kinds or not rank):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            without = "; own=() is none but the changes of that rank" if rank else ""
             raise InputError(
-                f"own must be a type of modules with weights inside {type(block).__name__}, which has none in a "
-                f"{' or '.join(kind.__name__ for kind in kinds)}{'; own=() is none but the changes of that rank' * bool(rank)}"
+                f"own must be a type of modules with weights inside {type(block).__name__}, which has none in a {names}"
+                f"{without}"
             )
         self.rank = 0
         if rank:

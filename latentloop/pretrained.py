@@ -155,8 +155,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: where it is missing, damaged or of another format.
     """
-    inside = models_inside(folder)
-    if inside and not (folder / WEIGHTS).is_file():
+    if not (folder / WEIGHTS).is_file() and (inside := models_inside(folder)):
         raise InputError(f"{folder} is a run, not a model: its models are {' and '.join(map(str, inside))}")
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or config.get("format") != FORMAT:

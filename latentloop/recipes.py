@@ -152,7 +152,9 @@ def build_encoder(description: dict[str, Any], dim: int, max_length: int) -> tup
         return backbone, backbone.base(dim, max_length)
     law = dict(loop["depth_law"])
     depth_law: DepthLaw = _DEPTH_LAWS[law.pop("name")](**law)
-    blocks = _blocks(backbone, dim, max_length, loop.get("own_norms", 0), loop.get("own_rank", 0))
+    own_norms, own_rank = loop.get("own_norms", 0), loop.get("own_rank", 0)
+    _check_rank(own_rank, own_norms)
+    blocks = _blocks(backbone, dim, max_length, own_norms, own_rank)
     return backbone, RecurrentDepth(*blocks, loop["aggregate"], depth_law=depth_law, state_std=loop["state_std"])
 
 
@@ -164,7 +166,6 @@ def _check_rank(own_rank: int, own_norms: int) -> None:
 def _blocks(
     backbone: Backbone, dim: int, max_length: int, own_norms: int, own_rank: int
 ) -> tuple[nn.Module, nn.Module]:
-    _check_rank(own_rank, own_norms)
     pre_block, core_block = backbone.blocks(dim, max_length)
     if at_least("own_norms", own_norms, 0):
         core_block = PerStep(core_block, own_norms, rank=own_rank)
