@@ -1,4 +1,4 @@
-"""A policy's gradient and its divergence from a reference in one pass over the chunks of scores.
+"""A policy's gradient and its divergence from a reference in one pass over the tiles of scores.
 
 Where it is known beforehand what a log-probability and a divergence will weigh in the loss (at the first update of a
 batch of rollouts the ratio is 1), the gradient can be taken while a chunk's scores are there. Without that, backward
@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from latentloop.errors import InputError
-from latentloop.item_scores import ChunkScorer, checked, checked_reference, chunks, no_autocast, pick
+from latentloop.item_scores import checked, checked_reference, no_autocast
+from latentloop.item_tiles import RowNorms, TileMemory, row_chunks, tiles_of
 
 __all__ = ["weighed_log_prob_and_kl"]
 
@@ -36,32 +37,41 @@ class _Weighed(torch.autograd.Function):
         grad: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = queries.shape[0]
-        grad_queries = torch.empty_like(queries) if grad and ctx.needs_input_grad[0] else None
+        grad_queries = torch.zeros_like(queries) if grad and ctx.needs_input_grad[0] else None
         grad_keys = torch.zeros_like(keys) if grad and ctx.needs_input_grad[1] else None
         picked, divergence = queries.new_empty(2, rows)
+        memory, gap_memory, ref_memory = TileMemory(keep=True), TileMemory(keep=True), TileMemory(keep=False)
         with no_autocast(queries):
-            score, ref_score = ChunkScorer(queries, keys), ChunkScorer(ref_queries, ref_keys)
-            gap_buffer: Tensor | None = None
-            for part in chunks(rows, keys):
-                scores, ref_scores = score(part), ref_score(part)
-                if gap_buffer is None:
-                    gap_buffer = torch.empty_like(scores)
-                gap = torch.sub(scores, ref_scores, out=gap_buffer[: len(scores)])
-                of_choice, norm = _softmax_(scores, column[part])
-                picked[part] = of_choice - norm
+            for part in row_chunks(rows, keys):
+                tiles, held = tiles_of(column[part], keys), []
+                own = queries.new_empty(len(column[part]))
+                norms, ref_norms = RowNorms(queries, len(own), len(tiles)), RowNorms(queries, len(own), len(tiles))
+                gaps = queries.new_empty(len(own), len(tiles))
+                for number, tile in enumerate(tiles):
+                    scores = memory.scores(queries[part], keys, tile.items)
+                    ref_scores = ref_memory.scores(ref_queries[part], ref_keys, tile.items)
+                    gap = torch.sub(scores, ref_scores, out=gap_memory.tile(len(own), tile.items, keys))
+                    own[tile.rows] = tile.own(scores)
+                    ref_norms.softmax_(ref_scores, number)
+                    gaps[:, number] = gap.mul_(norms.softmax_(scores, number)).sum(1)
+                    held.append((scores, gap))
+                (highest, above, shares), (ref_highest, ref_above, _) = norms.close(), ref_norms.close()
+                mean_gap = (gaps * shares).sum(1)
+                picked[part] = (own - highest) - above
                 # sum p (log p - log p_ref), the norms taken out of the sum; 0 where both models are the same numbers
-                gap.sub_((norm - _softmax_(ref_scores, column[part])[1])[:, None]).mul_(scores)
-                divergence[part] = gap.sum(1)
+                divergence[part] = mean_gap - (highest - ref_highest) - (above - ref_above)
                 if grad_queries is None and grad_keys is None:
                     continue
-                # d log p_c / d score = onehot(c) - p,  d KL / d score = p (log p - log p_ref - KL)
-                towards, away = weight[part, None], kl_weight[part, None]
-                gap.mul_(away).addcmul_(scores, away * -divergence[part, None] - towards)
-                gap.scatter_add_(1, column[part, None], towards)
-                if grad_queries is not None:
-                    torch.mm(gap, keys, out=grad_queries[part])
-                if grad_keys is not None:
-                    grad_keys.addmm_(gap.T, queries[part])
+                # d log p_c / d score = onehot(c) - p,  d KL / d score = p (log p - log p_ref - KL) = p (gap - mean gap)
+                towards, away = weight[part], kl_weight[part]
+                of_gap, of_p = shares * away[:, None], shares * -(away * mean_gap + towards)[:, None]
+                for number, (tile, (p, p_gap)) in enumerate(zip(tiles, held, strict=True)):
+                    p_gap.mul_(of_gap[:, number, None]).addcmul_(p, of_p[:, number, None])
+                    tile.add_to_own_(p_gap, towards)
+                    if grad_queries is not None:
+                        grad_queries[part].addmm_(p_gap, keys[tile.items])
+                    if grad_keys is not None:
+                        grad_keys[tile.items].addmm_(p_gap.T, queries[part])
         ctx.save_for_backward(grad_queries, grad_keys)
         ctx.mark_non_differentiable(picked, divergence)
         return (weight * picked + kl_weight * divergence).sum(), picked, divergence
@@ -70,14 +80,6 @@ class _Weighed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
         return (*(None if saved is None else saved * grad for saved in ctx.saved_tensors), *(None,) * 6)
-
-
-def _softmax_(scores: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn scores into probabilities in place; return the score of `column` and the log-sum-exp of each row."""
-    picked, highest = pick(scores, column)[:, 0], scores.amax(1)
-    torch.softmax(scores, 1, out=scores)
-    # the highest probability is at least 1 / N, so its logarithm is safe: highest - log-sum-exp
-    return picked, highest - scores.amax(1).log()
 
 
 def weighed_log_prob_and_kl(

@@ -1,9 +1,9 @@
-"""Linear + softmax over all items, a chunk of rows at a time: rows x items scores never exist at once.
+"""Linear + softmax over all items, a tile of scores at a time: rows x items scores never exist at once.
 
     log p(r, v) = score(r, v) - log sum_u exp score(r, u)        score(r, v) = queries[r] . keys[v - 1], v = 1..N
 
 Scores and log-sum-exp are float32 whatever comes in (float64 stays float64), also under autocast. Gradients equal those
-of the dense computation; what a chunk computed is recomputed in the backward pass instead of being kept.
+of the dense computation; what a tile computed is recomputed in the backward pass instead of being kept.
 
 Shapes: R rows, N items, d latent size.
 """
@@ -18,17 +18,25 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from latentloop.errors import InputError
-from latentloop.item_scores import ChunkScorer, checked, checked_reference, chunks, no_autocast, pick
+from latentloop.item_scores import checked, checked_reference, no_autocast
+from latentloop.item_tiles import RowNorms, TileMemory, row_chunks, tiles_of
 
 __all__ = ["cross_entropy", "log_prob", "log_prob_and_kl"]
 
 
-def _softmax_(scores: Tensor, column: Tensor) -> Tensor:
-    """Turn scores into probabilities in place; return log p of `column` (rows,), exact where p itself underflows."""
-    picked, highest = pick(scores, column), scores.amax(1, keepdim=True)
-    torch.softmax(scores, 1, out=scores)
-    # the highest probability is at least 1 / N, so its logarithm is safe: -log-sum-exp(scores - highest)
-    return (picked - highest + scores.amax(1, keepdim=True).log())[:, 0]
+def _forward(queries: Tensor, keys: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row log p of `column` (R,), the highest score, and how far the log-sum-exp is above that."""
+    log_p, highest, above = queries.new_empty(3, queries.shape[0])
+    memory = TileMemory(keep=False)
+    for part in row_chunks(queries.shape[0], keys):
+        tiles = tiles_of(column[part], keys)
+        norms = RowNorms(queries, len(column[part]), len(tiles))
+        for number, tile in enumerate(tiles):
+            scores = memory.scores(queries[part], keys, tile.items)
+            log_p[part][tile.rows] = tile.own(scores)
+            norms.softmax_(scores, number)
+        highest[part], above[part], _ = norms.close()
+    return log_p.sub_(highest).sub_(above), highest, above
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -37,24 +45,30 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, column: Tensor, grad: bool) -> Tensor:
         rows = queries.shape[0]
-        grad_queries = torch.empty_like(queries) if grad and ctx.needs_input_grad[0] else None
+        grad_queries = torch.zeros_like(queries) if grad and ctx.needs_input_grad[0] else None
         grad_keys = torch.zeros_like(keys) if grad and ctx.needs_input_grad[1] else None
-        losses = queries.new_empty(rows)
         with no_autocast(queries):
-            score = ChunkScorer(queries, keys)
-            for part in chunks(rows, keys):
-                probabilities = score(part)
-                losses[part] = -_softmax_(probabilities, column[part])
-                if grad_queries is None and grad_keys is None:
-                    continue
-                # d loss / d score = (p - onehot) / rows
-                probabilities.scatter_add_(1, column[part, None], -torch.ones_like(probabilities[:, :1]))
-                if grad_queries is not None:
-                    torch.mm(probabilities, keys, out=grad_queries[part])
-                if grad_keys is not None:
-                    grad_keys.addmm_(probabilities.T, queries[part], alpha=1 / rows)
-        if grad_queries is not None:
-            grad_queries /= rows
+            if grad_queries is None and grad_keys is None:
+                return -_forward(queries, keys, column)[0].mean()
+            losses, memory = queries.new_empty(rows), TileMemory(keep=True)
+            for part in row_chunks(rows, keys):
+                tiles, of_part = tiles_of(column[part], keys), queries[part]
+                own, norms, held = queries.new_empty(len(of_part)), RowNorms(queries, len(of_part), len(tiles)), []
+                for number, tile in enumerate(tiles):
+                    scores = memory.scores(of_part, keys, tile.items)
+                    own[tile.rows] = tile.own(scores)
+                    held.append(norms.softmax_(scores, number))
+                highest, above, shares = norms.close()
+                losses[part] = (highest - own) + above
+                for number, (tile, probabilities) in enumerate(zip(tiles, held, strict=True)):
+                    # d loss / d score = (p - onehot) / rows
+                    if len(tiles) > 1:  # the only tile's share is 1
+                        probabilities.mul_(shares[:, number, None])
+                    tile.add_to_own_(probabilities, -torch.ones_like(own))
+                    if grad_queries is not None:
+                        grad_queries[part].addmm_(probabilities, keys[tile.items], alpha=1 / rows)
+                    if grad_keys is not None:
+                        grad_keys[tile.items].addmm_(probabilities.T, of_part, alpha=1 / rows)
         ctx.save_for_backward(grad_queries, grad_keys)
         return losses.mean()
 
@@ -92,32 +106,30 @@ def cross_entropy(
 class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, column: Tensor) -> Tensor:
-        result = queries.new_empty(queries.shape[0])
         with no_autocast(queries):
-            score = ChunkScorer(queries, keys)
-            for part in chunks(queries.shape[0], keys):
-                result[part] = _softmax_(score(part), column[part])
-        ctx.save_for_backward(queries, keys, column)
-        return result
+            log_p, highest, above = _forward(queries, keys, column)
+        ctx.save_for_backward(queries, keys, column, highest, above)
+        return log_p
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, column = ctx.saved_tensors
-        grad_queries = torch.empty_like(queries) if ctx.needs_input_grad[0] else None
+        queries, keys, column, highest, above = ctx.saved_tensors
+        grad_queries = torch.zeros_like(queries) if ctx.needs_input_grad[0] else None
         grad_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
+        memory = TileMemory(keep=False)
+        weight = -grad * above.neg().exp_()
         with no_autocast(queries):
-            score = ChunkScorer(queries, keys)
-            for part in chunks(queries.shape[0], keys):
-                probabilities = score(part)
-                torch.softmax(probabilities, 1, out=probabilities)
-                # d log p_c / d score = onehot(c) - p; the row's factor goes onto the small side of each product
-                probabilities.scatter_add_(1, column[part, None], -torch.ones_like(probabilities[:, :1]))
-                factor = -grad[part, None]
-                if grad_queries is not None:
-                    grad_queries[part] = (probabilities @ keys) * factor
-                if grad_keys is not None:
-                    grad_keys.addmm_(probabilities.T, queries[part] * factor)
+            for part in row_chunks(queries.shape[0], keys):
+                for tile in tiles_of(column[part], keys):
+                    scores = memory.scores(queries[part], keys, tile.items)
+                    # d log p_c / d score = onehot(c) - p
+                    scores.sub_(highest[part, None]).exp_().mul_(weight[part, None])
+                    tile.add_to_own_(scores, grad[part])
+                    if grad_queries is not None:
+                        grad_queries[part].addmm_(scores, keys[tile.items])
+                    if grad_keys is not None:
+                        grad_keys[tile.items].addmm_(scores.T, queries[part])
         return grad_queries, grad_keys, None
 
 
@@ -146,47 +158,51 @@ class _LogProbAndKL(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, keys: Tensor, ref_queries: Tensor, ref_keys: Tensor, column: Tensor
     ) -> tuple[Tensor, Tensor]:
-        picked, divergence, offset = queries.new_empty(3, queries.shape[0])
+        log_p, highest, above, mean_gap, divergence = queries.new_empty(5, queries.shape[0])
+        memory, ref_memory, gap_memory = (TileMemory(keep=False) for _ in range(3))
         with no_autocast(queries):
-            score, ref_score = ChunkScorer(queries, keys), ChunkScorer(ref_queries, ref_keys)
-            for part in chunks(queries.shape[0], keys):
-                log_p, norm = _log_softmax_(score(part), column[part])
-                gap, ref_norm = _log_softmax_(ref_score(part), column[part])
-                torch.sub(log_p, gap, out=gap)
-                offset[part] = ref_norm - norm
-                picked[part] = pick(log_p, column[part])[:, 0]
-                divergence[part] = log_p.exp_().mul_(gap).sum(1)
-        ctx.save_for_backward(queries, keys, ref_queries, ref_keys, column, offset - divergence)
-        return picked, divergence
+            for part in row_chunks(queries.shape[0], keys):
+                tiles, rows = tiles_of(column[part], keys), len(column[part])
+                norms, ref_norms = RowNorms(queries, rows, len(tiles)), RowNorms(queries, rows, len(tiles))
+                gaps = queries.new_empty(rows, len(tiles))
+                for number, tile in enumerate(tiles):
+                    scores = memory.scores(queries[part], keys, tile.items)
+                    ref_scores = ref_memory.scores(ref_queries[part], ref_keys, tile.items)
+                    gap = torch.sub(scores, ref_scores, out=gap_memory.tile(rows, tile.items, keys))
+                    log_p[part][tile.rows] = tile.own(scores)
+                    ref_norms.softmax_(ref_scores, number)
+                    gaps[:, number] = gap.mul_(norms.softmax_(scores, number)).sum(1)
+                highest[part], above[part], shares = norms.close()
+                ref_highest, ref_above, _ = ref_norms.close()
+                mean_gap[part] = (gaps * shares).sum(1)
+                # sum p (log p - log p_ref), the norms taken out of the sum; 0 where both models are the same numbers
+                divergence[part] = mean_gap[part] - (highest[part] - ref_highest) - (above[part] - ref_above)
+        ctx.save_for_backward(queries, keys, ref_queries, ref_keys, column, highest, above, mean_gap)
+        return log_p.sub_(highest).sub_(above), divergence
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_picked: Tensor, grad_divergence: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, ref_queries, ref_keys, column, offset = ctx.saved_tensors
-        grad_queries = torch.empty_like(queries) if ctx.needs_input_grad[0] else None
+        queries, keys, ref_queries, ref_keys, column, highest, above, mean_gap = ctx.saved_tensors
+        grad_queries = torch.zeros_like(queries) if ctx.needs_input_grad[0] else None
         grad_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
-        # d KL / d score = p (log p - log p_ref - KL), d log p_c / d score = onehot(c) - p; log p - log p_ref is the gap
-        # of the scores and that of the norms, which forward knew
-        added = grad_divergence * offset - grad_picked
+        # d KL / d score = p (log p - log p_ref - KL) = p (gap - mean gap), d log p_c / d score = onehot(c) - p
+        share = above.neg().exp_()
+        of_gap, of_p = grad_divergence * share, -(grad_divergence * mean_gap + grad_picked) * share
+        memory, gap_memory = TileMemory(keep=False), TileMemory(keep=False)
         with no_autocast(queries):
-            score, ref_score = ChunkScorer(queries, keys), ChunkScorer(ref_queries, ref_keys)
-            for part in chunks(queries.shape[0], keys):
-                scores, gap = score(part), ref_score(part)
-                torch.sub(scores, gap, out=gap).mul_(grad_divergence[part, None]).add_(added[part, None])
-                gap.mul_(torch.softmax(scores, 1, out=scores))
-                gap.scatter_add_(1, column[part, None], grad_picked[part, None])
-                if grad_queries is not None:
-                    torch.mm(gap, keys, out=grad_queries[part])
-                if grad_keys is not None:
-                    grad_keys.addmm_(gap.T, queries[part])
+            for part in row_chunks(queries.shape[0], keys):
+                for tile in tiles_of(column[part], keys):
+                    scores = memory.scores(queries[part], keys, tile.items)
+                    gap = gap_memory.scores(ref_queries[part], ref_keys, tile.items)
+                    torch.sub(scores, gap, out=gap).mul_(of_gap[part, None]).add_(of_p[part, None])
+                    gap.mul_(scores.sub_(highest[part, None]).exp_())
+                    tile.add_to_own_(gap, grad_picked[part])
+                    if grad_queries is not None:
+                        grad_queries[part].addmm_(gap, keys[tile.items])
+                    if grad_keys is not None:
+                        grad_keys[tile.items].addmm_(gap.T, queries[part])
         return grad_queries, grad_keys, None, None, None
-
-
-def _log_softmax_(scores: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn scores into log-probabilities in place; return them and the log-sum-exp (rows,) of the scores."""
-    picked = pick(scores, column)[:, 0]
-    torch.log_softmax(scores, 1, out=scores)
-    return scores, picked - pick(scores, column)[:, 0]
 
 
 def log_prob_and_kl(

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from latentloop import item_scores, ranks_in_tiles, same_keys
+from latentloop import item_scores, item_tiles, ranks_in_tiles, same_keys
 from latentloop.errors import InputError
 from latentloop.item_policy import weighed_log_prob_and_kl
 from latentloop.item_ranks import count_ranks, top1
@@ -32,9 +32,10 @@ seeds = st.integers(0, 2**31 - 1)
 
 @contextmanager
 def chunks_of(rows: int, items: int) -> Iterator[None]:
-    """Chunks of so many rows; ranks are counted in tiles of as many rows, and of all items or fewer."""
+    """Chunks of so many rows, in tiles of a third of the items or less, but for ranks, of all items or fewer."""
     tiles = mock.patch.multiple(ranks_in_tiles, ROWS=rows, TILE=rows * max(1, items * 2 // 3))
-    with tiles, mock.patch.multiple(item_scores, CPU_BUDGET=rows * items, LEAST_ROWS=1):
+    softmax = mock.patch.multiple(item_tiles, ROWS=rows, WIDTH=max(1, items // 3), LEAST_SCORES=1)
+    with tiles, softmax, mock.patch.multiple(item_scores, CPU_BUDGET=rows * items, LEAST_ROWS=1):
         yield
 
 

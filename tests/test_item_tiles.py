@@ -1,0 +1,116 @@
+"""Tiles of scores against the whole: what they cover, where the own columns are, and norms of large scores."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentloop import item_tiles
+from latentloop.item_policy import weighed_log_prob_and_kl
+from latentloop.item_softmax import cross_entropy, log_prob, log_prob_and_kl
+from latentloop.item_tiles import RowNorms, TileMemory, row_chunks, tiles_of
+
+seeds = st.integers(0, 2**31 - 1)
+
+
+@given(seed=seeds, items=st.integers(1, 300), width=st.integers(1, 200), rows=st.integers(1, 30))
+def test_tiles_cover_all_items_once_and_know_each_row_s_own_column(
+    seed: int, items: int, width: int, rows: int
+) -> None:
+    keys = torch.zeros(items, 1)
+    column = torch.randint(items, (rows,), generator=torch.Generator().manual_seed(seed))
+    with mock.patch.object(item_tiles, "WIDTH", width):
+        tiles = tiles_of(column, keys)
+    scores = torch.arange(rows * items).view(rows, items)
+    assert torch.equal(torch.cat([scores[:, tile.items] for tile in tiles], 1), scores)
+    assert all(tile.items.stop - tile.items.start <= tiles[0].items.stop for tile in tiles)
+    own = torch.full((rows,), -1)
+    added = scores.clone()
+    for tile in tiles:
+        part = scores[:, tile.items].clone(memory_format=torch.contiguous_format)
+        own[tile.rows] = tile.own(part)
+        tile.add_to_own_(part, 1000 + torch.arange(rows))
+        added[:, tile.items] = part
+    expected = scores.clone()
+    for row, place in enumerate(column.tolist()):
+        assert own[row] == row * items + place
+        expected[row, place] += 1000 + row
+    assert torch.equal(added, expected)
+
+
+@given(rows=st.integers(0, 5000), items=st.integers(1, 3_000_000))
+def test_chunks_cover_all_rows_once_and_hold_few_scores(rows: int, items: int) -> None:
+    keys = torch.zeros(1).expand(items, 1)
+    chunks = list(row_chunks(rows, keys))
+    assert [row for part in chunks for row in range(part.start, part.stop)] == list(range(rows))
+    largest = max((part.stop - part.start for part in chunks), default=0)
+    assert largest <= item_tiles.LEAST_ROWS or largest * items <= item_tiles.MOST_SCORES
+    assert all(part.stop - part.start <= chunks[0].stop for part in chunks)
+
+
+def test_a_chunk_s_tiles_do_not_overlap_and_the_next_chunk_writes_over_them() -> None:
+    keys, tiles = torch.zeros(50, 3), [slice(0, 16), slice(16, 32), slice(32, 50)]
+    kept = TileMemory(keep=True)
+    first = [kept.tile(4, items, keys).fill_(number) for number, items in enumerate(tiles)]
+    assert [tile.unique().tolist() for tile in first] == [[0], [1], [2]]
+    assert [tuple(tile.shape) for tile in first] == [(4, 16), (4, 16), (4, 18)]
+    again = [kept.tile(2, items, keys).fill_(9) for items in tiles]
+    assert sum(int((tile == 9).sum()) for tile in first) == 2 * 50 and tuple(again[2].shape) == (2, 18)
+    one = TileMemory(keep=False)
+    assert one.tile(4, slice(0, 16), keys).data_ptr() == one.tile(4, slice(16, 30), keys).data_ptr()
+
+
+@given(seed=seeds, scale=st.sampled_from([0.1, 10.0, 1e4]))
+def test_norms_of_tiles_are_those_of_the_whole_to_float32_where_scores_are_large(seed: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(5, 40, generator=generator) * scale
+    norms = RowNorms(scores, 5, 3)
+    parts = [norms.softmax_(part.clone(), number) for number, part in enumerate(scores.split(16, 1))]
+    highest, above, shares = norms.close()
+    assert torch.equal(highest, scores.amax(1))
+    exact = scores.double()
+    torch.testing.assert_close(above.double(), exact.logsumexp(1) - exact.amax(1), rtol=1e-5, atol=1e-6)
+    found = torch.cat([part * shares[:, number, None] for number, part in enumerate(parts)], 1)
+    torch.testing.assert_close(found.double(), exact.softmax(1), rtol=1e-5, atol=1e-6)
+    assert bool((above >= 0).all())
+
+
+@pytest.mark.parametrize("items", [3000, 5000, 9001])
+def test_at_full_size_results_are_the_dense_ones(items: int) -> None:
+    """One tile, one that is wider than usual, and two; rows that fill a chunk and a part of the next."""
+    generator = torch.Generator().manual_seed(items)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    rows = 2**20 // items + 300
+    queries, keys, ref_queries, ref_keys = draw(rows, 6), draw(items, 6), draw(rows, 6), draw(items, 6)
+    queries.requires_grad_()
+    keys.requires_grad_()
+    ids = torch.randint(1, items + 1, (rows,), generator=generator)
+    weight, kl_weight = draw(2, rows) / rows
+    log_p = torch.log_softmax(queries @ keys.T, 1)
+    picked = log_p[torch.arange(rows), ids - 1]
+    divergence = (log_p.exp() * (log_p - torch.log_softmax(ref_queries @ ref_keys.T, 1))).sum(1)
+    weighed = (weight * picked + kl_weight * divergence).sum()
+
+    def same(found: torch.Tensor, expected: torch.Tensor) -> None:
+        torch.testing.assert_close(found, expected)
+        grads = (torch.autograd.grad(of, (queries, keys), retain_graph=True) for of in (found, expected))
+        for ours, dense in zip(*grads, strict=True):
+            torch.testing.assert_close(ours, dense, rtol=1e-9, atol=1e-12)
+
+    same(cross_entropy(queries, keys, ids), -picked.mean())
+    same((weight * log_prob(queries, keys, ids)).sum(), (weight * picked).sum())
+    chosen, gap = log_prob_and_kl(queries, keys, ref_queries, ref_keys, ids)
+    same((weight * chosen + kl_weight * gap).sum(), weighed)
+    total, chosen, gap = weighed_log_prob_and_kl(queries, keys, ref_queries, ref_keys, ids, weight, kl_weight)
+    same(total, weighed)
+    torch.testing.assert_close((chosen, gap), (picked, divergence))
+    with torch.no_grad():
+        torch.testing.assert_close(cross_entropy(queries, keys, ids), -picked.mean())
+        assert log_prob_and_kl(queries, keys, queries, keys, ids)[1].abs().max() == 0
