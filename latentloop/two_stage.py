@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from latentloop.accelerator import Precision, closing_trackers, make_accelerator
+from latentloop.accelerator import Precision, closing_trackers, make_accelerator, warn_of_emulation
 from latentloop.across_ranks import processes_of
 from latentloop.baselines import chance, followers, popularity
 from latentloop.catalog import check_catalog
@@ -225,6 +225,7 @@ def two_stage(
     )
     directory = None if run is None else run.path
     accelerator = make_accelerator(device=device, precision=precision, tracker=tracker, directory=directory)
+    warn_of_emulation(accelerator)
     settings = {
         "patience": patience,
         "exclude_history": exclude_history,

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from latentloop.accelerator import warn_of_emulation
 from latentloop.across_ranks import Processes
 from latentloop.backbones.sasrec import SASRec
 from latentloop.data.splits import Split, leave_one_out
@@ -338,6 +339,30 @@ def test_an_accelerator_that_accumulates_gradients_is_refused(split: Split) -> N
     with pytest.raises(InputError, match=r"^accelerator: it divides gradients by 4 .* give it 1"):
         fit(small(split), split.train, split.validation, NextItem(), accelerator=accelerator)
     make_accelerator(device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("capability", "machine", "precision", "told"),
+    [
+        ("AVX2", "x86_64", "bf16", True),
+        ("AVX512", "x86_64", "bf16", False),
+        ("AVX2", "x86_64", "fp32", False),
+        ("DEFAULT", "arm64", "bf16", False),  # NEON, of which this says nothing
+    ],
+)
+def test_bf16_is_warned_of_where_the_cpu_emulates_it(
+    capability: str,
+    machine: str,
+    precision: str,
+    told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    warn_of_emulation(make_accelerator(device="cpu", precision=precision))
+    make_accelerator(device="cpu")  # puts back what other tests expect
+    assert [record.levelname for record in caplog.records if "no AVX-512" in record.message] == ["WARNING"] * told
 
 
 def test_bf16_learns_too(split: Split) -> None:
