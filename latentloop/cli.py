@@ -9,6 +9,7 @@ import contextlib
 import gc
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -156,12 +157,13 @@ def _refuse_several(command: Command) -> None:
     """Refuse a command that several processes would each carry out.
 
     Raises:
-        InputError: for any other than `train`.
+        InputError: for any other than `train` and `resume`.
     """
+    from latentloop.commands.resume import Resume
     from latentloop.commands.train import Train
     from latentloop.errors import InputError
 
-    if not isinstance(command, Train):
+    if not isinstance(command, Train | Resume):
         name = type(command).__name__.lower()
         raise InputError(f"{name} runs in one process, but {launch.world()} were launched: start it without a launcher")
 
@@ -234,9 +236,17 @@ def _no_interrupt_lost() -> Iterator[None]:
 
 def _kept(command: Command) -> str:
     """What to say of an interrupted command's work."""
+    from latentloop.commands.resume import Resume
     from latentloop.commands.train import Train
 
-    return "; what was finished is kept, continue with --resume" if isinstance(command, Train) else ""
+    if not isinstance(command, Train | Resume):
+        return ""
+    how = "--resume"
+    if (command.out / "data").is_dir():
+        encoder = command.model.encoder if isinstance(command, Train) else command.encoder
+        again = [] if encoder is None else ["--encoder", encoder]
+        how = shlex.join(["latentloop", "resume", str(command.out), *again])
+    return f"; what was finished is kept, continue with {how}"
 
 
 def _silence_output() -> None:

@@ -28,9 +28,10 @@ from latentloop.files import is_leftover, read_json, remove_leftovers, write_jso
 from latentloop.metric_lines import MetricLines
 from latentloop.run_lock import LOCK, held
 
-__all__ = ["RunDirectory"]
+__all__ = ["MARK", "RunDirectory"]
 
-_MARK, _VERSION = "latentloop_run", 1
+MARK, _VERSION = "latentloop_run", 1
+"""What config.json is known by, beside the options."""
 _OURS = (  # in the order in which they are removed: without its state a run starts over, by its config it is known
     "report.md",
     "validation.png",
@@ -100,7 +101,7 @@ class RunDirectory:
                 elif there:
                     run.clear()
                 run.path.mkdir(parents=True, exist_ok=True)
-            write_json(run.config_path, {_MARK: _VERSION, **config})
+            write_json(run.config_path, {MARK: _VERSION, **config})
         return run
 
     @classmethod
@@ -204,7 +205,7 @@ class RunDirectory:
             if run.owns(path) and run.config_path.is_file():
                 with contextlib.suppress(InputError, OSError):  # another tool's file of that name
                     config = read_json(run.config_path)
-                    if isinstance(config, dict) and _MARK in config:
+                    if isinstance(config, dict) and MARK in config:
                         return run
         return None
 
@@ -228,10 +229,10 @@ class RunDirectory:
             return False
         self._refuse_links()
         config = read_json(self.config_path)
-        return isinstance(config, dict) and _MARK in config
+        return isinstance(config, dict) and MARK in config
 
     def _check_version(self) -> None:
-        version = self.config().get(_MARK)
+        version = self.config().get(MARK)
         if version != _VERSION or not is_whole(version):
             raise InputError(f"{self.path} is a run of version {version!r}, this release reads version {_VERSION}")
 
@@ -254,7 +255,7 @@ class RunDirectory:
 
     def _asked(self, defaults: Mapping[str, Any] | None) -> dict[str, Any]:
         """The options that this run was started with, or continued with since."""
-        own = _flat({name: value for name, value in self.config().items() if name != _MARK})
+        own = _flat({name: value for name, value in self.config().items() if name != MARK})
         return _flat(json.loads(json.dumps(dict(defaults or {})))) | own
 
     def _check_same(self, config: dict[str, Any], defaults: Mapping[str, Any] | None) -> None:

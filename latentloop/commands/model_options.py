@@ -43,7 +43,7 @@ class ModelOptions:
     encoder: str | None = None
     """Blocks of your own instead, as package.module:function; the function is called with d (and max_length=L,
     where it has a parameter of that name) and returns the pre-block and the core-block, which may be the same module,
-    or "copy". It is never read from a file: evaluate, recommend and --resume need it again."""
+    or "copy". It is never read from a file: evaluate, recommend, resume and --resume need it again."""
     dim: int = 64
     """d: size of item vectors and thoughts."""
     pre_layers: int | None = None

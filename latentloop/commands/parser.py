@@ -11,14 +11,16 @@ from latentloop.commands.demo import Demo
 from latentloop.commands.evaluate import Evaluate
 from latentloop.commands.prepare import Prepare
 from latentloop.commands.recommend import Recommend
+from latentloop.commands.resume import Resume
 from latentloop.commands.train import Train
 
 __all__ = ["Command", "parse"]
 
-Command = Train | Evaluate | Recommend | Prepare | Demo
+Command = Train | Resume | Evaluate | Recommend | Prepare | Demo
 
 _Commands = (
     Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Resume, tyro.conf.subcommand("resume")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Recommend, tyro.conf.subcommand("recommend")]
     | Annotated[Prepare, tyro.conf.subcommand("prepare")]

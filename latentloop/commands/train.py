@@ -38,8 +38,9 @@ class Train:
     """Train on interactions in two stages, test once, and keep everything in a run directory.
 
     Writes config.json, metrics.jsonl (a line an epoch), data/ (what was trained on), spt/ and rpt/ (models to load
-    anywhere), state/ (to continue from) and report.md. Ctrl-C leaves a usable run; --resume continues it, and so it
-    does one that was killed, to the same bits. torchrun and `accelerate launch` run it in several processes.
+    anywhere), state/ (to continue from) and report.md. Ctrl-C leaves a usable run; `latentloop resume`
+    continues it, or --resume and the same options, and one that was killed, to the same bits. torchrun and `accelerate
+    launch` run it in several processes.
     """
 
     source: tyro.conf.Positional[str]

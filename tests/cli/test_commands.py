@@ -813,7 +813,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_bits(source: Path, tmp_pat
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130, complaint.decode()
-    assert b"--resume" in complaint and b"Traceback" not in complaint
+    assert f"latentloop resume {out}".encode() in complaint and b"Traceback" not in complaint
     assert main(["evaluate", str(out)]) == 0  # usable as it is
     for place, more in ((out, ["--resume"]), (whole, [])):
         subprocess.run(

@@ -1,0 +1,160 @@
+"""`latentloop resume`: the options and data are the run's own, and what it ends with is what `train --resume` does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentloop import cli
+from latentloop.cli import main
+from latentloop.commands.parser import parse
+from latentloop.commands.resume import Resume
+from latentloop.commands.saved import saved_train
+from latentloop.commands.train import Train
+from latentloop.run_directory import RunDirectory
+from tests.cli.worlds import KEEP, QUICK, log
+
+MODELS = ("base", "spt", "rpt")
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "my run"))
+
+
+def test_it_ends_as_train_does_with_all_options_again(copy: Path, tmp_path: Path) -> None:
+    twin = Path(shutil.copytree(copy, tmp_path / "twin"))
+    columns = ["--user", "who", "--item", "what", "--with-base"]
+    source = json.loads((copy / "config.json").read_text())["source"]
+    assert main(["train", source, "--out", str(twin), *columns, *QUICK, "--epochs", "3", "--resume"]) == 0
+    assert main(["resume", str(copy), "--epochs", "3", "--device", "cpu"]) == 0
+    names = ["config.json", *(f"{stage}/model.safetensors" for stage in MODELS)]
+    for name in names:
+        assert (copy / name).read_bytes() == (twin / name).read_bytes(), name
+    epochs = [(line["stage"], line["epoch"]) for line in RunDirectory(copy).lines.read() if "epoch" in line]
+    assert epochs.count(("spt", 2)) == 1 and epochs.count(("spt", 3)) == 1
+
+
+def test_a_run_that_is_done_is_left_as_it_is(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in sorted(copy.rglob("*")) if path.is_file()}
+    assert main(["resume", str(copy), "--device", "cpu"]) == 0
+    assert "is done; nothing is left to train" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in sorted(copy.rglob("*")) if path.is_file()} == before
+
+
+def test_every_option_comes_back_from_a_configuration(tmp_path: Path) -> None:
+    options = (
+        "--seed 7 --with-base --exclude-history --precision bf16 --k-core 3 --user who --format tsv --split global-time "
+        "--max-length 9 --backbone tedrec --heads 1 --dropout 0.25 --depth fixed --own-norms --own-rank 2 "
+        "--item-text x/../texts.csv --item-text-columns title brand --epochs 3 --clip-norm 1 --schedule cosine "
+        "--alpha 0 --positions all --policy hybrid --rollouts 3"
+    )
+    asked = parse(["train", "a log.csv", "--out", str(tmp_path / "run"), *options.split()])
+    assert isinstance(asked, Train)
+    run = RunDirectory.create(asked.out, asked.config(), defaults=asked.defaults())
+    found = saved_train(run)
+    assert found == asked and found.config() == asked.config()
+    assert found.text.item_text_columns == ("title", "brand") and found.text.item_text == asked.text.item_text
+
+
+def test_an_option_that_is_younger_than_the_run_has_its_default(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    del config["model"]["own_rank"], config["precision"]
+    (copy / "config.json").write_text(json.dumps(config))
+    asked = Resume(copy, device="cpu").train()
+    assert asked.model.own_rank == 0 and asked.precision == "fp32" and asked.resume and asked.out == copy
+
+
+def _without_data(run: Path) -> None:
+    shutil.rmtree(run / "data")
+
+
+def _changed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        config = json.loads((run / "config.json").read_text())
+        change(config)
+        (run / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "options", "said"),
+    [
+        (shutil.rmtree, [], "is not a run of latentloop"),
+        (_without_data, [], "was stopped before its data were kept: give `train` its options again"),
+        (lambda run: None, ["--epochs", "1"], "--resume: epochs was 2 when"),
+        (lambda run: None, ["--encoder", "os:system"], "was trained with --backbone sasrec: leave out --encoder"),
+        (_changed(lambda c: c["model"].update(encoder="os:system")), [], "was trained with --encoder os:system: give"),
+        (_changed(lambda c: c["model"].update(backbone="tedrec")), [], "was stopped before its data were kept"),
+        (_changed(lambda c: c["model"].update(dim="64")), [], "model.dim must be a whole number, found '64'"),
+        (_changed(lambda c: c["text"].update(item_text=3)), [], "text.item_text must be a path or null, found 3"),
+        (
+            _changed(lambda c: c["text"].update(item_text_columns="ab")),
+            [],
+            "must be a list of texts or null, found 'ab'",
+        ),
+        (_changed(lambda c: c.update(seed=True)), [], "damaged: seed must be a whole number, found True"),
+        (_changed(lambda c: c.update(resume=True)), [], "damaged: resume is no option of this release"),
+        (_changed(lambda c: c.update(surprise=1)), [], "damaged: surprise is no option of this release"),
+        (_changed(lambda c: c.update(spt=[])), [], "damaged: spt must be an object of options, found []"),
+        (_changed(lambda c: c.pop("source")), [], "damaged: source is missing"),
+    ],
+)
+def test_what_cannot_be_continued_says_why(
+    copy: Path, damage: Callable[[Path], None], options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(copy)
+    assert main(["resume", str(copy), "--device", "cpu", *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_a_run_of_python_is_continued_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    RunDirectory.create(tmp_path / "run", {"seed": 0})
+    assert main(["resume", str(tmp_path / "run")]) == 2
+    assert "continue it in Python, by two_stage with its own options" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(self: Train) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Train, "run", stop)
+    commands = [
+        (["resume", str(copy), "--device", "cpu"], f"latentloop resume '{copy}'"),
+        (["train", "x.csv", "--out", str(copy), "--encoder", "a.b:c"], f"latentloop resume '{copy}' --encoder a.b:c"),
+        (["train", "x.csv", "--out", str(tmp_path / "new")], "--resume"),  # nothing is there yet
+    ]
+    for command, how in commands:
+        assert main(command) == 130
+        assert (
+            capsys.readouterr().err.strip()
+            == f"latentloop: interrupted; what was finished is kept, continue with {how}"
+        )
+
+
+def test_several_processes_may_resume(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    cli._refuse_several(Resume(copy))
+
+
+def test_its_own_blocks_are_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n\ndef blocks(dim):\n    return nn.GRU(dim, dim, batch_first=True), 'copy'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    quick = ["--epochs", "1", "--rpt-epochs", "0", "--dim", "8", "--batch-size", "64", "--device", "cpu"]
+    out = str(tmp_path / "run")
+    assert main(["train", log(tmp_path), "--out", out, "--encoder", "mine:blocks", *KEEP, *quick]) == 0
+    assert main(["resume", out, "--epochs", "2", "--device", "cpu"]) == 2
+    assert main(["resume", out, "--epochs", "2", "--device", "cpu", "--encoder", "mine:blocks"]) == 0
+    assert RunDirectory(out).config()["training"]["epochs"] == 2
