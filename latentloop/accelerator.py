@@ -78,8 +78,8 @@ def warn_of_emulation(accelerator: Accelerator) -> None:
     capability = torch.backends.cpu.get_cpu_capability()
     if platform.machine() in ("x86_64", "AMD64") and capability in ("DEFAULT", "NO AVX", "AVX2"):
         logger.warning(
-            "precision bf16: this CPU has no AVX-512 (torch uses %s) and emulates it, which took 3 to 8 times as long as "
-            "fp32 where we measured it; fp32 is the faster one",
+            "precision bf16: torch uses %s of this CPU, without AVX-512, and emulates it, which took 3 to 8 times as long "
+            "as fp32 where we measured it: fp32 is faster",
             capability,
         )
 

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from latentloop.errors import InputError
 from latentloop.item_scores import checked, checked_reference, no_autocast
-from latentloop.item_tiles import RowNorms, TileMemory, row_chunks, tiles_of
+from latentloop.item_tiles import RowNorms, TileMemory, gap_, row_chunks, tiles_of
 
 __all__ = ["weighed_log_prob_and_kl"]
 
@@ -40,31 +40,32 @@ class _Weighed(torch.autograd.Function):
         grad_queries = torch.zeros_like(queries) if grad and ctx.needs_input_grad[0] else None
         grad_keys = torch.zeros_like(keys) if grad and ctx.needs_input_grad[1] else None
         picked, divergence = queries.new_empty(2, rows)
-        memory, gap_memory, ref_memory = TileMemory(keep=True), TileMemory(keep=True), TileMemory(keep=False)
+        keep = grad_queries is not None or grad_keys is not None
+        memory, gap_memory, ref_memory = (TileMemory(keep=kept) for kept in (keep, keep, False))
         with no_autocast(queries):
             for part in row_chunks(rows, keys):
                 tiles, held = tiles_of(column[part], keys), []
                 own = queries.new_empty(len(column[part]))
                 norms, ref_norms = RowNorms(queries, len(own), len(tiles)), RowNorms(queries, len(own), len(tiles))
-                gaps = queries.new_empty(len(own), len(tiles))
+                inside = queries.new_empty(len(own), len(tiles))
                 for number, tile in enumerate(tiles):
                     scores = memory.scores(queries[part], keys, tile.items)
                     ref_scores = ref_memory.scores(ref_queries[part], ref_keys, tile.items)
                     gap = torch.sub(scores, ref_scores, out=gap_memory.tile(len(own), tile.items, keys))
-                    own[tile.rows] = tile.own(scores)
-                    ref_norms.softmax_(ref_scores, number)
-                    gaps[:, number] = gap.mul_(norms.softmax_(scores, number)).sum(1)
+                    tile.read_own(scores, own)
+                    norms.softmax_(scores, number), ref_norms.softmax_(ref_scores, number)
+                    inside[:, number] = gap_(gap, norms, ref_norms, number).mul_(scores).sum(1)
                     held.append((scores, gap))
-                (highest, above, shares), (ref_highest, ref_above, _) = norms.close(), ref_norms.close()
-                mean_gap = (gaps * shares).sum(1)
+                (highest, above, log_shares), (*_, ref_log_shares) = norms.close(), ref_norms.close()
                 picked[part] = (own - highest) - above
-                # sum p (log p - log p_ref), the norms taken out of the sum; 0 where both models are the same numbers
-                divergence[part] = mean_gap - (highest - ref_highest) - (above - ref_above)
-                if grad_queries is None and grad_keys is None:
+                # the divergence of a whole is that among the tiles, and that inside of each by its share
+                among, shares = log_shares - ref_log_shares, log_shares.exp()
+                kl = divergence[part] = ((inside + among) * shares).sum(1)
+                if not keep:
                     continue
-                # d log p_c / d score = onehot(c) - p,  d KL / d score = p (log p - log p_ref - KL) = p (gap - mean gap)
-                towards, away = weight[part], kl_weight[part]
-                of_gap, of_p = shares * away[:, None], shares * -(away * mean_gap + towards)[:, None]
+                # d log p_c / d score = onehot(c) - p,  d KL / d score = p (log p - log p_ref - KL)
+                towards, away = weight[part], kl_weight[part, None]
+                of_gap, of_p = shares * away, shares * (away * (among - kl[:, None]) - towards[:, None])
                 for number, (tile, (p, p_gap)) in enumerate(zip(tiles, held, strict=True)):
                     p_gap.mul_(of_gap[:, number, None]).addcmul_(p, of_p[:, number, None])
                     tile.add_to_own_(p_gap, towards)

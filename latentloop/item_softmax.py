@@ -19,21 +19,21 @@ from torch.autograd.function import once_differentiable
 
 from latentloop.errors import InputError
 from latentloop.item_scores import checked, checked_reference, no_autocast
-from latentloop.item_tiles import RowNorms, TileMemory, row_chunks, tiles_of
+from latentloop.item_tiles import RowNorms, TileMemory, gap_, row_chunks, tiles_of
 
 __all__ = ["cross_entropy", "log_prob", "log_prob_and_kl"]
 
 
 def _forward(queries: Tensor, keys: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of each row log p of `column` (R,), the highest score, and how far the log-sum-exp is above that."""
-    log_p, highest, above = queries.new_empty(3, queries.shape[0])
+    log_p, (highest, above) = queries.new_empty(queries.shape[0]), queries.new_empty(2, queries.shape[0])
     memory = TileMemory(keep=False)
     for part in row_chunks(queries.shape[0], keys):
         tiles = tiles_of(column[part], keys)
         norms = RowNorms(queries, len(column[part]), len(tiles))
         for number, tile in enumerate(tiles):
             scores = memory.scores(queries[part], keys, tile.items)
-            log_p[part][tile.rows] = tile.own(scores)
+            tile.read_own(scores, log_p[part])
             norms.softmax_(scores, number)
         highest[part], above[part], _ = norms.close()
     return log_p.sub_(highest).sub_(above), highest, above
@@ -56,10 +56,10 @@ class _CrossEntropy(torch.autograd.Function):
                 own, norms, held = queries.new_empty(len(of_part)), RowNorms(queries, len(of_part), len(tiles)), []
                 for number, tile in enumerate(tiles):
                     scores = memory.scores(of_part, keys, tile.items)
-                    own[tile.rows] = tile.own(scores)
+                    tile.read_own(scores, own)
                     held.append(norms.softmax_(scores, number))
-                highest, above, shares = norms.close()
-                losses[part] = (highest - own) + above
+                highest, above, log_shares = norms.close()
+                losses[part], shares = (highest - own) + above, log_shares.exp_()
                 for number, (tile, probabilities) in enumerate(zip(tiles, held, strict=True)):
                     # d loss / d score = (p - onehot) / rows
                     if len(tiles) > 1:  # the only tile's share is 1
@@ -118,18 +118,18 @@ class _LogProb(torch.autograd.Function):
         grad_queries = torch.zeros_like(queries) if ctx.needs_input_grad[0] else None
         grad_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
         memory = TileMemory(keep=False)
-        weight = -grad * above.neg().exp_()
+        # d log p_c / d score = onehot(c) - p; what a row has in common goes onto the small side of each product
+        weight, scale = (-grad * above.neg().exp())[:, None], above.exp()
         with no_autocast(queries):
             for part in row_chunks(queries.shape[0], keys):
                 for tile in tiles_of(column[part], keys):
                     scores = memory.scores(queries[part], keys, tile.items)
-                    # d log p_c / d score = onehot(c) - p
-                    scores.sub_(highest[part, None]).exp_().mul_(weight[part, None])
-                    tile.add_to_own_(scores, grad[part])
+                    scores.sub_(highest[part, None]).exp_()
+                    tile.add_to_own_(scores, -scale[part])
                     if grad_queries is not None:
-                        grad_queries[part].addmm_(scores, keys[tile.items])
+                        grad_queries[part].addcmul_(scores @ keys[tile.items], weight[part])
                     if grad_keys is not None:
-                        grad_keys[tile.items].addmm_(scores.T, queries[part])
+                        grad_keys[tile.items].addmm_(scores.T, queries[part] * weight[part])
         return grad_queries, grad_keys, None
 
 
@@ -158,26 +158,26 @@ class _LogProbAndKL(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, keys: Tensor, ref_queries: Tensor, ref_keys: Tensor, column: Tensor
     ) -> tuple[Tensor, Tensor]:
-        log_p, highest, above, mean_gap, divergence = queries.new_empty(5, queries.shape[0])
+        rows = queries.shape[0]
+        log_p, divergence, (highest, above, drop) = (queries.new_empty(n) for n in (rows, rows, (3, rows)))
         memory, ref_memory, gap_memory = (TileMemory(keep=False) for _ in range(3))
         with no_autocast(queries):
-            for part in row_chunks(queries.shape[0], keys):
-                tiles, rows = tiles_of(column[part], keys), len(column[part])
-                norms, ref_norms = RowNorms(queries, rows, len(tiles)), RowNorms(queries, rows, len(tiles))
-                gaps = queries.new_empty(rows, len(tiles))
+            for part in row_chunks(rows, keys):
+                tiles, size = tiles_of(column[part], keys), len(column[part])
+                norms, ref_norms = RowNorms(queries, size, len(tiles)), RowNorms(queries, size, len(tiles))
+                inside = queries.new_empty(size, len(tiles))
                 for number, tile in enumerate(tiles):
                     scores = memory.scores(queries[part], keys, tile.items)
                     ref_scores = ref_memory.scores(ref_queries[part], ref_keys, tile.items)
-                    gap = torch.sub(scores, ref_scores, out=gap_memory.tile(rows, tile.items, keys))
-                    log_p[part][tile.rows] = tile.own(scores)
-                    ref_norms.softmax_(ref_scores, number)
-                    gaps[:, number] = gap.mul_(norms.softmax_(scores, number)).sum(1)
-                highest[part], above[part], shares = norms.close()
-                ref_highest, ref_above, _ = ref_norms.close()
-                mean_gap[part] = (gaps * shares).sum(1)
-                # sum p (log p - log p_ref), the norms taken out of the sum; 0 where both models are the same numbers
-                divergence[part] = mean_gap[part] - (highest[part] - ref_highest) - (above[part] - ref_above)
-        ctx.save_for_backward(queries, keys, ref_queries, ref_keys, column, highest, above, mean_gap)
+                    gap = torch.sub(scores, ref_scores, out=gap_memory.tile(size, tile.items, keys))
+                    tile.read_own(scores, log_p[part])
+                    norms.softmax_(scores, number), ref_norms.softmax_(ref_scores, number)
+                    inside[:, number] = gap_(gap, norms, ref_norms, number).mul_(scores).sum(1)
+                (highest[part], above[part], shares), (*ref, ref_shares) = norms.close(), ref_norms.close()
+                # the divergence of a whole is that among the tiles, and that inside of each by its share
+                divergence[part] = ((inside + (shares - ref_shares)) * shares.exp()).sum(1)
+                drop[part] = (highest[part] - ref[0]) + (above[part] - ref[1])
+        ctx.save_for_backward(queries, keys, ref_queries, ref_keys, column, highest, above, drop + divergence)
         return log_p.sub_(highest).sub_(above), divergence
 
     @staticmethod
@@ -187,16 +187,17 @@ class _LogProbAndKL(torch.autograd.Function):
         grad_queries = torch.zeros_like(queries) if ctx.needs_input_grad[0] else None
         grad_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
         # d KL / d score = p (log p - log p_ref - KL) = p (gap - mean gap), d log p_c / d score = onehot(c) - p
-        share = above.neg().exp_()
-        of_gap, of_p = grad_divergence * share, -(grad_divergence * mean_gap + grad_picked) * share
+        scale = above.neg().exp_()
+        of_gap, of_p = (grad_divergence * scale)[:, None], (-grad_picked * scale)[:, None]
         memory, gap_memory = TileMemory(keep=False), TileMemory(keep=False)
         with no_autocast(queries):
             for part in row_chunks(queries.shape[0], keys):
                 for tile in tiles_of(column[part], keys):
                     scores = memory.scores(queries[part], keys, tile.items)
                     gap = gap_memory.scores(ref_queries[part], ref_keys, tile.items)
-                    torch.sub(scores, gap, out=gap).mul_(of_gap[part, None]).add_(of_p[part, None])
-                    gap.mul_(scores.sub_(highest[part, None]).exp_())
+                    torch.sub(scores, gap, out=gap).sub_(mean_gap[part, None])
+                    scores.sub_(highest[part, None]).exp_()
+                    gap.mul_(scores).mul_(of_gap[part]).addcmul_(scores, of_p[part])
                     tile.add_to_own_(gap, grad_picked[part])
                     if grad_queries is not None:
                         grad_queries[part].addmm_(gap, keys[tile.items])

@@ -14,13 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from latentloop.item_scores import ACCELERATOR_BUDGET
+from latentloop.item_scores import ACCELERATOR_BUDGET, pick
 
-__all__ = ["RowNorms", "Tile", "TileMemory", "row_chunks", "tiles_of"]
+__all__ = ["RowNorms", "Tile", "TileMemory", "gap_", "row_chunks", "tiles_of"]
 
 # On a CPU 256 rows x 4,096 items are fastest of 64 to 512 rows x 1,024 to 8,192 items, from 4,344 to 100,000 items
 # (d 64, one thread and two). An accelerator wants few, large kernels: it takes all items in one tile.
 ROWS, WIDTH = 256, 4096
+ALIGNED = 16  # widths are multiples of it: whole cache lines
 LEAST_SCORES = 2**20  # where items are few a chunk takes more rows: as many as make so many scores
 MOST_SCORES = 2**25  # that a chunk may hold at once, however many items there are
 LEAST_ROWS = 64  # but for so few rows: a product of fewer reads all keys for too little work
@@ -38,39 +39,46 @@ def row_chunks(rows: int, keys: Tensor) -> Iterator[slice]:
 
 
 class Tile(NamedTuple):
-    """Some of the items, and where in their scores the rows' own columns are."""
+    """Some of the items, and which of the rows' own columns are among them."""
 
     items: slice
-    rows: Tensor | slice
-    """The rows whose own column lies among these items."""
-    places: Tensor
-    """Of these columns in the scores, counted row after row."""
+    rows: Tensor | None
+    """The rows whose own column lies among these items; None is all."""
+    column: Tensor
+    """Their own columns, counted from the tile's first."""
 
-    def own(self, scores: Tensor) -> Tensor:
-        """What `scores` (rows, width) hold in the rows' own columns, one value for each of `rows`."""
-        return scores.view(-1)[self.places]
+    def read_own(self, scores: Tensor, into: Tensor) -> None:
+        """Write what `scores` (R, width) hold in the rows' own columns to these rows of `into` (R,)."""
+        if self.rows is None:
+            into.copy_(pick(scores, self.column)[:, 0])
+        else:
+            into[self.rows] = scores[self.rows, self.column]
 
     def add_to_own_(self, scores: Tensor, values: Tensor) -> None:
-        """Add `values`, one for each of all rows, in the rows' own columns."""
-        flat = scores.view(-1)
-        flat[self.places] += values[self.rows]
+        """Add `values` (R,) in the rows' own columns."""
+        if self.rows is None:
+            scores.scatter_add_(1, self.column[:, None], values[:, None])
+        else:
+            scores[self.rows, self.column] += values[self.rows]
 
 
 def tiles_of(column: Tensor, keys: Tensor) -> list[Tile]:
-    """The tiles of all items, in order, for rows whose own columns, (rows,) int64 from 0, are given."""
-    items, rows = keys.shape[0], len(column)
+    """The tiles of all items, in order, for rows whose own columns, (R,) int64 from 0, are given."""
+    items = keys.shape[0]
     count = max(1, round(items / WIDTH)) if keys.device.type == "cpu" else 1
-    if count == 1:  # nothing is read back: an accelerator need not be waited for
-        return [Tile(slice(0, items), slice(None), torch.arange(rows, device=column.device) * items + column)]
+    if (
+        count == 1
+    ):  # nothing is read back: an accelerator need not be waited for, and checks columns as it looks them up
+        return [Tile(slice(0, items), None, column)]
     width = -(-items // count)
-    width += -width % 16  # whole cache lines
+    width += -width % ALIGNED
     edges = [*range(0, items, width), items]
     order = column.argsort()
     bounds = torch.searchsorted(column[order], torch.tensor(edges)).tolist()
     found = []
     for start, stop, first, last in zip(edges, edges[1:], bounds, bounds[1:], strict=False):
         of_tile = order[first:last]
-        found.append(Tile(slice(start, stop), of_tile, of_tile * (stop - start) + column[of_tile] - start))
+        found.append(Tile(slice(start, stop), of_tile, column[of_tile] - start))
     return found
 
 
@@ -86,12 +94,12 @@ class TileMemory:
         self._memory: Tensor | None = None
 
     def tile(self, rows: int, items: slice, keys: Tensor) -> Tensor:
-        """Room for (rows, width) numbers, in the dtype and on the device of `keys`; the first chunk is the largest."""
+        """Room for (rows, width) numbers, in the dtype and on the device of `keys`."""
         if not self.keep:
             items = slice(0, items.stop - items.start)
-        if self._memory is None:
-            # without `keep` no tile is wider than the first
-            self._memory = keys.new_empty(rows * (keys.shape[0] if self.keep else items.stop))
+        needed = rows * (keys.shape[0] if self.keep else items.stop)
+        if self._memory is None or self._memory.numel() < needed:
+            self._memory = keys.new_empty(needed)
         return self._memory[rows * items.start : rows * items.stop].view(rows, -1)
 
     def scores(self, queries: Tensor, keys: Tensor, items: slice) -> Tensor:
@@ -106,20 +114,28 @@ class RowNorms:
     """
 
     def __init__(self, like: Tensor, rows: int, tiles: int) -> None:
-        self._highest, self._above = like.new_empty(2, rows, tiles)
+        self.highest, self.above = like.new_empty(2, rows, tiles)
 
     def softmax_(self, scores: Tensor, number: int) -> Tensor:
         """Turn the scores of a tile into probabilities among its items, in place."""
         highest = scores.amax(1)
         torch.softmax(scores, 1, out=scores)
-        self._highest[:, number] = highest
         # the highest probability is at least 1 / width, so its logarithm is safe
-        self._above[:, number] = -scores.amax(1).log()
+        above = -scores.amax(1).log()
+        if self.highest.shape[1] > 1 and bool((nothing := highest == -torch.inf).any()):
+            scores[nothing], above[nothing] = 0.0, 0.0  # a tile that has no share, not a number by itself
+        self.highest[:, number], self.above[:, number] = highest, above
         return scores
 
     def close(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each row the highest score, how far its log-sum-exp is above that, and each tile's share (rows, tiles)."""
-        highest = self._highest.amax(1)
-        shares = self._above + (self._highest - highest[:, None])
+        """Of each row the highest score and how far its log-sum-exp is above that; log of the tiles' shares (R, tiles)."""
+        highest = self.highest.amax(1)
+        shares = self.above + (self.highest - highest[:, None])
         above = shares.logsumexp(1)
-        return highest, above, shares.sub_(above[:, None]).exp_()
+        return highest, above, shares.sub_(above[:, None])
+
+
+def gap_(gap: Tensor, norms: RowNorms, ref_norms: RowNorms, number: int) -> Tensor:
+    """Turn s - s_ref of a tile into log p - log p_ref among its items, in place."""
+    shift = norms.highest[:, number] - ref_norms.highest[:, number]
+    return gap.sub_(shift.add_(norms.above[:, number] - ref_norms.above[:, number])[:, None])

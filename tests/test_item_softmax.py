@@ -32,9 +32,9 @@ seeds = st.integers(0, 2**31 - 1)
 
 @contextmanager
 def chunks_of(rows: int, items: int) -> Iterator[None]:
-    """Chunks of so many rows, in tiles of a third of the items or less, but for ranks, of all items or fewer."""
+    """Chunks of so many rows, in tiles of about a third of the items; for ranks of all items or fewer."""
     tiles = mock.patch.multiple(ranks_in_tiles, ROWS=rows, TILE=rows * max(1, items * 2 // 3))
-    softmax = mock.patch.multiple(item_tiles, ROWS=rows, WIDTH=max(1, items // 3), LEAST_SCORES=1)
+    softmax = mock.patch.multiple(item_tiles, ROWS=rows, WIDTH=max(1, items // 3), ALIGNED=1, LEAST_SCORES=1)
     with tiles, softmax, mock.patch.multiple(item_scores, CPU_BUDGET=rows * items, LEAST_ROWS=1):
         yield
 
@@ -200,6 +200,10 @@ def test_bfloat16_inputs_are_scored_in_float32_also_under_autocast(autocast: boo
         each = log_prob(*leaves, world.ids)
         _, divergence = log_prob_and_kl(*leaves, world.ref_queries, world.ref_keys, world.ids)
         found = gradients(loss - each.mean(), leaves)
+        share = torch.ones(len(world.ids)) / len(world.ids)
+        weighed = weighed_log_prob_and_kl(*leaves, world.ref_queries, world.ref_keys, world.ids, -share, 0 * share)[0]
+        picked, _ = log_prob_and_kl(*leaves, world.ref_queries, world.ref_keys, world.ids)
+        again = gradients(weighed - picked.mean(), leaves)
     expected = F.cross_entropy(twins[0] @ twins[1].T, world.ids - 1)
     assert loss.dtype == each.dtype == divergence.dtype == torch.float32
     torch.testing.assert_close(loss, expected, **TOLERANCE[torch.float32])
@@ -209,6 +213,7 @@ def test_bfloat16_inputs_are_scored_in_float32_also_under_autocast(autocast: boo
     assert found[0].dtype == found[1].dtype == torch.bfloat16
     wanted_gradients = [gradient.bfloat16() for gradient in gradients(2 * expected, twins)]
     torch.testing.assert_close(list(found), wanted_gradients, **HALF)
+    torch.testing.assert_close(list(again), wanted_gradients, **HALF)
 
 
 def test_probabilities_that_underflow_keep_their_logarithm() -> None:
@@ -260,22 +265,26 @@ class Largest(TorchDispatchMode):
 
 
 def test_no_function_holds_rows_times_items() -> None:
-    rows, items, dim, chunk = 300, 500, 4, 7
+    rows, items, chunk, tile = 300, 3000, 7, 1000
     torch.manual_seed(0)
-    queries, keys = torch.randn(rows, dim, requires_grad=True), torch.randn(items, dim, requires_grad=True)
+    queries, keys = torch.randn(rows, 1, requires_grad=True), torch.randn(items, 1, requires_grad=True)
+    others = torch.randn(rows, 1), torch.randn(items, 1)
     ids = torch.randint(1, items + 1, (rows,))
-    runs: list[Callable[[], Any]] = [
-        lambda: cross_entropy(queries, keys, ids).backward(),
-        lambda: log_prob(queries, keys, ids).sum().backward(),
-        lambda: sum(log_prob_and_kl(queries, keys, queries * 2, keys, ids)).sum().backward(),  # type: ignore[union-attr]
-        lambda: top1(queries, keys, ids),
-        lambda: count_ranks(queries, keys, ids),
+    share = torch.ones(rows)
+    runs: list[tuple[Callable[[], Any], int]] = [  # and how many scores of a row they hold in one tensor
+        (lambda: cross_entropy(queries, keys, ids).backward(), items),
+        (lambda: cross_entropy(queries.detach(), keys.detach(), ids), tile),
+        (lambda: log_prob(queries, keys, ids).sum().backward(), tile),
+        (lambda: sum(log_prob_and_kl(queries, keys, *others, ids)).sum().backward(), tile),  # type: ignore[union-attr]
+        (lambda: weighed_log_prob_and_kl(queries, keys, *others, ids, share, share)[0].backward(), items),  # noqa: PLW0108
+        (lambda: weighed_log_prob_and_kl(queries.detach(), keys.detach(), *others, ids, share, share), tile),
+        (lambda: top1(queries, keys, ids), items),
+        (lambda: count_ranks(queries, keys, ids), items * 2 // 3),
     ]
-    for run in runs:
+    for number, (run, held) in enumerate(runs):
         with chunks_of(chunk, items), Largest() as largest:
             run()
-        assert chunk * items // 2 <= largest.size  # the mode does see the chunks
-        assert largest.size <= max(chunk * items, items * dim, rows * dim)
+        assert largest.size == chunk * held, number
 
 
 def naive_ranks(

@@ -362,7 +362,17 @@ def test_bf16_is_warned_of_where_the_cpu_emulates_it(
     monkeypatch.setattr("platform.machine", lambda: machine)
     warn_of_emulation(make_accelerator(device="cpu", precision=precision))
     make_accelerator(device="cpu")  # puts back what other tests expect
-    assert [record.levelname for record in caplog.records if "no AVX-512" in record.message] == ["WARNING"] * told
+    assert [record.levelname for record in caplog.records if "without AVX-512" in record.message] == ["WARNING"] * told
+
+
+def test_two_stage_warns_of_it_once(
+    split: Split, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    two_stage(small(split), split, epochs=1, rpt_epochs=0, batch_size=256, device="cpu", precision="bf16")
+    make_accelerator(device="cpu")
+    assert sum("without AVX-512" in record.message for record in caplog.records) == 1
 
 
 def test_bf16_learns_too(split: Split) -> None:
