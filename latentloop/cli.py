@@ -9,7 +9,6 @@ import contextlib
 import gc
 import logging
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -239,14 +238,12 @@ def _kept(command: Command) -> str:
     from latentloop.commands.resume import Resume
     from latentloop.commands.train import Train
 
-    if not isinstance(command, Train | Resume):
+    if isinstance(command, Resume):
+        return "; what was finished is kept, give the same command to continue"
+    if not isinstance(command, Train):
         return ""
-    how = "--resume"
-    if (command.out / "data").is_dir():
-        encoder = command.model.encoder if isinstance(command, Train) else command.encoder
-        again = [] if encoder is None else ["--encoder", encoder]
-        how = shlex.join(["latentloop", "resume", str(command.out), *again])
-    return f"; what was finished is kept, continue with {how}"
+    how = command.continued() if launch.world() == 1 else None
+    return f"; what was finished is kept, continue with {how or '--resume'}"
 
 
 def _silence_output() -> None:

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from latentloop.errors import InputError
 from latentloop.item_scores import checked, checked_reference, no_autocast
-from latentloop.item_tiles import RowNorms, TileMemory, gap_, row_chunks, tiles_of
+from latentloop.item_tiles import RowNorms, TileMemory, divergence_inside, row_chunks, tiles_of
 
 __all__ = ["weighed_log_prob_and_kl"]
 
@@ -47,14 +47,14 @@ class _Weighed(torch.autograd.Function):
                 tiles, held = tiles_of(column[part], keys), []
                 own = queries.new_empty(len(column[part]))
                 norms, ref_norms = RowNorms(queries, len(own), len(tiles)), RowNorms(queries, len(own), len(tiles))
-                inside = queries.new_empty(len(own), len(tiles))
+                inside, more = queries.new_empty(2, len(own), len(tiles))
                 for number, tile in enumerate(tiles):
                     scores = memory.scores(queries[part], keys, tile.items)
                     ref_scores = ref_memory.scores(ref_queries[part], ref_keys, tile.items)
-                    gap = torch.sub(scores, ref_scores, out=gap_memory.tile(len(own), tile.items, keys))
+                    gap = gap_memory.tile(len(own), tile.items, keys)
                     tile.read_own(scores, own)
-                    norms.softmax_(scores, number), ref_norms.softmax_(ref_scores, number)
-                    inside[:, number] = gap_(gap, norms, ref_norms, number).mul_(scores).sum(1)
+                    found = divergence_inside(scores, ref_scores, gap, norms, ref_norms, number)
+                    inside[:, number], more[:, number] = found
                     held.append((scores, gap))
                 (highest, above, log_shares), (*_, ref_log_shares) = norms.close(), ref_norms.close()
                 picked[part] = (own - highest) - above
@@ -65,7 +65,7 @@ class _Weighed(torch.autograd.Function):
                     continue
                 # d log p_c / d score = onehot(c) - p,  d KL / d score = p (log p - log p_ref - KL)
                 towards, away = weight[part], kl_weight[part, None]
-                of_gap, of_p = shares * away, shares * (away * (among - kl[:, None]) - towards[:, None])
+                of_gap, of_p = shares * away, shares * (away * (among - more - kl[:, None]) - towards[:, None])
                 for number, (tile, (p, p_gap)) in enumerate(zip(tiles, held, strict=True)):
                     p_gap.mul_(of_gap[:, number, None]).addcmul_(p, of_p[:, number, None])
                     tile.add_to_own_(p_gap, towards)

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from latentloop.errors import InputError
 from latentloop.item_scores import checked, checked_reference, no_autocast
-from latentloop.item_tiles import RowNorms, TileMemory, gap_, row_chunks, tiles_of
+from latentloop.item_tiles import RowNorms, TileMemory, divergence_inside, row_chunks, tiles_of
 
 __all__ = ["cross_entropy", "log_prob", "log_prob_and_kl"]
 
@@ -159,7 +159,8 @@ class _LogProbAndKL(torch.autograd.Function):
         ctx: Any, queries: Tensor, keys: Tensor, ref_queries: Tensor, ref_keys: Tensor, column: Tensor
     ) -> tuple[Tensor, Tensor]:
         rows = queries.shape[0]
-        log_p, divergence, (highest, above, drop) = (queries.new_empty(n) for n in (rows, rows, (3, rows)))
+        log_p, divergence, norm = (queries.new_empty(n) for n in (rows, rows, (4, rows)))
+        highest, above, ref_highest, rest = norm
         memory, ref_memory, gap_memory = (TileMemory(keep=False) for _ in range(3))
         with no_autocast(queries):
             for part in row_chunks(rows, keys):
@@ -169,24 +170,25 @@ class _LogProbAndKL(torch.autograd.Function):
                 for number, tile in enumerate(tiles):
                     scores = memory.scores(queries[part], keys, tile.items)
                     ref_scores = ref_memory.scores(ref_queries[part], ref_keys, tile.items)
-                    gap = torch.sub(scores, ref_scores, out=gap_memory.tile(size, tile.items, keys))
+                    gap = gap_memory.tile(size, tile.items, keys)
                     tile.read_own(scores, log_p[part])
-                    norms.softmax_(scores, number), ref_norms.softmax_(ref_scores, number)
-                    inside[:, number] = gap_(gap, norms, ref_norms, number).mul_(scores).sum(1)
-                (highest[part], above[part], shares), (*ref, ref_shares) = norms.close(), ref_norms.close()
+                    inside[:, number], _ = divergence_inside(scores, ref_scores, gap, norms, ref_norms, number)
+                highest[part], above[part], shares = norms.close()
+                ref_highest[part], ref_above, ref_shares = ref_norms.close()
                 # the divergence of a whole is that among the tiles, and that inside of each by its share
                 divergence[part] = ((inside + (shares - ref_shares)) * shares.exp()).sum(1)
-                drop[part] = (highest[part] - ref[0]) + (above[part] - ref[1])
-        ctx.save_for_backward(queries, keys, ref_queries, ref_keys, column, highest, above, drop + divergence)
+                rest[part] = (above[part] - ref_above) + divergence[part]
+        ctx.save_for_backward(queries, keys, ref_queries, ref_keys, column, norm)
         return log_p.sub_(highest).sub_(above), divergence
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_picked: Tensor, grad_divergence: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, ref_queries, ref_keys, column, highest, above, mean_gap = ctx.saved_tensors
+        queries, keys, ref_queries, ref_keys, column, (highest, above, ref_highest, rest) = ctx.saved_tensors
         grad_queries = torch.zeros_like(queries) if ctx.needs_input_grad[0] else None
         grad_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
-        # d KL / d score = p (log p - log p_ref - KL) = p (gap - mean gap), d log p_c / d score = onehot(c) - p
+        # d KL / d score = p (log p - log p_ref - KL), d log p_c / d score = onehot(c) - p; the highest scores are taken off
+        # first, for how far both models' scores are from each other is no matter of a divergence, and would drown it
         scale = above.neg().exp_()
         of_gap, of_p = (grad_divergence * scale)[:, None], (-grad_picked * scale)[:, None]
         memory, gap_memory = TileMemory(keep=False), TileMemory(keep=False)
@@ -194,9 +196,10 @@ class _LogProbAndKL(torch.autograd.Function):
             for part in row_chunks(queries.shape[0], keys):
                 for tile in tiles_of(column[part], keys):
                     scores = memory.scores(queries[part], keys, tile.items)
-                    gap = gap_memory.scores(ref_queries[part], ref_keys, tile.items)
-                    torch.sub(scores, gap, out=gap).sub_(mean_gap[part, None])
-                    scores.sub_(highest[part, None]).exp_()
+                    gap = gap_memory.scores(ref_queries[part], ref_keys, tile.items).sub_(ref_highest[part, None])
+                    scores.sub_(highest[part, None])
+                    torch.sub(scores, gap, out=gap).sub_(rest[part, None])
+                    scores.exp_()
                     gap.mul_(scores).mul_(of_gap[part]).addcmul_(scores, of_p[part])
                     tile.add_to_own_(gap, grad_picked[part])
                     if grad_queries is not None:
@@ -215,7 +218,8 @@ def log_prob_and_kl(
 ) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
     """`log_prob` and the full divergence sum_v pi log(pi / pi_ref) of each row, never R x N.
 
-    Differentiable in `queries` and `keys` only: the reference is frozen. Exactly 0 where both are the same numbers.
+    Differentiable in `queries` and `keys` only: the reference is frozen. Exactly 0 where both are the same numbers; NaN
+    where a score is infinite.
 
     Args:
         queries: (R, d) float.

@@ -177,6 +177,13 @@ class RunDirectory:
         config: dict[str, Any] = read_json(self.config_path)
         return config
 
+    def is_of(self, config: dict[str, Any]) -> bool:
+        """Whether this is a run of just this configuration."""
+        try:
+            return self._is_run() and self.config() == {MARK: _VERSION, **json.loads(json.dumps(config))}
+        except (InputError, OSError):
+            return False
+
     def seed(self) -> int:
         """The run's seed."""
         seed = self.config().get("seed")

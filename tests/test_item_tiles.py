@@ -102,7 +102,7 @@ def test_norms_of_tiles_are_those_of_the_whole_to_float32_where_scores_are_large
 
 
 @pytest.mark.parametrize("items", [200, 9001])
-@pytest.mark.parametrize("offset", [0.0, 10.0, 1e3])
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1e3, 1e4])
 def test_a_divergence_does_not_care_how_far_all_scores_are_from_the_reference_s(items: int, offset: float) -> None:
     """Softmax does not see a constant; float32 must not drown the gap of probabilities in it."""
     generator = torch.Generator().manual_seed(items)
@@ -116,18 +116,19 @@ def test_a_divergence_does_not_care_how_far_all_scores_are_from_the_reference_s(
     log_p = torch.log_softmax(exact[0] @ exact[1].T, 1)
     log_ref = torch.log_softmax(ref_queries.double() @ keys.double().T, 1)
     expected = (log_p.exp() * (log_p - log_ref)).sum(1)
-    wanted = torch.autograd.grad(expected.sum(), exact[:1])[0][:, :8]
-    # float32 knows a score to offset * 2^-24, and what comes of p log p / p_ref to as much
-    tolerance = {"rtol": 1e-3, "atol": 2e-6 + 2e-6 * offset * float(expected.detach().max()) ** 0.5}
+    wanted = torch.autograd.grad(expected.sum(), exact[:1])[0]
+    # a float32 score of offset is known to offset * 2^-24; that rounds what is compared, and must do no more
+    rounding = offset * 2**-24
+    tolerance = {"rtol": 1e-3, "atol": 3e-6 + 4 * rounding * float(expected.detach().max()) ** 0.5 + rounding**2}
     leaves = [queries.requires_grad_(), keys]
     nothing = torch.zeros(40)
     total, _, weighed = weighed_log_prob_and_kl(*leaves, ref_queries, keys, ids, nothing, nothing + 1)
     _, divergence = log_prob_and_kl(*leaves, ref_queries, keys, ids)
     for found, loss in ((weighed, total), (divergence, divergence.sum())):
         torch.testing.assert_close(found.double(), expected.detach(), **tolerance)
-        assert float(found.detach().min()) > -1e-6
-        gradient = torch.autograd.grad(loss, queries, retain_graph=True)[0][:, :8].double()
-        assert float((gradient - wanted).norm() / wanted.norm()) < 1e-4 + 1e-4 * offset
+        assert float(found.detach().min()) > -3e-6
+        gradient = torch.autograd.grad(loss, queries, retain_graph=True)[0].double()
+        assert float((gradient - wanted).norm() / wanted.norm()) < 1e-4 + 30 * rounding
 
 
 def test_a_tile_of_minus_infinity_has_no_share() -> None:

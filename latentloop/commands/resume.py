@@ -58,9 +58,12 @@ class Resume:
         """
         from latentloop.commands.saved import saved_train
         from latentloop.run_directory import RunDirectory
+        from latentloop.run_lock import held
 
         run = RunDirectory.open(self.run_directory)
-        if "data" not in run.config():
+        with held(run.path):  # whoever trains there is told first
+            pass
+        if "source" not in run.config():
             raise InputError(
                 f"{run.path} was not made by `latentloop train`: continue it in Python, by two_stage with its own options"
             )
@@ -69,12 +72,20 @@ class Resume:
             raise InputError(f"{run.path} was stopped before its data were kept: give `train` its options again")
         if asked.model.encoder != self.encoder:
             raise InputError(
-                f"{run.path} was trained with --encoder {asked.model.encoder}: give it again, it is never read from a file"
+                f"{run.path} was trained with --encoder {asked.model.encoder!r}: give it again, it is never read from a file"
                 if asked.model.encoder is not None
                 else f"{run.path} was trained with --backbone {asked.model.backbone}: leave out --encoder"
             )
         given = {name: getattr(self, name) for name in ("epochs", "rpt_epochs", "patience")}
         budget = {name: value for name, value in given.items() if value is not None}
+        for name, value in budget.items():
+            before, option = getattr(asked.training, name), f"--{name.replace('_', '-')}"
+            if value < before:
+                raise InputError(f"{option} must be at least {before}, as {run.path} was started with, got {value}")
+            if value > before and name != "patience" and asked.training.schedule != "constant":
+                raise InputError(
+                    f"{option} must stay {before}: {run.path} lays its {asked.training.schedule} schedule over all epochs"
+                )
         return dataclasses.replace(
             asked,
             resume=True,

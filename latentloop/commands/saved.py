@@ -46,14 +46,12 @@ def saved_train(run: RunDirectory) -> Train:
     from latentloop.run_directory import MARK
 
     path, config = run.config_path, {name: value for name, value in run.config().items() if name != MARK}
-    if "source" not in config:
-        raise InputError(f"{path} is damaged: source is missing")
     kept = Train(config["source"], run.path).config().keys()  # the others say how it is carried out
     if strange := sorted(config.keys() - kept):
         raise InputError(f"{path} is damaged: {strange[0]} is no option of this release")
     kinds: dict[str, Any] = {field.name: field.default_factory for field in dataclasses.fields(Train)}
     groups: dict[str, Any] = {
-        name: saved_options(kind, config, name, path)
+        name: saved_options(kind, {name: {}} | config, name, path)  # a group younger than the run has its defaults
         for name, kind in kinds.items()
         if isinstance(kind, type) and dataclasses.is_dataclass(kind)
     }
@@ -88,7 +86,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and all(type(part) is str for part in value)
     if hint is Path:
         return type(value) is str
-    return type(value) is hint or (hint is float and type(value) is int)
+    return type(value) is hint or (hint is float and type(value) is int and abs(value) < 10**300)
 
 
 def _words(hint: Any) -> str:

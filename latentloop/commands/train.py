@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -241,6 +242,19 @@ class Train:
 
         kept = RunDirectory(self.out).text_path
         return kept if self.resume and kept.is_file() else None
+
+    def continued(self) -> str | None:
+        """The command that goes on with this run; None where nothing of it is kept yet."""
+        from latentloop.run_directory import RunDirectory
+
+        run = RunDirectory(self.out)
+        kept = run.data_path.is_dir() and (run.text_path.is_file() or not self.model.reads_texts)
+        if not kept or not run.is_of(self.config()):
+            return None
+        given = {"encoder": self.model.encoder, "device": self.device, "tracker": self.tracker}
+        options = [part for name, value in given.items() if value is not None for part in (f"--{name}", value)]
+        path = str(self.out)
+        return shlex.join(["latentloop", "resume", f"./{path}" if path.startswith("-") else path, *options])
 
     def defaults(self) -> dict[str, Any]:
         """`config` with every option at its default, which is how runs were trained before an option was there."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from latentloop import cli
 from latentloop.cli import main
+from latentloop.commands.model_options import ModelOptions
 from latentloop.commands.parser import parse
 from latentloop.commands.resume import Resume
 from latentloop.commands.saved import saved_train
@@ -19,6 +22,7 @@ from latentloop.commands.train import Train
 from latentloop.run_directory import RunDirectory
 from tests.cli.worlds import KEEP, QUICK, log
 
+ROOT = Path(__file__).parents[2]
 MODELS = ("base", "spt", "rpt")
 
 
@@ -64,7 +68,7 @@ def test_every_option_comes_back_from_a_configuration(tmp_path: Path) -> None:
 
 def test_an_option_that_is_younger_than_the_run_has_its_default(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
-    del config["model"]["own_rank"], config["precision"]
+    del config["model"]["own_rank"], config["precision"], config["text"]
     (copy / "config.json").write_text(json.dumps(config))
     asked = Resume(copy, device="cpu").train()
     assert asked.model.own_rank == 0 and asked.precision == "fp32" and asked.resume and asked.out == copy
@@ -88,9 +92,13 @@ def _changed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     [
         (shutil.rmtree, [], "is not a run of latentloop"),
         (_without_data, [], "was stopped before its data were kept: give `train` its options again"),
-        (lambda run: None, ["--epochs", "1"], "--resume: epochs was 2 when"),
+        (lambda run: None, ["--epochs", "1"], "--epochs must be at least 2, as"),
         (lambda run: None, ["--encoder", "os:system"], "was trained with --backbone sasrec: leave out --encoder"),
-        (_changed(lambda c: c["model"].update(encoder="os:system")), [], "was trained with --encoder os:system: give"),
+        (
+            _changed(lambda c: c["model"].update(encoder="os:system")),
+            [],
+            "was trained with --encoder 'os:system': give",
+        ),
         (_changed(lambda c: c["model"].update(backbone="tedrec")), [], "was stopped before its data were kept"),
         (_changed(lambda c: c["model"].update(dim="64")), [], "model.dim must be a whole number, found '64'"),
         (_changed(lambda c: c["text"].update(item_text=3)), [], "text.item_text must be a path or null, found 3"),
@@ -103,7 +111,14 @@ def _changed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
         (_changed(lambda c: c.update(resume=True)), [], "damaged: resume is no option of this release"),
         (_changed(lambda c: c.update(surprise=1)), [], "damaged: surprise is no option of this release"),
         (_changed(lambda c: c.update(spt=[])), [], "damaged: spt must be an object of options, found []"),
-        (_changed(lambda c: c.pop("source")), [], "damaged: source is missing"),
+        (_changed(lambda c: c.pop("source")), [], "was not made by `latentloop train`"),
+        (_changed(lambda c: c["training"].update(schedule="cosine")), ["--epochs", "3"], "--epochs must stay 2"),
+        (
+            _changed(lambda c: c["training"].update(learning_rate=10**400)),
+            [],
+            "learning_rate must be a number, found 1",
+        ),
+        (_changed(lambda c: c.update(text=None)), [], "damaged: text must be an object of options, found None"),
     ],
 )
 def test_what_cannot_be_continued_says_why(
@@ -128,17 +143,42 @@ def test_ctrl_c_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Train, "run", stop)
-    commands = [
-        (["resume", str(copy), "--device", "cpu"], f"latentloop resume '{copy}'"),
-        (["train", "x.csv", "--out", str(copy), "--encoder", "a.b:c"], f"latentloop resume '{copy}' --encoder a.b:c"),
-        (["train", "x.csv", "--out", str(tmp_path / "new")], "--resume"),  # nothing is there yet
-    ]
-    for command, how in commands:
+    ours = json.loads((copy / "config.json").read_text())["source"]
+    train = ["train", ours, "--out", str(copy), "--user", "who", "--item", "what", "--with-base", *QUICK]
+    there = f"continue with latentloop resume '{copy}' --device cpu"
+    (tmp_path / "other" / "data").mkdir(parents=True)
+    for command, how in (
+        ([*train, "--resume"], there),
+        ([*train, "--resume", "--epochs", "7"], "continue with --resume"),  # of which the run knows nothing yet
+        ([*train, "--overwrite", "--seed", "5"], "continue with --resume"),  # the old run is still there
+        (["train", "x.csv", "--out", str(tmp_path / "other")], "continue with --resume"),  # not a run
+        (["train", "x.csv", "--out", str(tmp_path / "new")], "continue with --resume"),
+        (["resume", str(copy), "--device", "cpu"], "give the same command to continue"),
+    ):
         assert main(command) == 130
-        assert (
-            capsys.readouterr().err.strip()
-            == f"latentloop: interrupted; what was finished is kept, continue with {how}"
-        )
+        assert capsys.readouterr().err.strip() == f"latentloop: interrupted; what was finished is kept, {how}"
+
+
+def test_the_command_to_go_on_names_all_that_is_no_part_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = Train("x.csv", Path("-run"), device="cpu", tracker="tensorboard", model=ModelOptions(encoder="a.b:c"))
+    assert asked.continued() is None
+    RunDirectory.create(asked.out, asked.config()).data_path.mkdir()
+    assert asked.continued() == "latentloop resume ./-run --encoder a.b:c --device cpu --tracker tensorboard"
+
+
+def test_a_run_that_is_being_trained_says_so_first(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _without_data(copy)
+    script = "import pathlib, sys\nfrom latentloop.run_lock import held\n"
+    script += "with held(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", script, str(copy)], cwd=ROOT, **pipes) as other:  # type: ignore[call-overload]
+        assert other.stdout.readline() == "held\n"
+        assert main(["resume", str(copy)]) == 2
+        other.stdin.close()
+    assert "is being trained" in capsys.readouterr().err
 
 
 def test_several_processes_may_resume(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
