@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from latentloop.recommender import Recommender
     from latentloop.run_directory import RunDirectory
 
-__all__ = ["check_data", "data_hash", "in_words", "take_up"]
+__all__ = ["backbone_of", "check_data", "data_hash", "in_words", "take_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,14 @@ def in_words(part: object) -> str:
     if made_here(part):
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(part))  # rewards of one's own have an address
     return str(getattr(part, "__qualname__", type(part).__qualname__))
+
+
+def backbone_of(model: Recommender) -> str:
+    """A built-in backbone and its loop as text: two of equal shapes, of other heads, would learn on in silence."""
+    from latentloop.recipes import describe  # recipes import the recommender
+
+    described = None if model.backbone is None else describe(model.backbone, model.encoder)
+    return "of one's own" if described is None else json.dumps(described, sort_keys=True)
 
 
 def data_hash(train: Samples, validation: Samples) -> str:

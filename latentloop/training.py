@@ -13,7 +13,7 @@ from latentloop.accelerator import allow_unused, make_accelerator
 from latentloop.across_ranks import processes_of
 from latentloop.best_weights import BestWeights
 from latentloop.catalog import check_catalog, check_numbering, warn_of_cut
-from latentloop.continuation import data_hash, in_words, take_up
+from latentloop.continuation import backbone_of, data_hash, in_words, take_up
 from latentloop.data.sequences import Samples
 from latentloop.errors import InputError, InputTypeError
 from latentloop.finite import NotFinite
@@ -169,6 +169,7 @@ def fit(
             "exclude_history": str(bool(exclude_history)),
             "precision": accelerator.mixed_precision.replace("no", "fp32"),
             "scorer": in_words(model.scorer),
+            "backbone": backbone_of(model),
             "inference_state": str(model.inference_state),
             "dropout of the input": str(float(model.input_dropout.p)),
         } | {name: str(value) for name, value in (selection or {}).items()}

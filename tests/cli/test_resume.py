@@ -130,6 +130,15 @@ def test_what_cannot_be_continued_says_why(
     assert said in error and error.count("\n") == 1 and "Traceback" not in error
 
 
+def test_a_setting_that_no_shape_tells_is_noticed(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _changed(lambda c: c["model"].update(heads=1))(copy)  # of 2
+    before = {path: path.read_bytes() for path in sorted(copy.rglob("*")) if path.is_file()}
+    assert main(["resume", str(copy), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "backbone is {" in error and "state/base.safetensors was trained with {" in error
+    assert {path: path.read_bytes() for path in sorted(copy.rglob("*")) if path.is_file()} == before
+
+
 def test_a_run_of_python_is_continued_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     RunDirectory.create(tmp_path / "run", {"seed": 0})
     assert main(["resume", str(tmp_path / "run")]) == 2
