@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from latentloop.errors import InputError
+from latentloop.item_divergence import ChunkDivergence
 from latentloop.item_scores import checked, checked_reference, no_autocast
-from latentloop.item_tiles import RowNorms, TileMemory, divergence_inside, row_chunks, tiles_of
+from latentloop.item_tiles import row_chunks
 
 __all__ = ["weighed_log_prob_and_kl"]
 
@@ -41,32 +42,19 @@ class _Weighed(torch.autograd.Function):
         grad_keys = torch.zeros_like(keys) if grad and ctx.needs_input_grad[1] else None
         picked, divergence = queries.new_empty(2, rows)
         keep = grad_queries is not None or grad_keys is not None
-        memory, gap_memory, ref_memory = (TileMemory(keep=kept) for kept in (keep, keep, False))
         with no_autocast(queries):
+            diverge = ChunkDivergence(keys, ref_keys, keep=keep)
             for part in row_chunks(rows, keys):
-                tiles, held = tiles_of(column[part], keys), []
-                own = queries.new_empty(len(column[part]))
-                norms, ref_norms = RowNorms(queries, len(own), len(tiles)), RowNorms(queries, len(own), len(tiles))
-                inside, more = queries.new_empty(2, len(own), len(tiles))
-                for number, tile in enumerate(tiles):
-                    scores = memory.scores(queries[part], keys, tile.items)
-                    ref_scores = ref_memory.scores(ref_queries[part], ref_keys, tile.items)
-                    gap = gap_memory.tile(len(own), tile.items, keys)
-                    tile.read_own(scores, own)
-                    found = divergence_inside(scores, ref_scores, gap, norms, ref_norms, number)
-                    inside[:, number], more[:, number] = found
-                    held.append((scores, gap))
-                (highest, above, log_shares), (*_, ref_log_shares) = norms.close(), ref_norms.close()
-                picked[part] = (own - highest) - above
-                # the divergence of a whole is that among the tiles, and that inside of each by its share
-                among, shares = log_shares - ref_log_shares, log_shares.exp()
-                kl = divergence[part] = ((inside + among) * shares).sum(1)
+                found = diverge(queries[part], ref_queries[part], column[part])
+                picked[part] = (found.own - found.highest) - found.above
+                divergence[part] = found.kl
                 if not keep:
                     continue
                 # d log p_c / d score = onehot(c) - p,  d KL / d score = p (log p - log p_ref - KL)
                 towards, away = weight[part], kl_weight[part, None]
-                of_gap, of_p = shares * away, shares * (away * (among - more - kl[:, None]) - towards[:, None])
-                for number, (tile, (p, p_gap)) in enumerate(zip(tiles, held, strict=True)):
+                of_gap = found.shares * away
+                of_p = found.shares * (away * (found.among - found.kl[:, None]) - towards[:, None])
+                for number, (tile, p, p_gap) in enumerate(found.held):
                     p_gap.mul_(of_gap[:, number, None]).addcmul_(p, of_p[:, number, None])
                     tile.add_to_own_(p_gap, towards)
                     if grad_queries is not None:

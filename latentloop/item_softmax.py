@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from latentloop.errors import InputError
+from latentloop.item_divergence import ChunkDivergence
 from latentloop.item_scores import checked, checked_reference, no_autocast
-from latentloop.item_tiles import RowNorms, TileMemory, divergence_inside, row_chunks, tiles_of
+from latentloop.item_tiles import RowNorms, TileMemory, row_chunks, tiles_of
 
 __all__ = ["cross_entropy", "log_prob", "log_prob_and_kl"]
 
@@ -161,25 +162,15 @@ class _LogProbAndKL(torch.autograd.Function):
         rows = queries.shape[0]
         log_p, divergence, norm = (queries.new_empty(n) for n in (rows, rows, (4, rows)))
         highest, above, ref_highest, rest = norm
-        memory, ref_memory, gap_memory = (TileMemory(keep=False) for _ in range(3))
         with no_autocast(queries):
+            diverge = ChunkDivergence(keys, ref_keys, keep=False)
             for part in row_chunks(rows, keys):
-                tiles, size = tiles_of(column[part], keys), len(column[part])
-                norms, ref_norms = RowNorms(queries, size, len(tiles)), RowNorms(queries, size, len(tiles))
-                inside = queries.new_empty(size, len(tiles))
-                for number, tile in enumerate(tiles):
-                    scores = memory.scores(queries[part], keys, tile.items)
-                    ref_scores = ref_memory.scores(ref_queries[part], ref_keys, tile.items)
-                    gap = gap_memory.tile(size, tile.items, keys)
-                    tile.read_own(scores, log_p[part])
-                    inside[:, number], _ = divergence_inside(scores, ref_scores, gap, norms, ref_norms, number)
-                highest[part], above[part], shares = norms.close()
-                ref_highest[part], ref_above, ref_shares = ref_norms.close()
-                # the divergence of a whole is that among the tiles, and that inside of each by its share
-                divergence[part] = ((inside + (shares - ref_shares)) * shares.exp()).sum(1)
-                rest[part] = (above[part] - ref_above) + divergence[part]
+                found = diverge(queries[part], ref_queries[part], column[part])
+                log_p[part], divergence[part] = (found.own - found.highest) - found.above, found.kl
+                highest[part], above[part], ref_highest[part] = found.highest, found.above, found.ref_highest
+                rest[part] = (found.above - found.ref_above) + found.kl
         ctx.save_for_backward(queries, keys, ref_queries, ref_keys, column, norm)
-        return log_p.sub_(highest).sub_(above), divergence
+        return log_p, divergence
 
     @staticmethod
     @once_differentiable

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latentloop.item_scores import ACCELERATOR_BUDGET, pick
 
-__all__ = ["RowNorms", "Tile", "TileMemory", "divergence_inside", "row_chunks", "tiles_of"]
+__all__ = ["RowNorms", "Tile", "TileMemory", "row_chunks", "tiles_of"]
 
 # On a CPU 256 rows x 4,096 items are fastest of 64 to 512 rows x 1,024 to 8,192 items, from 4,344 to 100,000 items
 # (d 64, one thread and two). An accelerator wants few, large kernels: it takes all items in one tile.
@@ -66,9 +66,8 @@ def tiles_of(column: Tensor, keys: Tensor) -> list[Tile]:
     """The tiles of all items, in order, for rows whose own columns, (R,) int64 from 0, are given."""
     items = keys.shape[0]
     count = max(1, round(items / WIDTH)) if keys.device.type == "cpu" else 1
-    if (
-        count == 1
-    ):  # nothing is read back: an accelerator need not be waited for, and checks columns as it looks them up
+    # with one tile nothing is read back: an accelerator need not be waited for, and checks columns as it looks them up
+    if count == 1:
         return [Tile(slice(0, items), None, column)]
     width = -(-items // count)
     width += -width % ALIGNED
@@ -116,11 +115,6 @@ class RowNorms:
     def __init__(self, like: Tensor, rows: int, tiles: int) -> None:
         self.highest, self.above = like.new_empty(2, rows, tiles)
 
-    def lower_(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Take each row's highest score in a tile off its scores, in place; return both."""
-        highest = scores.amax(1)
-        return scores.sub_(highest[:, None]), highest
-
     def softmax_(self, scores: Tensor, number: int, highest: Tensor | None = None) -> Tensor:
         """Turn the scores of a tile into probabilities among its items, in place.
 
@@ -144,27 +138,3 @@ class RowNorms:
         shares = self.above + (self.highest - highest[:, None])
         above = shares.logsumexp(1)
         return highest, above, shares.sub_(above[:, None])
-
-
-def divergence_inside(
-    scores: Tensor, ref_scores: Tensor, gap: Tensor, norms: RowNorms, ref_norms: RowNorms, number: int
-) -> tuple[Tensor, Tensor]:
-    """Of each row the divergence among a tile's items, and what p log (p / p_ref) there is more than `gap`.
-
-    How far both models' scores are from each other is no matter of a divergence, and would drown it: so what is highest
-    in each is taken off first, exactly, and the gap is one of small numbers.
-
-    Args:
-        scores: (R, width); probabilities afterwards.
-        ref_scores: (R, width) of the reference; spent afterwards.
-        gap: (R, width) to be written, p times the gap of the scores.
-        norms: of the scores.
-        ref_norms: of the reference's.
-        number: which tile it is.
-    """
-    (lower, highest), (ref_lower, ref_highest) = norms.lower_(scores), ref_norms.lower_(ref_scores)
-    torch.sub(lower, ref_lower, out=gap)
-    p = norms.softmax_(lower, number, highest)
-    ref_norms.softmax_(ref_lower, number, ref_highest)
-    more = norms.above[:, number] - ref_norms.above[:, number]
-    return gap.mul_(p).sum(1) - more, more

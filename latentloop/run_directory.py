@@ -276,8 +276,8 @@ class RunDirectory:
                 continue
             or_more = " or more" if name in budget else ""
             raise InputError(
-                f"--resume: {name} was {old!r} when {self.path} was started and is now {new!r}; repeat the original "
-                f"options{or_more}, or choose --overwrite"
+                f"{name} was {old!r} when {self.path} was started and is now {new!r}: a run goes on with its original "
+                f"options{or_more}; train --overwrite starts it over"
             )
 
 

@@ -167,7 +167,9 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     chosen = run.lines.best_stage() if stage == "best" else stage
     path = run.model_path(chosen)
     if not (path / "config.json").is_file():
-        raise InputError(f"{run.path} holds no {chosen} model yet: train it further with --resume, or choose --stage")
+        raise InputError(
+            f"{run.path} holds no {chosen} model yet: continue it with `latentloop resume`, or choose --stage"
+        )
     if "data" not in run.config():
         raise InputError(
             f"{run.path} was not made by `train`, which keeps data and options beside the models: load {path} with "

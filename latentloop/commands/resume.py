@@ -40,11 +40,6 @@ class Resume:
     tracker: Literal["tensorboard"] | None = None
     """Also log each epoch's numbers to RUN/tensorboard."""
 
-    @property
-    def out(self) -> Path:
-        """The run directory, as `train` calls it."""
-        return self.run_directory
-
     def run(self) -> None:
         """Carry it out."""
         self.train().run()
@@ -68,7 +63,7 @@ class Resume:
                 f"{run.path} was not made by `latentloop train`: continue it in Python, by two_stage with its own options"
             )
         asked = saved_train(run)
-        if not run.data_path.is_dir() or (asked.model.reads_texts and not run.text_path.is_file()):
+        if not asked.kept():
             raise InputError(f"{run.path} was stopped before its data were kept: give `train` its options again")
         if asked.model.encoder != self.encoder:
             raise InputError(
@@ -78,14 +73,6 @@ class Resume:
             )
         given = {name: getattr(self, name) for name in ("epochs", "rpt_epochs", "patience")}
         budget = {name: value for name, value in given.items() if value is not None}
-        for name, value in budget.items():
-            before, option = getattr(asked.training, name), f"--{name.replace('_', '-')}"
-            if value < before:
-                raise InputError(f"{option} must be at least {before}, as {run.path} was started with, got {value}")
-            if value > before and name != "patience" and asked.training.schedule != "constant":
-                raise InputError(
-                    f"{option} must stay {before}: {run.path} lays its {asked.training.schedule} schedule over all epochs"
-                )
         return dataclasses.replace(
             asked,
             resume=True,

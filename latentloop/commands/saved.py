@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -86,7 +87,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and all(type(part) is str for part in value)
     if hint is Path:
         return type(value) is str
-    return type(value) is hint or (hint is float and type(value) is int and abs(value) < 10**300)
+    return type(value) is hint or (hint is float and type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def _words(hint: Any) -> str:

@@ -243,13 +243,18 @@ class Train:
         kept = RunDirectory(self.out).text_path
         return kept if self.resume and kept.is_file() else None
 
+    def kept(self) -> bool:
+        """Whether the run holds all that it was asked to read: it can go on without its sources."""
+        from latentloop.run_directory import RunDirectory
+
+        run = RunDirectory(self.out)
+        return run.data_path.is_dir() and (run.text_path.is_file() or not self.model.reads_texts)
+
     def continued(self) -> str | None:
         """The command that goes on with this run; None where nothing of it is kept yet."""
         from latentloop.run_directory import RunDirectory
 
-        run = RunDirectory(self.out)
-        kept = run.data_path.is_dir() and (run.text_path.is_file() or not self.model.reads_texts)
-        if not kept or not run.is_of(self.config()):
+        if not self.kept() or not RunDirectory(self.out).is_of(self.config()):
             return None
         given = {"encoder": self.model.encoder, "device": self.device, "tracker": self.tracker}
         options = [part for name, value in given.items() if value is not None for part in (f"--{name}", value)]

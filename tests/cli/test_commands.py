@@ -278,14 +278,14 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
             "train", json.loads((run / "config.json").read_text())["source"], "--out", str(run), "--resume",
             "--with-base", "--user", "who", "--item", "what", *QUICK, "--epochs", "1",
         ],
-        "--resume: epochs was 2 when",
+        "epochs was 2 when",
     ),
     "another option of a group on --resume": (
         lambda t, run: [
             "train", json.loads((run / "config.json").read_text())["source"], "--out", str(run), "--resume",
             "--with-base", "--user", "who", "--item", "what", *QUICK, "--epochs", "9", "--dim", "8",
         ],
-        "--resume: dim was 16 when",
+        "dim was 16 when",
     ),
     "a negative depth": (lambda t, run: ["recommend", str(run), *asked(t), "--depth", "-1"], "--depth must"),
     "depth 0 in a curve": (lambda t, run: ["evaluate", str(run), "--depths", "0"], "at least 1"),

@@ -57,7 +57,9 @@ def test_an_option_that_is_younger_than_a_run_had_its_default(tmp_path: Path) ->
     make(tmp_path / "run")
     defaults = {"seed": 7, "training": {"epochs": 200, "patience": 10, "warmup": 3}}
     again(tmp_path / "run", defaults, warmup=3)
-    with pytest.raises(InputError, match="warmup was 3 when .* and is now 4; repeat the original options, or"):
+    with pytest.raises(
+        InputError, match="warmup was 3 when .* and is now 4: a run goes on with its original options; train"
+    ):
         again(tmp_path / "run", defaults, warmup=4)
     with pytest.raises(InputError, match="warmup was None"):
         again(tmp_path / "run", warmup=3)
@@ -70,7 +72,7 @@ def test_an_option_that_is_younger_than_a_run_had_its_default(tmp_path: Path) ->
         ({"epochs": 6}, None),
         ({"patience": 3}, None),
         ({"epochs": 6, "patience": 1}, "patience was 2"),
-        ({"epochs": 4}, "epochs was 5 .* is now 4; repeat the original options or more"),
+        ({"epochs": 4}, "epochs was 5 .* is now 4: a run goes on with its original options or more"),
     ],
 )
 def test_a_budget_only_grows_and_is_remembered(tmp_path: Path, training: dict[str, int], refused: str | None) -> None:

@@ -424,9 +424,9 @@ RUNS: list[Row] = [
     ("texts with a flipped bit", lambda w: w.resumed("item_text.safetensors", flipped(0.95), w.texts), r"item_text\.saf"),
     ("other data, resumed", other_data, r"state/base\.safetensors is of other data"),
     ("texts of another run", lambda w: w.resumed("item_text.safetensors", other_texts, w.texts), r"item_text\.safetensors"),
-    ("other options, resumed", lambda w: other_options(w, "--seed", "9"), r"--resume: seed was 0"),
-    ("a configuration of another run", lambda w: resumed_with(w, "model", "dim", value="8"), r"--resume: dim was '8'"),
-    ("a group of nothing, resumed", lambda w: resumed_with(w, "model", value=None), r"--resume: "),
+    ("other options, resumed", lambda w: other_options(w, "--seed", "9"), r"seed was 0 when"),
+    ("a configuration of another run", lambda w: resumed_with(w, "model", "dim", value="8"), r"dim was '8' when"),
+    ("a group of nothing, resumed", lambda w: resumed_with(w, "model", value=None), r" was .* when .* was started and is now "),
 ]  # fmt: skip
 
 TABLES = {
