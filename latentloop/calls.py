@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from latentloop.errors import InputError, InputTypeError
+from latentloop.exporting import exporting
 from latentloop.facts import Facts
 from latentloop.safe_attention import safe_attention
 
@@ -103,9 +104,21 @@ class RecurrentCall:
         if lengths is None:
             lengths = torch.full((rows,), length, device=x.device)
         turn = _Turn(lengths, length)
+        if exporting() and not torch.jit.is_tracing():  # type: ignore[no-untyped-call, attr-defined]
+            return turn.back(self._padded(module, turn(x)))
         packed = pack_padded_sequence(turn(x), lengths.cpu(), batch_first=True, enforce_sorted=False)
         unpacked, _ = pad_packed_sequence(module(packed)[0], batch_first=True, total_length=length)
         return turn.back(unpacked)
+
+    def _padded(self, module: nn.Module, turned: Tensor) -> Tensor:
+        """What `torch.export` can follow: padding comes last, where it reaches no real position of one direction."""
+        if module.bidirectional:
+            raise InputError(
+                f"torch.export cannot follow a bidirectional {type(module).__name__}, which needs packed sequences: "
+                "torch.jit.trace can"
+            )
+        read: Tensor = module(turned if module.batch_first else turned.transpose(0, 1))[0]
+        return read if module.batch_first else read.transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -271,8 +284,8 @@ def hidden_states(module: nn.Module, output: Any) -> Tensor:
 class _Turn:
     """Left-padded rows to rows that start with their oldest token, and back."""
 
-    def __init__(self, lengths: Int[Tensor, " B"], length: int) -> None:
-        places = torch.arange(length, device=lengths.device)
+    def __init__(self, lengths: Int[Tensor, " B"], length: int | Int[Tensor, ""]) -> None:
+        places = torch.arange(length, device=lengths.device)  # type: ignore[arg-type]  # a tensor is one, traced
         self._forth = (places - lengths[:, None]) % length
         self._back = (places + lengths[:, None]) % length
 

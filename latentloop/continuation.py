@@ -14,16 +14,17 @@ from latentloop.errors import InputError
 from latentloop.facts import made_here
 from latentloop.objectives.compose import Sum, Weighted
 from latentloop.train_state import Progress, check_state, load_progress, load_state
-from latentloop.weights import checksum, digest
+from latentloop.weights import WEIGHTS, checksum, digest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from latentloop.data.sequences import Samples
     from latentloop.recommender import Recommender
     from latentloop.run_directory import RunDirectory
 
-__all__ = ["backbone_of", "check_data", "data_hash", "in_words", "take_up"]
+__all__ = ["backbone_of", "check_data", "check_states", "data_hash", "in_words", "take_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ def take_up(
         write: whether this process is the one that writes.
 
     Raises:
-        InputError: for a state that is damaged, of another model, of other data or of other settings.
+        InputError: for a state that is damaged, of another model, of other data or of other settings, or whose best
+            weights are gone.
         OSError: where `run` cannot be written.
     """
     path, began = run.state_path(stage), checksum(model)
@@ -72,6 +74,7 @@ def take_up(
             progress = None
         else:
             check_state(path, model)  # what is refused leaves the model as it came
+            _check_best(run, stage, progress)
             _check_settings(path, progress, settings)
             load_state(path, model, optimizer)
             progress.settings = settings  # of an earlier release's run too, from here on
@@ -79,6 +82,33 @@ def take_up(
     if write:
         run.lines.restore(stage, progress.history)
     return progress
+
+
+def check_states(run: RunDirectory, models: Mapping[str, Recommender]) -> None:
+    """Refuse to go on with a run whose stages cannot, before anything of it is changed.
+
+    Args:
+        run: the run.
+        models: what each stage is to train, by its name.
+
+    Raises:
+        InputError: for a state that is damaged or of another model, or best weights that are gone.
+    """
+    for stage, model in models.items():
+        if run.state_path(stage).is_file():
+            check_state(run.state_path(stage), model)
+            _check_best(run, stage, load_progress(run.state_path(stage)))
+
+
+def _check_best(run: RunDirectory, stage: str, progress: Progress | None) -> None:
+    """A stage writes its last epoch's weights once more where they are the best; earlier ones stand in its folder only."""
+    weights = run.model_path(stage) / WEIGHTS
+    if progress is not None and progress.history and progress.best_epoch != progress.history[-1]["epoch"]:
+        if not weights.is_file():
+            raise InputError(
+                f"{weights} is missing, which {stage} goes on from: remove {run.state_path(stage)} too, and {stage} is "
+                "trained again"
+            )
 
 
 def check_data(run: RunDirectory, train: Samples, validation: Samples) -> None:

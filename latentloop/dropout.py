@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import nn
+
+from latentloop.safe_attention import slow_path
 
 __all__ = ["Modes", "dropout_off", "evaluating", "may_drop", "modes_of", "restore"]
 
 # These choose another kernel by their mode (cuDNN's RNNs cannot be differentiated in eval mode, the transformer's fast
-# path gives other last bits), so their mode stays and only their own dropout goes.
+# path gives other last bits), so their mode stays and only their own dropout goes. But a subclass may drop by its mode
+# in a forward of its own: there the mode goes, and the kernels that it would choose are off meanwhile.
 _OWN_DROPOUT = (nn.RNNBase, nn.MultiheadAttention)
 _RANDOM = (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _KEEP_MODE = (*_OWN_DROPOUT, nn.TransformerEncoder, nn.TransformerEncoderLayer)
@@ -32,15 +36,25 @@ def dropout_off(module: nn.Module) -> Iterator[None]:
         module: it and all its submodules; batch norms use their running statistics meanwhile, as for an answer.
     """
     before = modes_of(module)
-    for part in module.modules():
-        if isinstance(part, _OWN_DROPOUT):
-            part.dropout = 0.0
-        elif not isinstance(part, _KEEP_MODE):
-            part.training = False
-    try:
-        yield
-    finally:
-        restore(before)
+    own_forward = [part for part in module.modules() if isinstance(part, _KEEP_MODE) and not _is_torchs(part.forward)]
+    with ExitStack() as kernels:
+        if any(isinstance(part, nn.RNNBase) for part in own_forward):
+            kernels.enter_context(torch.backends.cudnn.flags(enabled=False))
+        if any(not isinstance(part, nn.RNNBase) for part in own_forward):
+            kernels.enter_context(slow_path())
+        for part in module.modules():
+            if isinstance(part, _OWN_DROPOUT):
+                part.dropout = 0.0
+            if not isinstance(part, _KEEP_MODE) or part in own_forward:
+                part.training = False
+        try:
+            yield
+        finally:
+            restore(before)
+
+
+def _is_torchs(forward: object) -> bool:
+    return str(getattr(forward, "__module__", "")).startswith("torch.nn.")
 
 
 @contextmanager

@@ -41,13 +41,15 @@ def checked_history(model: Recommender, history: Int[Tensor, "B L"]) -> Int[Tens
         raise InputError(
             f"history must be (B, L) whole numbers with L >= 1, got {tuple(history.shape)} {history.dtype}"
         )
-    history = history[:, -model.max_length :].long()
+    whole, history = history, history[:, -model.max_length :].long()
     # on an accelerator the look-up would cost a synchronisation, and the embedding checks ids there itself
     if history.device.type == "cpu" and history.numel() and not exporting():
         low, high = int(history.min()), int(history.max())
         if low < 0 or high > model.num_items:
             raise InputError(f"history must hold item ids 0..{model.num_items}, found {low if low < 0 else high}")
         holes = ((history[:, :-1] != 0) & (history[:, 1:] == 0)).any(1)
+        if whole.shape[1] > history.shape[1]:  # padding on the right may be all that is left of a row
+            holes |= (history[:, -1] == 0) & (whole != 0).any(1)
         if bool(holes.any()):
             row = int(holes.nonzero()[0])
             raise InputError(f"history must be left-padded, newest item last: row {row} has a 0 after an item")

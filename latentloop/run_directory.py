@@ -97,11 +97,12 @@ class RunDirectory:
                     before = run._asked(defaults)
                     if all(before.get(name) == value for name, value in _flat(config).items() if name in _BUDGET):
                         return run
-                    run.report_path.unlink(missing_ok=True)  # of less than is asked for now
                 elif there:
                     run.clear()
                 run.path.mkdir(parents=True, exist_ok=True)
             write_json(run.config_path, {MARK: _VERSION, **config})
+            with writing(run.path):
+                run.report_path.unlink(missing_ok=True)  # of less than is asked for now
         return run
 
     @classmethod
@@ -126,10 +127,10 @@ class RunDirectory:
         if there and run._is_run() and (run.path / LOCK).exists():
             with held(run.path):  # whoever trains there is told first: --resume would not help
                 pass
-        if there and not (resume or overwrite):
-            raise InputError(f"{run.path} already exists: continue it with --resume, replace it with --overwrite")
         if there and not run._is_run():
             raise InputError(f"{run.path} is not empty and not a run of latentloop: choose another --out")
+        if there and not (resume or overwrite):
+            raise InputError(f"{run.path} already exists: continue it with --resume, replace it with --overwrite")
         if there and resume:
             run._check_version()
             run._check_same(config, defaults)

@@ -106,7 +106,7 @@ def _acquire(folder: Path) -> BaseFileLock | None:
         return lock
     except Timeout:
         raise Taken(
-            f"{folder} is being trained by another process: wait until it ends, or choose another --out"
+            f"{folder} is being trained by another process: wait until it ends, or choose another directory"
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["holds_attention", "safe_attention", "safe_softmax"]
+__all__ = ["holds_attention", "safe_attention", "safe_softmax", "slow_path"]
 
 _SOFTMAX = (
     *(F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax),
@@ -53,6 +53,11 @@ class _SlowPath:
 
 
 _SLOW_PATH = _SlowPath()
+
+
+def slow_path() -> AbstractContextManager[None]:
+    """Within it, `nn.TransformerEncoder` and its parts take the path that training takes, in eval mode too."""
+    return _SLOW_PATH
 
 
 @contextmanager

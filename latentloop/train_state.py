@@ -135,7 +135,7 @@ def _compare(path: Path, metadata: dict[str, str] | None, tensors: Iterable[tupl
     """Refuse what does not match its checksum; a file of an earlier release has none."""
     wanted = (metadata or {}).get(_CHECKSUM)
     if wanted is not None and _checksum((metadata or {})[_PROGRESS], tensors) != wanted:
-        raise InputError(f"{path} is damaged (it does not match its checksum): start over with --overwrite")
+        raise InputError(f"{path} is damaged (it does not match its checksum): train --overwrite starts it over")
 
 
 def _checksum(progress: str, tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -152,7 +152,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
-            f"{path} is damaged ({' '.join(str(error).split())[:120]}): start over with --overwrite"
+            f"{path} is damaged ({' '.join(str(error).split())[:120]}): train --overwrite starts it over"
         ) from None
 
 

@@ -138,6 +138,12 @@ class _Recipe:
         self.outcomes[name] = Outcome(validation, test)
 
 
+def _learned_by_both(model: Recommender, base: Recommender) -> str | None:
+    """A weight that both would train: what is frozen they may share, such as embedded texts."""
+    own = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    return next((name for name, parameter in base.named_parameters() if id(parameter) in own), None)
+
+
 @alone
 def two_stage(
     model: Recommender,
@@ -209,6 +215,10 @@ def two_stage(
             raise InputError(f"{name} knows {given.num_items} items, the data holds {split.num_items}")
         if given is not None:
             check_catalog(given, split.train, "data")
+    if base is not None and (shared := _learned_by_both(model, base)):
+        raise InputError(
+            f"base must have weights of its own, to be trained beside model: it has {shared} in common with it"
+        )
     check_settings(
         epochs=epochs,
         rpt_epochs=rpt_epochs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,39 @@ class Recurrent(nn.Module):
         return read
 
 
+class DroppingLayer(nn.TransformerEncoderLayer):
+    """These three drop by their mode in a forward of their own, beside what torch's own classes drop."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 2, 8, 0.5, batch_first=True)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return super().forward(nn.functional.dropout(x, 0.5, self.training), *args, **kwargs)
+
+
+class DroppingAttention(nn.MultiheadAttention):
+    def __init__(self) -> None:
+        super().__init__(8, 2, dropout=0.5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        mixed: Tensor = super().forward(x, x, nn.functional.dropout(x, 0.5, self.training))[0]
+        return mixed
+
+
+class DroppingGRU(nn.GRU):
+    def __init__(self) -> None:
+        super().__init__(8, 8, 2, dropout=0.5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        read: Tensor = super().forward(nn.functional.dropout(x, 0.5, self.training))[0]
+        return read
+
+
 MODULES = [
+    DroppingLayer,
+    DroppingAttention,
+    DroppingGRU,
+    lambda: nn.TransformerEncoder(DroppingLayer(), 2),
     lambda: nn.Dropout(0.5),
     Functional,
     Attention,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,15 +167,13 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
         )
     chosen = run.lines.best_stage() if stage == "best" else stage
     path = run.model_path(chosen)
-    if not (path / "config.json").is_file():
-        raise InputError(
-            f"{run.path} holds no {chosen} model yet: continue it with `latentloop resume`, or choose --stage"
-        )
     if "data" not in run.config():
         raise InputError(
-            f"{run.path} was not made by `train`, which keeps data and options beside the models: load {path} with "
-            "Recommender.from_pretrained, and evaluate it in Python"
+            f"{run.path} was not made by `train`, which keeps data and options beside the models: load a model of it "
+            f"with Recommender.from_pretrained, such as {path}, and evaluate it in Python"
         )
+    if not (path / "config.json").is_file():
+        raise InputError(f"{run.path} holds no {chosen} model: {_how_to_get(chosen, run)}")
     options = saved_options(DataOptions, run.config(), "data", run.config_path)
     saved_length = read_config(path).get("max_length")
     if options.max_length != saved_length:
@@ -200,6 +199,17 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     if made.encoder != encoder:  # it may have moved, and its code was not compared
         logger.warning("%s was trained with --encoder %s, not %s", run.path, made.encoder, encoder)
     return _of_the_data(model, split, path), split, chosen
+
+
+def _how_to_get(stage: str, run: RunDirectory) -> str:
+    """What to do for a model that is not there."""
+    if stage == "base" and run.config().get("with_base") is False:
+        return "it was trained without --with-base, choose another --stage"
+    if not run.data_path.is_dir():
+        return "give `latentloop train` its options again, with --resume"
+    if stage == "rpt" and run.report_path.is_file():
+        return "its training made none (--rpt-epochs was 0, or no sample was selected), choose another --stage"
+    return f"`{shlex.join(['latentloop', 'resume', str(run.path)])}` trains on, or choose another --stage"
 
 
 def _excludes(run: RunDirectory) -> bool:

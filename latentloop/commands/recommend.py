@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from latentloop.recommend import Recommendations
 
 __all__ = ["Recommend"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ class Recommend:
             strict=self.strict,
             bonus=None if self.followers is None else Followers.of(split, weight=self.followers),
         )
+        nothing = found.items.count([])
+        if nothing and nothing == len(found):
+            raise InputError("nothing is left to recommend to anybody: --allow, --deny and the histories leave no item")
+        if nothing:
+            logger.warning("nothing is left to recommend to %d of %d", nothing, len(found))
         _write(self.out, asked.users if asked.users is not None else list(range(1, len(found) + 1)), found)
 
 

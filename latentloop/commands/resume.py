@@ -64,7 +64,9 @@ class Resume:
             )
         asked = saved_train(run)
         if not asked.kept():
-            raise InputError(f"{run.path} was stopped before its data were kept: give `train` its options again")
+            raise InputError(
+                f"{run.path} does not hold what it was to read: give `latentloop train` its options again, with --resume"
+            )
         if asked.model.encoder != self.encoder:
             raise InputError(
                 f"{run.path} was trained with --encoder {asked.model.encoder!r}: give it again, it is never read from a file"

@@ -138,7 +138,7 @@ class Train:
         Of several processes the first does all this; the others `follow` once the run directory is there.
         """
         from latentloop.accelerator import make_accelerator
-        from latentloop.continuation import check_data
+        from latentloop.continuation import check_data, check_states
         from latentloop.data.card import DataCard
         from latentloop.data.store import save_interactions
         from latentloop.data.text_store import save_text_features
@@ -164,6 +164,10 @@ class Train:
         model, base = self._models(num_items, text)
         accelerator = make_accelerator(device=self.device, precision=self.precision)
         options = {"resume": self.resume, "overwrite": self.overwrite}
+        if self.resume:
+            check_states(
+                RunDirectory(self.out), {"spt": model, "rpt": model} | ({} if base is None else {"base": base})
+            )
         run = RunDirectory.create(self.out, self.config(), defaults=self.defaults(), **options)
         if not run.data_path.is_dir():
             check_data(run, split.train, split.validation)

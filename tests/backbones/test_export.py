@@ -16,13 +16,19 @@ from latentloop.text_features import TextFeatures
 
 ITEMS, LENGTH = 40, 6
 OWN = {"sasrec, norms of each thought": 0, "sasrec, norms and changes of each thought": 2}
+OWN_BLOCKS = {
+    "own": lambda: nn.Sequential(nn.Linear(8, 8), nn.Tanh()),
+    "own gru": lambda: nn.GRU(8, 8, 2, batch_first=True),
+    "own lstm": lambda: nn.LSTM(8, 8),
+    "own transformer": lambda: nn.TransformerEncoderLayer(8, 2, 8, batch_first=True),
+}
 HISTORY = torch.tensor([[0, 0, 0, 3, 4, 5], [1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 7], [0, 0, 0, 0, 0, 0]])
 
 
 def model_of(name: str, loop: bool) -> Recommender:
     torch.manual_seed(0)
-    if name == "own":
-        block = [nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(2)]
+    if name in OWN_BLOCKS:
+        block = [OWN_BLOCKS[name]() for _ in range(2)]
         return Recommender(ITEMS, RecurrentDepth(*block) if loop else block[0], dim=8, max_length=LENGTH).eval()
     settings: dict[str, Any] = {"pre_layers": 1, "core_layers": 1}
     if name == "tedrec":
@@ -38,7 +44,7 @@ def model_of(name: str, loop: bool) -> Recommender:
     return model
 
 
-MODELS = [(name, loop) for name in (*BACKBONES, "own") for loop in (True, False)]
+MODELS = [(name, loop) for name in (*BACKBONES, *OWN_BLOCKS) for loop in (True, False)]
 
 
 @pytest.mark.parametrize(("name", "loop"), [*MODELS, *((name, True) for name in OWN)])
@@ -61,3 +67,9 @@ def test_an_exported_model_answers_as_the_model_does(how: str, name: str, loop: 
     for history in (HISTORY, others):
         answer: Tensor = made(history)
         torch.testing.assert_close(answer, model(history), rtol=1e-4, atol=1e-5)
+
+
+def test_an_rnn_of_two_directions_is_not_exported_without_a_word() -> None:
+    model = Recommender(ITEMS, nn.GRU(8, 4, bidirectional=True, batch_first=True), dim=8, max_length=LENGTH).eval()
+    with pytest.raises(Exception, match=r"torch\.jit\.trace"):
+        torch.export.export(model, (HISTORY,), dynamic_shapes={"history": {0: torch.export.Dim("rows", min=1)}})

@@ -153,6 +153,34 @@ def test_recommend_for_histories_and_lists(run: Path, tmp_path: Path) -> None:
     assert {row["item"] for row in rows if row["user"] == "cold"} == {"item-2", "item-5", "item-7"}
 
 
+def test_a_user_for_whom_nothing_is_left_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    question = asked(tmp_path, "user,history\na,item-1\nb,item-2\n")
+    assert main(["recommend", str(run), *question, "--allow", made(tmp_path / "allow.txt", "item-2\n")]) == 0
+    assert "nothing is left to recommend to 1 of 2" in capsys.readouterr().err
+    assert [row["user"] for row in read(tmp_path / "answer.csv")] == ["a"]
+
+
+def test_a_model_that_is_not_there_is_named_with_what_gives_it(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(where: Path, stage: str) -> str:
+        assert main(["evaluate", str(where), "--stage", stage]) == 2
+        return capsys.readouterr().err
+
+    copy = Path(shutil.copytree(run, tmp_path / "my run"))
+    for stage in ("base", "spt", "rpt"):
+        shutil.rmtree(copy / stage)
+    assert "its training made none" in said(copy, "rpt")
+    assert f"holds no spt model: `latentloop resume '{copy}'` trains on" in said(copy, "spt")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"with_base": False}))
+    assert "holds no base model: it was trained without --with-base" in said(copy, "base")
+    shutil.rmtree(copy / "data")
+    assert "holds no spt model: give `latentloop train` its options again, with --resume" in said(copy, "spt")
+    (copy / "config.json").write_text(json.dumps({name: config[name] for name in config if name != "data"}))
+    assert "was not made by `train`" in said(copy, "spt")
+
+
 def test_prepare_then_train(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepared = tmp_path / "prepared"
     columns = ["--user", "who", "--item", "what"]
@@ -349,6 +377,13 @@ MISTAKES: dict[str, tuple[Arguments, str]] = {
     ),
     "a list that is not text": (
         lambda t, run: ["recommend", str(run), *asked(t), "--deny", binary(t / "deny.txt")], "UTF-8"
+    ),
+    "a list that leaves nothing": (
+        lambda t, run: ["recommend", str(run), *asked(t), "--allow", made(t / "allow.txt", "")],
+        "nothing is left to recommend to anybody: --allow",
+    ),
+    "a folder that is no run": (
+        lambda t, run: ["train", log(t), "--out", str(t), *KEEP], "is not empty and not a run of latentloop"
     ),
     "a list that is not there": (
         lambda t, run: ["recommend", str(run), *asked(t), "--allow", str(t / "none.txt")], "there is no file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -12,14 +13,17 @@ from typing import Any
 
 import pytest
 
-from latentloop import cli
+from latentloop import cli, run_directory
 from latentloop.cli import main
 from latentloop.commands.model_options import ModelOptions
 from latentloop.commands.parser import parse
 from latentloop.commands.resume import Resume
 from latentloop.commands.saved import saved_train
 from latentloop.commands.train import Train
+from latentloop.optimizer import build_optimizer
+from latentloop.recommender import Recommender
 from latentloop.run_directory import RunDirectory
+from latentloop.train_state import load_progress, save_state
 from tests.cli.worlds import KEEP, QUICK, log
 
 ROOT = Path(__file__).parents[2]
@@ -45,10 +49,10 @@ def test_it_ends_as_train_does_with_all_options_again(copy: Path, tmp_path: Path
 
 
 def test_a_run_that_is_done_is_left_as_it_is(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {path: path.read_bytes() for path in sorted(copy.rglob("*")) if path.is_file()}
+    before = _files(copy)
     assert main(["resume", str(copy), "--device", "cpu"]) == 0
     assert "is done; nothing is left to train" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in sorted(copy.rglob("*")) if path.is_file()} == before
+    assert _files(copy) == before
 
 
 def test_every_option_comes_back_from_a_configuration(tmp_path: Path) -> None:
@@ -91,7 +95,11 @@ def _changed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     ("damage", "options", "said"),
     [
         (shutil.rmtree, [], "is not a run of latentloop"),
-        (_without_data, [], "was stopped before its data were kept: give `train` its options again"),
+        (
+            _without_data,
+            [],
+            "does not hold what it was to read: give `latentloop train` its options again, with --resume",
+        ),
         (lambda run: None, ["--epochs", "1"], "epochs was 2 when"),
         (lambda run: None, ["--encoder", "os:system"], "was trained with --backbone sasrec: leave out --encoder"),
         (
@@ -99,7 +107,7 @@ def _changed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
             [],
             "was trained with --encoder 'os:system': give",
         ),
-        (_changed(lambda c: c["model"].update(backbone="tedrec")), [], "was stopped before its data were kept"),
+        (_changed(lambda c: c["model"].update(backbone="tedrec")), [], "does not hold what it was to read"),
         (_changed(lambda c: c["model"].update(dim="64")), [], "model.dim must be a whole number, found '64'"),
         (_changed(lambda c: c["text"].update(item_text=3)), [], "text.item_text must be a path or null, found 3"),
         (
@@ -132,11 +140,78 @@ def test_what_cannot_be_continued_says_why(
 
 def test_a_setting_that_no_shape_tells_is_noticed(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _changed(lambda c: c["model"].update(heads=1))(copy)  # of 2
-    before = {path: path.read_bytes() for path in sorted(copy.rglob("*")) if path.is_file()}
+    before = _files(copy)
     assert main(["resume", str(copy), "--device", "cpu"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "backbone is {" in error and "state/base.safetensors was trained with {" in error
-    assert {path: path.read_bytes() for path in sorted(copy.rglob("*")) if path.is_file()} == before
+    assert _files(copy) == before
+
+
+def _files(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+
+def _flip_a_bit(run: Path) -> None:
+    path = run / "state" / "spt.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _other_weights(run: Path) -> None:
+    """The state of a model that the options do not describe."""
+    shutil.copy(run / "state" / "base.safetensors", run / "state" / "rpt.safetensors")
+
+
+def _without_best(run: Path) -> None:
+    """Best weights are gone that are not the last epoch's."""
+    stage, model = "spt", Recommender.from_pretrained(run / "spt")
+    path = RunDirectory(run).state_path(stage)
+    progress = load_progress(path)
+    assert progress is not None and len(progress.history) == 2
+    progress.best_epoch = 1
+    save_state(path, model, build_optimizer(model, learning_rate=1e-3, weight_decay=0.0, few_items=False), progress)
+    shutil.rmtree(run / stage)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_flip_a_bit, "spt.safetensors is damaged (it does not match its checksum): train --overwrite starts it over"),
+        (_other_weights, "rpt.safetensors is of another model"),
+        (_without_best, "spt.safetensors too, and spt is trained again"),
+    ],
+)
+def test_a_refusal_leaves_a_finished_run_as_it_was(
+    copy: Path, damage: Callable[[Path], None], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(copy)
+    before = _files(copy)
+    for options in ([], ["--epochs", "3", "--rpt-epochs", "2"]):
+        assert main(["resume", str(copy), "--device", "cpu", *options]) == 2
+        assert said in capsys.readouterr().err
+        assert _files(copy) == before
+
+
+def test_weights_that_are_gone_are_trained_again_as_the_message_says(copy: Path) -> None:
+    before = (copy / "spt" / "model.safetensors").read_bytes()
+    _without_best(copy)
+    (copy / "state" / "spt.safetensors").unlink()
+    assert main(["resume", str(copy), "--device", "cpu"]) == 0
+    assert (copy / "spt" / "model.safetensors").read_bytes() == before
+
+
+def test_a_report_stays_where_the_configuration_cannot_be_written(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, value: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    before = _files(copy)
+    monkeypatch.setattr(run_directory, "write_json", full)
+    assert main(["resume", str(copy), "--device", "cpu", "--epochs", "3"]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert _files(copy) == before
 
 
 def test_a_run_of_python_is_continued_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ def test_only_the_newest_items_are_read(seed: int, packed: Layouts) -> None:
     assert history.shape[1] > MAX_LENGTH
     close(model.score(history), model.score(cut))
     older = history.clone()
-    older[:, :-MAX_LENGTH] = 1
+    older[:, :-MAX_LENGTH] = (cut[:, :1] != 0).long()  # a row goes on to the left of its items
     close(model.score(older), model.score(cut))
 
 
@@ -410,6 +410,9 @@ def test_padding_on_the_wrong_side_is_named() -> None:
     model = Recommender(9, nn.Identity(), 8, 5)
     with pytest.raises(InputError, match="left-padded.*row 1"):
         model.think(torch.tensor([[0, 0, 1, 2], [1, 2, 0, 0]]))
+    # also where nothing but padding is left of the newest five
+    with pytest.raises(InputError, match="left-padded.*row 1"):
+        model.think(torch.tensor([[0, 0, 0, 0, 0, 1, 2], [1, 2, 0, 0, 0, 0, 0]]))
 
 
 def test_a_block_of_another_size_fails_when_it_is_wrapped() -> None:

@@ -405,6 +405,12 @@ def test_two_stages_refuse_what_is_no_data_or_of_another_catalog(split: Split) -
         two_stage(model, fewer)
     with pytest.raises(InputError, match=f"base {message}"):
         two_stage(small(fewer), fewer, base=small(split, loop=False))
+    with pytest.raises(InputError, match="base must have weights of its own, to be trained beside model"):
+        two_stage(model, split, base=model)
+    base = small(split, loop=False)
+    base.item_table = model.item_table
+    with pytest.raises(InputError, match="base must have weights of its own.*item_table.weight in common"):
+        two_stage(model, split, base=base)
 
 
 @pytest.mark.parametrize("metric", ["recall@50", "ndcg@1", "mrr"])

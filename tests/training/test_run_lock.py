@@ -37,7 +37,7 @@ with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
-REFUSED = "is being trained by another process: wait until it ends, or choose another --out"
+REFUSED = "is being trained by another process: wait until it ends, or choose another directory"
 
 
 @contextmanager
