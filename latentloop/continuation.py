@@ -13,8 +13,8 @@ import torch
 from latentloop.errors import InputError
 from latentloop.facts import made_here
 from latentloop.objectives.compose import Sum, Weighted
-from latentloop.train_state import Progress, check_state, load_progress, load_state
-from latentloop.weights import WEIGHTS, checksum, digest
+from latentloop.train_state import Progress, check_names, check_state, check_whole, load_progress, load_state
+from latentloop.weights import check_weights, checksum, digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from latentloop.recommender import Recommender
     from latentloop.run_directory import RunDirectory
 
-__all__ = ["backbone_of", "check_data", "check_states", "data_hash", "in_words", "take_up"]
+__all__ = ["backbone_of", "check_states", "data_hash", "in_words", "take_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,46 +84,43 @@ def take_up(
     return progress
 
 
-def check_states(run: RunDirectory, models: Mapping[str, Recommender]) -> None:
+def check_states(run: RunDirectory, models: Mapping[str, Recommender], train: Samples, validation: Samples) -> None:
     """Refuse to go on with a run whose stages cannot, before anything of it is changed.
 
     Args:
         run: the run.
         models: what each stage is to train, by its name.
+        train: what is learned from.
+        validation: what chooses the epoch.
 
     Raises:
-        InputError: for a state that is damaged or of another model, or best weights that are gone.
-    """
-    for stage, model in models.items():
-        if run.state_path(stage).is_file():
-            check_state(run.state_path(stage), model)
-            _check_best(run, stage, load_progress(run.state_path(stage)))
-
-
-def _check_best(run: RunDirectory, stage: str, progress: Progress | None) -> None:
-    """A stage writes its last epoch's weights once more where they are the best; earlier ones stand in its folder only."""
-    weights = run.model_path(stage) / WEIGHTS
-    if progress is not None and progress.history and progress.best_epoch != progress.history[-1]["epoch"]:
-        if not weights.is_file():
-            raise InputError(
-                f"{weights} is missing, which {stage} goes on from: remove {run.state_path(stage)} too, and {stage} is "
-                "trained again"
-            )
-
-
-def check_data(run: RunDirectory, train: Samples, validation: Samples) -> None:
-    """Refuse other data than a run was trained on, before it is kept in that data's place.
-
-    Raises:
-        InputError: naming the state that is of other data, or damaged.
+        InputError: for a state that is damaged, of other data or of another model, or best weights that are missing or
+            damaged.
     """
     data = data_hash(train, validation)
-    for path in sorted(run.state_path("spt").parent.glob("*.safetensors")):
-        _check_data(path, load_progress(path), data)
+    for stage, model in models.items():
+        path = run.state_path(stage)
+        progress = load_progress(path)
+        if progress is not None:
+            check_whole(path)
+            _check_data(path, progress, data)
+            check_names(path, model)
+            _check_best(run, stage, progress)
 
 
-def _check_data(path: Path, progress: Progress | None, data: str) -> None:
-    if progress is not None and progress.data not in (None, data):
+def _check_best(run: RunDirectory, stage: str, progress: Progress) -> None:
+    """A stage writes its last epoch's weights once more where they are the best; earlier ones stand in its folder only."""
+    if progress.history and progress.best_epoch != progress.history[-1]["epoch"]:
+        try:
+            check_weights(run.model_path(stage))
+        except InputError as error:
+            raise InputError(
+                f"{error}; or remove {run.state_path(stage)} and {run.model_path(stage)}, and {stage} is trained again"
+            ) from None
+
+
+def _check_data(path: Path, progress: Progress, data: str) -> None:
+    if progress.data not in (None, data):
         raise InputError(f"{path} is of other data: train on what the run began with, or choose another run")
 
 

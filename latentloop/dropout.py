@@ -5,20 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from inspect import isfunction
 
-import torch
 from torch import nn
 
-from latentloop.safe_attention import slow_path
+from latentloop.process_switch import CUDNN, FAST_PATH
 
-__all__ = ["Modes", "dropout_off", "evaluating", "may_drop", "modes_of", "restore"]
+__all__ = ["Modes", "dropout_off", "evaluating", "may_drop", "modes_of", "restore", "training_kernels"]
 
 # These choose another kernel by their mode (cuDNN's RNNs cannot be differentiated in eval mode, the transformer's fast
-# path gives other last bits), so their mode stays and only their own dropout goes. But a subclass may drop by its mode
-# in a forward of its own: there the mode goes, and the kernels that it would choose are off meanwhile.
+# path gives other last bits), so their mode stays and only their own dropout goes. But the code of a subclass may drop
+# by its mode: there the mode goes, and the kernels that it would choose are off meanwhile.
 _OWN_DROPOUT = (nn.RNNBase, nn.MultiheadAttention)
 _RANDOM = (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _KEEP_MODE = (*_OWN_DROPOUT, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+_SETTING_UP = {
+    "__init__",
+    "__repr__",
+    "extra_repr",
+    "reset_parameters",
+}  # a subclass that only has these computes alike
 
 Modes = list[tuple[nn.Module, bool, float | None]]
 """Each module, whether it trains, and its own dropout where only that is ever switched."""
@@ -36,25 +42,40 @@ def dropout_off(module: nn.Module) -> Iterator[None]:
         module: it and all its submodules; batch norms use their running statistics meanwhile, as for an answer.
     """
     before = modes_of(module)
-    own_forward = [part for part in module.modules() if isinstance(part, _KEEP_MODE) and not _is_torchs(part.forward)]
-    with ExitStack() as kernels:
-        if any(isinstance(part, nn.RNNBase) for part in own_forward):
-            kernels.enter_context(torch.backends.cudnn.flags(enabled=False))
-        if any(not isinstance(part, nn.RNNBase) for part in own_forward):
-            kernels.enter_context(slow_path())
-        for part in module.modules():
-            if isinstance(part, _OWN_DROPOUT):
-                part.dropout = 0.0
-            if not isinstance(part, _KEEP_MODE) or part in own_forward:
-                part.training = False
+    for part in module.modules():
+        if isinstance(part, _OWN_DROPOUT):
+            part.dropout = 0.0
+        if not isinstance(part, _KEEP_MODE) or _has_own_code(part):
+            part.training = False
+    with training_kernels(module):
         try:
             yield
         finally:
             restore(before)
 
 
-def _is_torchs(forward: object) -> bool:
-    return str(getattr(forward, "__module__", "")).startswith("torch.nn.")
+@contextmanager
+def training_kernels(module: nn.Module) -> Iterator[None]:
+    """Within it, parts that `dropout_off` had to put in eval mode compute as they do in training mode.
+
+    Args:
+        module: it and all its submodules, in the modes of the pass that is made within.
+    """
+    switched = [p for p in module.modules() if isinstance(p, _KEEP_MODE) and not p.training and _has_own_code(p)]
+    with ExitStack() as kernels:
+        if any(isinstance(part, nn.RNNBase) for part in switched):
+            kernels.enter_context(CUDNN)
+        if any(not isinstance(part, nn.RNNBase) for part in switched):
+            kernels.enter_context(FAST_PATH)
+        yield
+
+
+def _has_own_code(part: nn.Module) -> bool:
+    """Whether anything but torch's own code may run when a module of torch, or of a class made from it, is called."""
+    if "forward" in vars(part):
+        return True
+    kinds = [kind for kind in type(part).__mro__ if kind is not object and not kind.__module__.startswith("torch.")]
+    return any(isfunction(value) and name not in _SETTING_UP for kind in kinds for name, value in vars(kind).items())
 
 
 @contextmanager

@@ -30,7 +30,8 @@ def checked_history(model: Recommender, history: Int[Tensor, "B L"]) -> Int[Tens
 
     Raises:
         InputTypeError: for anything but a tensor.
-        InputError: for another shape or type, an id outside 0..N, or an item with padding after it.
+        InputError: for another shape or type; on a CPU also for an id outside 0..N among the newest `max_length`, and
+            an item among them with padding after it, or padding alone behind older items.
     """
     if not isinstance(history, Tensor):
         raise InputTypeError(

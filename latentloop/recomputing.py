@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from latentloop.dropout import Modes, modes_of, restore
+from latentloop.dropout import Modes, modes_of, restore, training_kernels
 
 __all__ = ["recomputing"]
 
@@ -60,6 +60,8 @@ class _Again:
     def __enter__(self) -> None:
         self._modes, self._now = modes_of(self.first.module), _buffers(self.first.module)
         restore(self.first.modes)
+        self._kernels = training_kernels(self.first.module)
+        self._kernels.__enter__()
         copies = {id(before): before.clone() for before in self.first.changed.values() if before is not None}
         for (part, name), before in self.first.changed.items():  # a buffer of two modules stays one
             part._buffers[name] = copies.get(id(before))
@@ -67,6 +69,7 @@ class _Again:
     def __exit__(self, *raised: object) -> None:
         for part, name in self.first.changed:
             part._buffers[name] = self._now.get((part, name))
+        self._kernels.__exit__(None, None, None)
         restore(self._modes)
 
 

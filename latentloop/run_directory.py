@@ -24,7 +24,7 @@ from typing import Any
 
 from latentloop.checks import is_whole
 from latentloop.errors import InputError
-from latentloop.files import is_leftover, read_json, remove_leftovers, write_json, writing
+from latentloop.files import is_leftover, json_text, read_json, remove_leftovers, write_together, writing
 from latentloop.metric_lines import MetricLines
 from latentloop.run_lock import LOCK, held
 
@@ -100,9 +100,10 @@ class RunDirectory:
                 elif there:
                     run.clear()
                 run.path.mkdir(parents=True, exist_ok=True)
-            write_json(run.config_path, {MARK: _VERSION, **config})
-            with writing(run.path):
-                run.report_path.unlink(missing_ok=True)  # of less than is asked for now
+            # a report is of less than is asked for now, and stays where that cannot be written
+            text = json_text({MARK: _VERSION, **config})
+            written = {run.config_path.name: lambda draft: draft.write_text(text, encoding="utf-8")}
+            write_together(run.path, written, before=lambda: run.report_path.unlink(missing_ok=True))
         return run
 
     @classmethod

@@ -8,9 +8,8 @@ letting it look at everything changes no real position.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["holds_attention", "safe_attention", "safe_softmax", "slow_path"]
+from latentloop.process_switch import FAST_PATH
+
+__all__ = ["holds_attention", "safe_attention", "safe_softmax"]
 
 _SOFTMAX = (
     *(F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax),
@@ -32,34 +33,6 @@ def holds_attention(module: nn.Module) -> bool:
     return any(isinstance(part, nn.MultiheadAttention) for part in module.modules())
 
 
-class _SlowPath:
-    """Torch's fast path, a switch of the whole process, is off while any thread is within, and then as it was."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside, self._found = threading.Lock(), 0, True
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._found = torch.backends.mha.get_fastpath_enabled()
-                torch.backends.mha.set_fastpath_enabled(False)
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                torch.backends.mha.set_fastpath_enabled(self._found)
-
-
-_SLOW_PATH = _SlowPath()
-
-
-def slow_path() -> AbstractContextManager[None]:
-    """Within it, `nn.TransformerEncoder` and its parts take the path that training takes, in eval mode too."""
-    return _SLOW_PATH
-
-
 @contextmanager
 def safe_attention() -> Iterator[None]:
     """Within it, a fully masked query of `nn.MultiheadAttention` looks at everything instead of giving NaN."""
@@ -68,7 +41,7 @@ def safe_attention() -> Iterator[None]:
             yield
             return
         # torch's fast path does not come by the function that the mode watches once a part of it is compiled
-        with _SLOW_PATH:
+        with FAST_PATH:
             yield
 
 

@@ -140,8 +140,8 @@ class _Recipe:
 
 def _learned_by_both(model: Recommender, base: Recommender) -> str | None:
     """A weight that both would train: what is frozen they may share, such as embedded texts."""
-    own = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    return next((name for name, parameter in base.named_parameters() if id(parameter) in own), None)
+    own = {p.data_ptr() for p in model.parameters() if p.requires_grad and p.numel()}
+    return next((name for name, p in base.named_parameters() if p.numel() and p.data_ptr() in own), None)
 
 
 @alone
@@ -215,7 +215,7 @@ def two_stage(
             raise InputError(f"{name} knows {given.num_items} items, the data holds {split.num_items}")
         if given is not None:
             check_catalog(given, split.train, "data")
-    if base is not None and (shared := _learned_by_both(model, base)):
+    if base is not None and epochs > 0 and (shared := _learned_by_both(model, base)):
         raise InputError(
             f"base must have weights of its own, to be trained beside model: it has {shared} in common with it"
         )

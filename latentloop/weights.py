@@ -17,6 +17,7 @@ from latentloop.errors import InputError
 
 __all__ = [
     "WEIGHTS",
+    "check_weights",
     "checksum",
     "digest",
     "load_weights",
@@ -70,17 +71,35 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     """
     weights = _existing(folder)
     try:
-        with safe_open(str(weights), framework="pt") as file:
-            wanted = (file.metadata() or {}).get(_CHECKSUM)  # a file converted elsewhere may have none
-        tensors = {plain_name(name): tensor for name, tensor in load_file(str(weights)).items()}
-        if wanted is not None and _checksum(tensors.values()) != wanted:
-            raise InputError(f"{weights} is damaged: its tensors do not match its checksum; copy it again")
+        tensors = _compared(weights)
         kinds = {tensor.dtype for tensor in tensors.values()} & _FLOATS
         if len(kinds) == 1:  # or float64 would come back as float32
             model.to(kinds.pop())
         _load(model, tensors)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(f"{weights} cannot be read as this model's weights: {one_line(error)}") from None
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a model directory's weights that are missing or damaged, without loading them into a model.
+
+    Raises:
+        InputError: naming the file.
+    """
+    weights = _existing(folder)
+    try:
+        _compared(weights)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{weights} cannot be read as this model's weights: {one_line(error)}") from None
+
+
+def _compared(weights: Path) -> dict[str, Tensor]:
+    with safe_open(str(weights), framework="pt") as file:
+        wanted = (file.metadata() or {}).get(_CHECKSUM)  # a file converted elsewhere may have none
+    tensors = {plain_name(name): tensor for name, tensor in load_file(str(weights)).items()}
+    if wanted is not None and _checksum(tensors.values()) != wanted:
+        raise InputError(f"{weights} is damaged: its tensors do not match its checksum; copy it again")
+    return tensors
 
 
 _FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}

@@ -68,8 +68,26 @@ class DroppingGRU(nn.GRU):
         return read
 
 
+class DroppingInside(nn.TransformerEncoderLayer):
+    """Its forward is torch's, a part of it is not."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 2, 8, 0.5, batch_first=True)
+
+    def _ff_block(self, x: Tensor) -> Tensor:
+        return super()._ff_block(nn.functional.dropout(x, 0.5, self.training))
+
+
+class Named(nn.GRU):
+    """A class of one's own whose code is torch's."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8, 2, dropout=0.5, batch_first=True)
+
+
 MODULES = [
     DroppingLayer,
+    DroppingInside,
     DroppingAttention,
     DroppingGRU,
     lambda: nn.TransformerEncoder(DroppingLayer(), 2),
@@ -140,6 +158,43 @@ def test_a_checkpoint_recomputes_under_the_modes_of_its_forward_pass(make: type[
     assert plain.grad is not None
     torch.testing.assert_close(kept.grad, plain.grad)
     assert [part.training for part in module.modules()] == modes
+
+
+def test_a_class_that_only_sets_up_keeps_its_mode() -> None:
+    module = Named().train()
+    with dropout_off(module):
+        assert module.training and module.dropout == 0.0
+
+
+class Asking(DroppingGRU):
+    """Notes under which mode and with which kernels it is passed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[bool, bool]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append((self.training, torch.backends.cudnn.enabled))
+        return super().forward(x)
+
+
+def test_kernels_are_off_for_a_pass_and_for_the_same_pass_made_again() -> None:
+    module, x = Asking().train(), torch.randn(3, 4, 8, requires_grad=True)
+    with dropout_off(module):
+        found = checkpoint(module, x, use_reentrant=False, context_fn=lambda: recomputing(module))
+    assert torch.backends.cudnn.enabled
+    found.square().sum().backward()
+    assert module.seen == [(False, False)] * 2
+    assert torch.backends.cudnn.enabled and module.training
+
+
+def test_kernels_are_off_until_the_last_is_out() -> None:
+    first, last = dropout_off(Asking()), dropout_off(Asking())
+    first.__enter__(), last.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.cudnn.enabled
+    last.__exit__(None, None, None)
+    assert torch.backends.cudnn.enabled
 
 
 def test_threads_that_evaluate_at_once_leave_the_mode_as_it_was() -> None:

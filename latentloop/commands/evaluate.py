@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from latentloop.commands.places import Device, check_output, choose_device
+from latentloop.commands.resume import resume_command
 from latentloop.errors import InputError
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     if "data" not in run.config():
         raise InputError(
             f"{run.path} was not made by `train`, which keeps data and options beside the models: load a model of it "
-            f"with Recommender.from_pretrained, such as {path}, and evaluate it in Python"
+            "with Recommender.from_pretrained, and evaluate it in Python"
         )
     if not (path / "config.json").is_file():
         raise InputError(f"{run.path} holds no {chosen} model: {_how_to_get(chosen, run)}")
@@ -207,9 +207,12 @@ def _how_to_get(stage: str, run: RunDirectory) -> str:
         return "it was trained without --with-base, choose another --stage"
     if not run.data_path.is_dir():
         return "give `latentloop train` its options again, with --resume"
-    if stage == "rpt" and run.report_path.is_file():
+    if stage == "rpt" and run.report_path.is_file() and all(line["stage"] != "rpt" for line in run.lines.read()):
         return "its training made none (--rpt-epochs was 0, or no sample was selected), choose another --stage"
-    return f"`{shlex.join(['latentloop', 'resume', str(run.path)])}` trains on, or choose another --stage"
+    model = run.config().get("model")
+    encoder = model.get("encoder") if isinstance(model, dict) else None
+    command = resume_command(run.path, encoder=encoder if isinstance(encoder, str) else None)
+    return f"`{command}` trains on, or choose another --stage"
 
 
 def _excludes(run: RunDirectory) -> bool:

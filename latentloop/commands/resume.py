@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,7 +16,19 @@ from latentloop.errors import InputError
 if TYPE_CHECKING:
     from latentloop.commands.train import Train
 
-__all__ = ["Resume"]
+__all__ = ["Resume", "resume_command"]
+
+
+def resume_command(run: Path, **options: str | None) -> str:
+    """The command, as a shell takes it.
+
+    Args:
+        run: the run directory.
+        options: what is given with it; None is left out.
+    """
+    given = [part for name, value in options.items() if value is not None for part in (f"--{name}", value)]
+    path = str(run)
+    return shlex.join(["latentloop", "resume", f"./{path}" if path.startswith("-") else path, *given])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shlex
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -138,7 +137,7 @@ class Train:
         Of several processes the first does all this; the others `follow` once the run directory is there.
         """
         from latentloop.accelerator import make_accelerator
-        from latentloop.continuation import check_data, check_states
+        from latentloop.continuation import check_states
         from latentloop.data.card import DataCard
         from latentloop.data.store import save_interactions
         from latentloop.data.text_store import save_text_features
@@ -165,12 +164,10 @@ class Train:
         accelerator = make_accelerator(device=self.device, precision=self.precision)
         options = {"resume": self.resume, "overwrite": self.overwrite}
         if self.resume:
-            check_states(
-                RunDirectory(self.out), {"spt": model, "rpt": model} | ({} if base is None else {"base": base})
-            )
+            models = {"spt": model, "rpt": model} | ({} if base is None else {"base": base})
+            check_states(RunDirectory(self.out), models, split.train, split.validation)
         run = RunDirectory.create(self.out, self.config(), defaults=self.defaults(), **options)
         if not run.data_path.is_dir():
-            check_data(run, split.train, split.validation)
             save_interactions(interactions, run.data_path)
         if text is not None and not run.text_path.is_file():
             save_text_features(text, run.text_path)
@@ -256,14 +253,12 @@ class Train:
 
     def continued(self) -> str | None:
         """The command that goes on with this run; None where nothing of it is kept yet."""
+        from latentloop.commands.resume import resume_command
         from latentloop.run_directory import RunDirectory
 
         if not self.kept() or not RunDirectory(self.out).is_of(self.config()):
             return None
-        given = {"encoder": self.model.encoder, "device": self.device, "tracker": self.tracker}
-        options = [part for name, value in given.items() if value is not None for part in (f"--{name}", value)]
-        path = str(self.out)
-        return shlex.join(["latentloop", "resume", f"./{path}" if path.startswith("-") else path, *options])
+        return resume_command(self.out, encoder=self.model.encoder, device=self.device, tracker=self.tracker)
 
     def defaults(self) -> dict[str, Any]:
         """`config` with every option at its default, which is how runs were trained before an option was there."""

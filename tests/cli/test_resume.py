@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from latentloop import cli, run_directory
+from latentloop import cli
 from latentloop.cli import main
 from latentloop.commands.model_options import ModelOptions
 from latentloop.commands.parser import parse
@@ -174,12 +175,21 @@ def _without_best(run: Path) -> None:
     shutil.rmtree(run / stage)
 
 
+def _with_best_cut_off(run: Path) -> None:
+    shutil.copytree(run / "spt", run.parent / "spt")
+    _without_best(run)
+    shutil.move(run.parent / "spt", run / "spt")
+    weights = run / "spt" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         (_flip_a_bit, "spt.safetensors is damaged (it does not match its checksum): train --overwrite starts it over"),
         (_other_weights, "rpt.safetensors is of another model"),
-        (_without_best, "spt.safetensors too, and spt is trained again"),
+        (_without_best, "spt/model.safetensors is missing: the directory is not a whole model; or remove "),
+        (_with_best_cut_off, "and spt is trained again"),
     ],
 )
 def test_a_refusal_leaves_a_finished_run_as_it_was(
@@ -204,13 +214,50 @@ def test_weights_that_are_gone_are_trained_again_as_the_message_says(copy: Path)
 def test_a_report_stays_where_the_configuration_cannot_be_written(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(path: Path, value: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    write = Path.write_text
+
+    def full(path: Path, *content: Any, **options: Any) -> int:
+        if "config.json" in path.name and path.parent == copy:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, *content, **options)
 
     before = _files(copy)
-    monkeypatch.setattr(run_directory, "write_json", full)
+    monkeypatch.setattr(Path, "write_text", full)
     assert main(["resume", str(copy), "--device", "cpu", "--epochs", "3"]) == 2
     assert "No space left" in capsys.readouterr().err
+    assert _files(copy) == before
+
+
+def test_a_run_that_is_to_go_on_has_no_report(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed just before the new configuration takes its place, it is a run without a report, not a finished one."""
+    replace = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if Path(target).name == "config.json" and Path(target).parent == copy:
+            raise SystemExit(1)
+        return replace(path, target)
+
+    report = (copy / "report.md").read_text().splitlines()
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Path, "replace", killed)
+        main(["resume", str(copy), "--device", "cpu", "--epochs", "3"])
+    assert not (copy / "report.md").is_file()
+    assert main(["resume", str(copy), "--device", "cpu"]) == 0
+    assert (copy / "report.md").read_text().splitlines()[0] == report[0]
+
+
+def test_other_data_are_refused_before_anything_changes(
+    copy: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = gzip.decompress(source.read_bytes()).decode().splitlines()
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join(lines[:-1]) + "\n")
+    _changed(lambda c: c.update(source=str(other)))(copy)
+    shutil.rmtree(copy / "data")
+    before = _files(copy)
+    columns = ["--user", "who", "--item", "what", "--with-base"]
+    assert main(["train", str(other), "--out", str(copy), *columns, *QUICK, "--epochs", "3", "--resume"]) == 2
+    assert "is of other data" in capsys.readouterr().err
     assert _files(copy) == before
 
 

@@ -408,7 +408,7 @@ def test_two_stages_refuse_what_is_no_data_or_of_another_catalog(split: Split) -
     with pytest.raises(InputError, match="base must have weights of its own, to be trained beside model"):
         two_stage(model, split, base=model)
     base = small(split, loop=False)
-    base.item_table = model.item_table
+    base.item_table.weight = nn.Parameter(model.item_table.weight.data)
     with pytest.raises(InputError, match="base must have weights of its own.*item_table.weight in common"):
         two_stage(model, split, base=base)
 
