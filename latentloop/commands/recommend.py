@@ -101,7 +101,7 @@ class Recommend:
             bonus=None if self.followers is None else Followers.of(split, weight=self.followers),
         )
         nothing = found.items.count([])
-        if nothing and nothing == len(found):
+        if nothing and nothing == len(found) and (self.allow is not None or self.deny is not None):
             raise InputError("nothing is left to recommend to anybody: --allow, --deny and the histories leave no item")
         if nothing:
             logger.warning("nothing is left to recommend to %d of %d", nothing, len(found))

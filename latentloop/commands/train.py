@@ -164,7 +164,7 @@ class Train:
         accelerator = make_accelerator(device=self.device, precision=self.precision)
         options = {"resume": self.resume, "overwrite": self.overwrite}
         if self.resume:
-            models = {"spt": model, "rpt": model} | ({} if base is None else {"base": base})
+            models = ({} if base is None else {"base": base}) | {"spt": model, "rpt": model}
             check_states(RunDirectory(self.out), models, split.train, split.validation)
         run = RunDirectory.create(self.out, self.config(), defaults=self.defaults(), **options)
         if not run.data_path.is_dir():

@@ -342,16 +342,18 @@ def test_an_accelerator_that_accumulates_gradients_is_refused(split: Split) -> N
 
 
 @pytest.mark.parametrize(
-    ("capability", "machine", "precision", "told"),
+    ("capability", "products", "machine", "precision", "told"),
     [
-        ("AVX2", "x86_64", "bf16", True),
-        ("AVX512", "x86_64", "bf16", False),
-        ("AVX2", "x86_64", "fp32", False),
-        ("DEFAULT", "arm64", "bf16", False),  # NEON, of which this says nothing
+        ("AVX2", False, "x86_64", "bf16", True),
+        ("AVX512", True, "x86_64", "bf16", False),
+        ("AVX512", False, "x86_64", "bf16", True),
+        ("AVX512", False, "x86_64", "fp32", False),
+        ("DEFAULT", False, "arm64", "bf16", False),  # NEON, of which this says nothing
     ],
 )
 def test_bf16_is_warned_of_where_the_cpu_emulates_it(
     capability: str,
+    products: bool,
     machine: str,
     precision: str,
     told: bool,
@@ -359,6 +361,7 @@ def test_bf16_is_warned_of_where_the_cpu_emulates_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: products, raising=False)
     monkeypatch.setattr("platform.machine", lambda: machine)
     warn_of_emulation(make_accelerator(device="cpu", precision=precision))
     make_accelerator(device="cpu")  # puts back what other tests expect
