@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from latentloop.errors import InputError, InputTypeError
-from latentloop.exporting import exporting
 from latentloop.facts import Facts
 from latentloop.safe_attention import safe_attention
 
@@ -104,7 +103,7 @@ class RecurrentCall:
         if lengths is None:
             lengths = torch.full((rows,), length, device=x.device)
         turn = _Turn(lengths, length)
-        if exporting() and not torch.jit.is_tracing():  # type: ignore[no-untyped-call, attr-defined]
+        if getattr(torch.compiler, "is_exporting", bool)():  # torch 2.6 does not tell it from compiling
             return turn.back(self._padded(module, turn(x)))
         packed = pack_padded_sequence(turn(x), lengths.cpu(), batch_first=True, enforce_sorted=False)
         unpacked, _ = pad_packed_sequence(module(packed)[0], batch_first=True, total_length=length)

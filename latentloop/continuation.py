@@ -13,6 +13,7 @@ import torch
 from latentloop.errors import InputError
 from latentloop.facts import made_here
 from latentloop.objectives.compose import Sum, Weighted
+from latentloop.pretrained import read_config
 from latentloop.train_state import Progress, check_names, check_state, check_whole, load_progress, load_state
 from latentloop.weights import check_weights, checksum, digest
 
@@ -113,6 +114,7 @@ def _check_best(run: RunDirectory, stage: str, progress: Progress) -> None:
     if progress.history and progress.best_epoch != progress.history[-1]["epoch"]:
         try:
             check_weights(run.model_path(stage))
+            read_config(run.model_path(stage))
         except InputError as error:
             raise InputError(
                 f"{error}; or remove {run.state_path(stage)} and {run.model_path(stage)}, and {stage} is trained again"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from inspect import isfunction
 
 from torch import nn
 
@@ -19,12 +18,9 @@ __all__ = ["Modes", "dropout_off", "evaluating", "may_drop", "modes_of", "restor
 _OWN_DROPOUT = (nn.RNNBase, nn.MultiheadAttention)
 _RANDOM = (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _KEEP_MODE = (*_OWN_DROPOUT, nn.TransformerEncoder, nn.TransformerEncoderLayer)
-_SETTING_UP = {
-    "__init__",
-    "__repr__",
-    "extra_repr",
-    "reset_parameters",
-}  # a subclass that only has these computes alike
+# a subclass that only has these computes alike
+_SETTING_UP = {"__init__", "__repr__", "extra_repr", "reset_parameters", "__dict__", "__weakref__"}
+_COMPILED = "_compiled_call_impl"  # of `module.compile()`
 
 Modes = list[tuple[nn.Module, bool, float | None]]
 """Each module, whether it trains, and its own dropout where only that is ever switched."""
@@ -42,16 +38,16 @@ def dropout_off(module: nn.Module) -> Iterator[None]:
         module: it and all its submodules; batch norms use their running statistics meanwhile, as for an answer.
     """
     before = modes_of(module)
-    for part in module.modules():
-        if isinstance(part, _OWN_DROPOUT):
-            part.dropout = 0.0
-        if not isinstance(part, _KEEP_MODE) or _has_own_code(part):
-            part.training = False
-    with training_kernels(module):
-        try:
+    try:
+        for part, _, rate in before:
+            if rate is not None:
+                part.dropout = 0.0  # type: ignore[assignment]  # a float attribute of RNNs and attention
+            if not isinstance(part, _KEEP_MODE) or _has_own_code(part):
+                part.training = False
+        with training_kernels(module):
             yield
-        finally:
-            restore(before)
+    finally:
+        restore(before)
 
 
 @contextmanager
@@ -72,10 +68,14 @@ def training_kernels(module: nn.Module) -> Iterator[None]:
 
 def _has_own_code(part: nn.Module) -> bool:
     """Whether anything but torch's own code may run when a module of torch, or of a class made from it, is called."""
-    if "forward" in vars(part):
+    patched = any(
+        callable(value) and hasattr(type(part), name) for name, value in vars(part).items() if name != _COMPILED
+    )
+    if patched or part._forward_hooks or part._forward_pre_hooks:
         return True
     kinds = [kind for kind in type(part).__mro__ if kind is not object and not kind.__module__.startswith("torch.")]
-    return any(isfunction(value) and name not in _SETTING_UP for kind in kinds for name, value in vars(kind).items())
+    own = {name: value for kind in kinds for name, value in vars(kind).items() if name not in _SETTING_UP}
+    return any(hasattr(value, "__get__") for value in own.values())  # functions, and what else binds to an instance
 
 
 @contextmanager
@@ -121,9 +121,12 @@ def may_drop(module: nn.Module) -> bool:
 
 def modes_of(module: nn.Module) -> Modes:
     """The modes that `restore` gives back."""
-    return [
-        (part, part.training, part.dropout if isinstance(part, _OWN_DROPOUT) else None) for part in module.modules()
-    ]
+    return [(part, part.training, _rate(part)) for part in module.modules()]
+
+
+def _rate(part: nn.Module) -> float | None:
+    rate = getattr(part, "dropout", None) if isinstance(part, _OWN_DROPOUT) else None
+    return rate if isinstance(rate, int | float) else None  # a subclass may have a module of that name
 
 
 def restore(modes: Modes) -> None:

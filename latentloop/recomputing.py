@@ -59,10 +59,10 @@ class _Again:
 
     def __enter__(self) -> None:
         self._modes, self._now = modes_of(self.first.module), _buffers(self.first.module)
+        copies = {id(before): before.clone() for before in self.first.changed.values() if before is not None}
         restore(self.first.modes)
         self._kernels = training_kernels(self.first.module)
         self._kernels.__enter__()
-        copies = {id(before): before.clone() for before in self.first.changed.values() if before is not None}
         for (part, name), before in self.first.changed.items():  # a buffer of two modules stays one
             part._buffers[name] = copies.get(id(before))
 

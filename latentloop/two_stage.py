@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
 from latentloop.accelerator import Precision, closing_trackers, make_accelerator, warn_of_emulation
 from latentloop.across_ranks import processes_of
 from latentloop.baselines import chance, followers, popularity
@@ -138,10 +141,22 @@ class _Recipe:
         self.outcomes[name] = Outcome(validation, test)
 
 
-def _learned_by_both(model: Recommender, base: Recommender) -> str | None:
-    """A weight that both would train: what is frozen they may share, such as embedded texts."""
-    own = {p.data_ptr() for p in model.parameters() if p.requires_grad and p.numel()}
-    return next((name for name, p in base.named_parameters() if p.numel() and p.data_ptr() in own), None)
+def _shared(model: Recommender, base: Recommender) -> str | None:
+    """A weight of both that one of them would train: what both leave frozen they may share, such as embedded texts."""
+    learns: dict[int, bool] = {}
+    for parameter in model.parameters():
+        place = _place(parameter)
+        learns[place] = learns.get(place, False) or parameter.requires_grad
+    for name, parameter in base.named_parameters():
+        place = _place(parameter)
+        if place and place in learns and (parameter.requires_grad or learns[place]):
+            return name
+    return None
+
+
+def _place(parameter: Tensor) -> int:
+    """Where its numbers lie; 0 where it has none yet."""
+    return 0 if is_lazy(parameter) else parameter.untyped_storage().data_ptr()
 
 
 @alone
@@ -215,7 +230,7 @@ def two_stage(
             raise InputError(f"{name} knows {given.num_items} items, the data holds {split.num_items}")
         if given is not None:
             check_catalog(given, split.train, "data")
-    if base is not None and epochs > 0 and (shared := _learned_by_both(model, base)):
+    if base is not None and epochs > 0 and (shared := _shared(model, base)):
         raise InputError(
             f"base must have weights of its own, to be trained beside model: it has {shared} in common with it"
         )

@@ -78,6 +78,31 @@ class DroppingInside(nn.TransformerEncoderLayer):
         return super()._ff_block(nn.functional.dropout(x, 0.5, self.training))
 
 
+class DroppingModule(nn.MultiheadAttention):
+    """What torch has as a rate is a module here."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 2, batch_first=True)
+        self.dropout = nn.Dropout(0.5)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        dropped: Tensor = self.dropout(x)  # type: ignore[operator]
+        return dropped @ self.in_proj_weight[:8].T
+
+
+def hooked() -> nn.Module:
+    module = nn.GRU(8, 8, batch_first=True)
+    module.register_forward_hook(lambda part, given, found: nn.functional.dropout(found[0], 0.5, part.training))
+    return module
+
+
+def patched() -> nn.Module:
+    module = nn.TransformerEncoderLayer(8, 2, 8, 0.5, batch_first=True)
+    feed_forward = module._ff_block
+    module._ff_block = lambda x: nn.functional.dropout(feed_forward(x), 0.5, module.training)  # type: ignore[method-assign]
+    return module
+
+
 class Named(nn.GRU):
     """A class of one's own whose code is torch's."""
 
@@ -88,6 +113,9 @@ class Named(nn.GRU):
 MODULES = [
     DroppingLayer,
     DroppingInside,
+    DroppingModule,
+    hooked,
+    patched,
     DroppingAttention,
     DroppingGRU,
     lambda: nn.TransformerEncoder(DroppingLayer(), 2),

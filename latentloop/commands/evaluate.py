@@ -203,16 +203,17 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
 
 def _how_to_get(stage: str, run: RunDirectory) -> str:
     """What to do for a model that is not there."""
+    from latentloop.commands.saved import saved_train
+
     if stage == "base" and run.config().get("with_base") is False:
         return "it was trained without --with-base, choose another --stage"
     if not run.data_path.is_dir():
         return "give `latentloop train` its options again, with --resume"
-    if stage == "rpt" and run.report_path.is_file() and all(line["stage"] != "rpt" for line in run.lines.read()):
+    asked = saved_train(run)
+    untold = all(line["stage"] != "rpt" for line in run.lines.read())
+    if stage == "rpt" and (asked.training.rpt_epochs == 0 or (untold and run.report_path.is_file())):
         return "its training made none (--rpt-epochs was 0, or no sample was selected), choose another --stage"
-    model = run.config().get("model")
-    encoder = model.get("encoder") if isinstance(model, dict) else None
-    command = resume_command(run.path, encoder=encoder if isinstance(encoder, str) else None)
-    return f"`{command}` trains on, or choose another --stage"
+    return f"`{resume_command(run.path, encoder=asked.model.encoder)}` goes on with it, or choose another --stage"
 
 
 def _excludes(run: RunDirectory) -> bool:

@@ -171,7 +171,8 @@ class Train:
             save_interactions(interactions, run.data_path)
         if text is not None and not run.text_path.is_file():
             save_text_features(text, run.text_path)
-        if run.report_path.is_file():
+        begun = {line["stage"] for line in run.lines.read()}
+        if run.report_path.is_file() and all(run.state_path(stage).is_file() for stage in begun):
             logger.info("%s is done; nothing is left to train", run.path)
         accelerator.wait_for_everyone()
         result = self._train(model, base, split, run)

@@ -170,11 +170,11 @@ def test_a_model_that_is_not_there_is_named_with_what_gives_it(
     copy = Path(shutil.copytree(run, tmp_path / "my run"))
     for stage in ("base", "spt", "rpt"):
         shutil.rmtree(copy / stage)
-    assert f"holds no rpt model: `latentloop resume '{copy}'` trains on" in said(copy, "rpt")
+    assert f"holds no rpt model: `latentloop resume '{copy}'` goes on with it" in said(copy, "rpt")
     lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
     (copy / "metrics.jsonl").write_text("".join(line for line in lines if '"stage": "rpt"' not in line))
     assert "its training made none" in said(copy, "rpt")
-    assert f"holds no spt model: `latentloop resume '{copy}'` trains on" in said(copy, "spt")
+    assert f"holds no spt model: `latentloop resume '{copy}'` goes on with it" in said(copy, "spt")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"with_base": False}))
     assert "holds no base model: it was trained without --with-base" in said(copy, "base")
@@ -183,7 +183,7 @@ def test_a_model_that_is_not_there_is_named_with_what_gives_it(
     config["model"]["encoder"] = "mine:blocks"
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "data").mkdir()
-    assert f"`latentloop resume '{copy}' --encoder mine:blocks` trains on" in said(copy, "spt")
+    assert f"`latentloop resume '{copy}' --encoder mine:blocks` goes on with it" in said(copy, "spt")
     (copy / "config.json").write_text(json.dumps({name: config[name] for name in config if name != "data"}))
     assert "was not made by `train`" in said(copy, "spt")
 
