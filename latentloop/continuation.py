@@ -14,7 +14,7 @@ from latentloop.errors import InputError
 from latentloop.facts import made_here
 from latentloop.objectives.compose import Sum, Weighted
 from latentloop.pretrained import read_config
-from latentloop.train_state import Progress, check_names, check_state, check_whole, load_progress, load_state
+from latentloop.train_state import Progress, check_names, check_whole, load_progress, load_state
 from latentloop.weights import check_weights, checksum, digest
 
 if TYPE_CHECKING:
@@ -64,17 +64,13 @@ def take_up(
     path, began = run.state_path(stage), checksum(model)
     progress = load_progress(path)
     if progress is not None:
-        if progress.data not in (None, data):
-            check_state(path, model)  # damage is told as damage
-            _check_data(path, progress, data)
+        _check_state(path, progress, model, data)  # what is refused, or left aside, leaves the model as it came
         changed = from_zero and progress.began not in (None, began)
         if changed:
             logger.info("%s starts over: the model that it begins with has changed", stage)
         if changed or (not from_zero and progress.epoch == 0):
-            check_state(path, model)  # what is left aside must have been this model's all the same
             progress = None
         else:
-            check_state(path, model)  # what is refused leaves the model as it came
             _check_best(run, stage, progress)
             _check_settings(path, progress, settings)
             load_state(path, model, optimizer)
@@ -103,9 +99,7 @@ def check_states(run: RunDirectory, models: Mapping[str, Recommender], train: Sa
         path = run.state_path(stage)
         progress = load_progress(path)
         if progress is not None:
-            check_whole(path)
-            _check_data(path, progress, data)
-            check_names(path, model)
+            _check_state(path, progress, model, data)
             _check_best(run, stage, progress)
 
 
@@ -121,9 +115,12 @@ def _check_best(run: RunDirectory, stage: str, progress: Progress) -> None:
             ) from None
 
 
-def _check_data(path: Path, progress: Progress, data: str) -> None:
+def _check_state(path: Path, progress: Progress, model: Recommender, data: str) -> None:
+    """Damage is told as damage, and other data, whose catalog may be another, as other data."""
+    check_whole(path)
     if progress.data not in (None, data):
         raise InputError(f"{path} is of other data: train on what the run began with, or choose another run")
+    check_names(path, model)
 
 
 def _check_settings(path: Path, progress: Progress, settings: dict[str, str]) -> None:

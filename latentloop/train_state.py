@@ -23,7 +23,7 @@ from latentloop.errors import InputError
 from latentloop.files import write_atomically, writing
 from latentloop.weights import digest
 
-__all__ = ["Progress", "check_names", "check_state", "check_whole", "load_progress", "load_state", "save_state"]
+__all__ = ["Progress", "check_names", "check_whole", "load_progress", "load_state", "save_state"]
 
 _PROGRESS, _CHECKSUM = "progress", "checksum"
 
@@ -104,16 +104,6 @@ def check_names(path: Path, model: nn.Module) -> None:
     with _reading(path), safe_open(str(path), framework="pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     _check_same(path, model, shapes)
-
-
-def check_state(path: Path, model: nn.Module) -> None:
-    """Refuse a state that is damaged, or whose weights are not named and shaped as those of `model`; nothing is loaded.
-
-    Raises:
-        InputError: for a file that is missing, damaged or of another model.
-    """
-    check_whole(path)
-    check_names(path, model)
 
 
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

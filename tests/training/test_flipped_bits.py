@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentloop.errors import InputError
-from latentloop.train_state import Progress, check_state, load_progress, load_state, save_state
+from latentloop.train_state import Progress, check_names, check_whole, load_progress, load_state, save_state
 from latentloop.weights import WEIGHTS, load_weights, write_weights
 
 HISTORY = [{"stage": "spt", "epoch": epoch, "ndcg@10": 0.1 * epoch, "train_seconds": 1.5} for epoch in (1, 2)]
@@ -69,7 +69,8 @@ def read_left_aside(folder: Path) -> dict[str, Any]:
     """As `--resume` does where the stage starts over."""
     progress = load_progress(folder / "state")
     assert progress is not None
-    check_state(folder / "state", Small())
+    check_whole(folder / "state")
+    check_names(folder / "state", Small())
     return dataclasses.asdict(progress)
 
 
