@@ -7,8 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # What `make stable` runs (the fast part: neither commands, nor examples, nor processes), and how often; what `make
-# compat` is given, such as COMPAT="--only oldest", and `make mutants`, such as MUTANTS="metrics objectives.rpt".
-TESTS ?= $(addprefix tests/,core data evaluation objectives test_checks.py test_dropout.py test_files.py test_item_softmax.py)
+# compat` is given, such as COMPAT="--only oldest", and `make mutants`, such as MUTANTS="measures.metrics objectives.rpt".
+TESTS ?= $(addprefix tests/,core data evaluation items modes objectives test_checks.py test_files.py)
 ORDERS ?= 20
 COMPAT ?=
 MUTANTS ?=

@@ -21,7 +21,7 @@ from latentloop.backbones.rows import Rows
 from latentloop.backbones.stack import LayerStack
 from latentloop.backbones.tiles import in_tiles
 from latentloop.errors import InputError
-from latentloop.exporting import exporting
+from latentloop.modes.exporting import exporting
 
 __all__ = ["FMLPRec", "FMLPRecBlock", "FMLPRecLayer", "LearnableFilter"]
 

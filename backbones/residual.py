@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from latentloop.checks import MOST_LAYERS, as_deep, at_least, dropout_rate
 from latentloop.errors import InputError
-from latentloop.quick_dropout import QuickDropout
+from latentloop.modes.quick_dropout import QuickDropout
 
 __all__ = ["Norm", "Padding", "Residual", "check_block", "feed_forward"]
 

@@ -20,7 +20,7 @@ from latentloop.backbones.stack import LayerStack
 from latentloop.backbones.tiles import in_tiles
 from latentloop.checks import MOST_LAYERS, as_deep, at_least, dropout_rate
 from latentloop.errors import InputError
-from latentloop.quick_dropout import QuickDropout, quick_dropout
+from latentloop.modes.quick_dropout import QuickDropout, quick_dropout
 
 __all__ = ["CausalAttention", "SASRec", "SASRecBlock", "SASRecLayer"]
 

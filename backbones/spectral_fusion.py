@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from latentloop.exporting import exporting
+from latentloop.modes.exporting import exporting
 
 __all__ = ["SpectralFusion"]
 

@@ -31,9 +31,9 @@ from latentloop.backbones.spectral_fusion import SpectralFusion
 from latentloop.backbones.text_adaptor import TextAdaptor
 from latentloop.backbones.text_table import TextTable
 from latentloop.errors import InputError
-from latentloop.exporting import exporting
-from latentloop.quick_dropout import QuickDropout
-from latentloop.text_features import TextFeatures
+from latentloop.items.text_features import TextFeatures
+from latentloop.modes.exporting import exporting
+from latentloop.modes.quick_dropout import QuickDropout
 
 __all__ = ["TedRec", "TedRecBlock"]
 

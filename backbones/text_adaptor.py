@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentloop.errors import InputError
-from latentloop.quick_dropout import QuickDropout
+from latentloop.modes.quick_dropout import QuickDropout
 
 __all__ = ["TextAdaptor"]
 

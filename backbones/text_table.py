@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from latentloop.errors import InputError
-from latentloop.text_features import TextFeatures
+from latentloop.items.text_features import TextFeatures
 
 __all__ = ["TextTable"]
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from latentloop.exporting import exporting
+from latentloop.modes.exporting import exporting
 
 __all__ = ["in_tiles"]
 

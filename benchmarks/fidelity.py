@@ -33,7 +33,7 @@ from latentloop.evaluation import evaluate
 from latentloop.followers import Followers
 from latentloop.objectives import NextItem
 from latentloop.recipes import build_recommender
-from latentloop.run_directory import RunDirectory
+from latentloop.runs.directory import RunDirectory
 from latentloop.training import fit
 
 

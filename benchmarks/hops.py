@@ -36,7 +36,7 @@ from latentloop.evaluation import ranks
 from latentloop.objectives import NextItemEverywhere
 from latentloop.randomness import dropout_seed, fold, generator
 from latentloop.recipes import build_recommender
-from latentloop.run_directory import RunDirectory
+from latentloop.runs.directory import RunDirectory
 from latentloop.training import fit
 
 STORED = Path("benchmarks/results/hops.jsonl")

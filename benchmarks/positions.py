@@ -23,8 +23,8 @@ from latentloop.data.readers import load_interactions
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.windows import Windows
 from latentloop.evaluation import evaluate
+from latentloop.fitting.optimizer import build_optimizer
 from latentloop.objectives import NextItem, NextItemEverywhere, Objective, encode_views, views_of
-from latentloop.optimizer import build_optimizer
 from latentloop.randomness import dropout_seed, fold
 from latentloop.recipes import build_recommender
 

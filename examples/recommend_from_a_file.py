@@ -9,7 +9,7 @@ import sys
 
 from latentloop import Recommender, k_core, load_interactions, two_stage
 from latentloop.backbones.sasrec import SASRec
-from latentloop.item_ids import ItemId
+from latentloop.items.ids import ItemId
 from latentloop.recipes import build_recommender
 
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from latentloop.errors import InputError, InputTypeError
     from latentloop.evaluation import evaluate
     from latentloop.followers import Followers
+    from latentloop.measures.significance import compare
     from latentloop.objectives import RPT, SPT, NextItem, StepAlignment, TrajectoryAlignment
     from latentloop.per_step import PerStep
     from latentloop.recommender import Recommender
     from latentloop.recurrence import RecurrentDepth, Thoughts
-    from latentloop.run_directory import RunDirectory
-    from latentloop.significance import compare
+    from latentloop.runs.directory import RunDirectory
     from latentloop.training import fit
     from latentloop.two_stage import two_stage
 
@@ -69,13 +69,13 @@ _HOME = {
     "PerStep": "per_step",
     "Recommender": "recommender",
     "RecurrentDepth": "recurrence",
-    "RunDirectory": "run_directory",
+    "RunDirectory": "runs.directory",
     "StepAlignment": "objectives",
     "Thoughts": "recurrence",
     "TrajectoryAlignment": "objectives",
     "UniformDepth": "depth",
     "adapt": "adapt",
-    "compare": "significance",
+    "compare": "measures.significance",
     "evaluate": "evaluation",
     "fit": "training",
     "global_time": "data",

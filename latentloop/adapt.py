@@ -9,7 +9,7 @@ A module's signature is read once, at construction. It is called with x and, of 
     lengths (B,); history (B, L); offsets (B + 1,); max_length int; or all of these by **context
     step int                                                0 at the first thought of a core-block, and elsewhere
 
-A module of (x, lengths) may want rows that start with their oldest token: see `layout_trial`.
+A module of (x, lengths) may want rows that start with their oldest token: see `blocks.layout_trial`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from latentloop.calls import WAY_OUT, Call, Context, PlainCall, RecurrentCall, TransformerCall
-from latentloop.dropout import evaluating
+from latentloop.blocks.calls import WAY_OUT, Call, PlainCall, RecurrentCall, TransformerCall
+from latentloop.blocks.context import Context, context_of
+from latentloop.blocks.fact_trial import try_facts
+from latentloop.blocks.facts import Facts, facts, made_here
+from latentloop.blocks.layout_trial import try_layout
+from latentloop.blocks.padding_trial import Remedy, aside, try_padding
+from latentloop.blocks.way_to_call import plain_call, way_to_call
 from latentloop.errors import InputError, InputTypeError
-from latentloop.fact_trial import try_facts
-from latentloop.facts import Facts, facts, made_here
-from latentloop.layout_trial import try_layout
-from latentloop.padding_trial import Remedy, aside, try_padding
-from latentloop.way_to_call import plain_call, way_to_call
+from latentloop.modes.dropout import evaluating
 
 __all__ = ["Adapted", "Block", "adapt", "adapt_both"]
 
@@ -135,9 +136,9 @@ class Adapted(nn.Module):
 
         Raises:
             InputError: for a size that does not fit the module or the context, an output not shaped like x, or one that
-            padding makes NaN, see `padding_trial`.
+            padding makes NaN, see `blocks.padding_trial`.
         """
-        padding, context = _context(x, padding_mask, lengths, history, offsets, max_length, step)
+        padding, context = context_of(x, padding_mask, lengths, history, offsets, max_length, step)
         self._check(x, packed=offsets is not None)
         if not x.shape[0]:  # no rows: an RNN, a transform, many a reshape would fail
             return x
@@ -162,8 +163,8 @@ class Adapted(nn.Module):
             length: L.
 
         Raises:
-            InputError: for an output not shaped like x, one that padding makes NaN, see `padding_trial`, or a declared
-                fact that does not hold, see `fact_trial`.
+            InputError: for an output not shaped like x, one that padding makes NaN, see `blocks.padding_trial`, or a declared
+                fact that does not hold, see `blocks.fact_trial`.
             InputTypeError: for an output without hidden states.
         """
         if self._own or self.call.takes_packed or isinstance(self.call, RecurrentCall | TransformerCall):
@@ -227,7 +228,7 @@ class _AdaptedWithLast(Adapted):
         step: int = 0,
     ) -> Float[Tensor, "B d"]:
         """The newest position's output: what `forward` has there, for less work."""
-        padding, context = _context(x, padding_mask, lengths, history, offsets, max_length, step)
+        padding, context = context_of(x, padding_mask, lengths, history, offsets, max_length, step)
         self._check(x, packed=offsets is not None)
         if not x.shape[0]:
             return x if offsets is not None else x[:, -1]
@@ -283,37 +284,3 @@ def adapt_both(pre_block: nn.Module, core_block: nn.Module | Literal["copy"]) ->
     if isinstance(core_block, str) and core_block != "copy":
         raise InputError(f'core_block must be a module or "copy", got {core_block!r}')
     return adapt(pre_block), adapt(copy.deepcopy(pre_block) if isinstance(core_block, str) else core_block)
-
-
-def _context(
-    x: Tensor,
-    padding_mask: Tensor | None,
-    lengths: Tensor | None,
-    history: Tensor | None,
-    offsets: Tensor | None,
-    max_length: int | None,
-    step: int,
-) -> tuple[Tensor | None, Context]:
-    """The padding as it is, and what the module is told of it."""
-    if offsets is not None:
-        return None, Context(offsets=offsets, max_length=max_length, history=history, step=step)
-    if x.ndim != 3:
-        raise InputError(f"x must be (B, L, d), or (tokens, d) with offsets, got {tuple(x.shape)}")
-    rows, length = x.shape[:2]
-    for name, value, wanted in (
-        ("padding_mask", padding_mask, (rows, length)),
-        ("lengths", lengths, (rows,)),
-        ("history", history, (rows, length)),
-    ):
-        if value is not None and value.shape != wanted:
-            raise InputError(f"{name} must be {wanted} for x {tuple(x.shape)}, got {tuple(value.shape)}")
-    if padding_mask is not None and padding_mask.dtype != torch.bool:
-        raise InputError(f"padding_mask must be bool, True = padding, got {padding_mask.dtype}")
-    if padding_mask is None and lengths is not None:
-        padding_mask = torch.arange(length, device=x.device) < length - lengths[:, None]
-    elif padding_mask is None and history is not None:
-        padding_mask = history == 0
-    if padding_mask is None:
-        return None, Context(step=step)
-    told = padding_mask & (torch.arange(length, device=x.device) < length - 1)
-    return padding_mask, Context(told, (~told).sum(1), history, None, max_length, step)

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from latentloop.blocks.held import held_by
 from latentloop.errors import InputError, InputTypeError
-from latentloop.held import held_by
 
 __all__ = ["Add", "Aggregate", "Concat", "Gate", "Mean", "build_aggregate", "refuse_unseen_weights"]
 

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from latentloop.bonus import check_bonus
 from latentloop.data.sequences import Samples
 from latentloop.data.splits import Split
 from latentloop.errors import InputError
 from latentloop.evaluation import describe_protocol
 from latentloop.followers import Followers
-from latentloop.metrics import CUTOFFS, Ranks
-from latentloop.results import Evaluation
+from latentloop.items.bonus import check_bonus
+from latentloop.measures.metrics import CUTOFFS, Ranks
+from latentloop.measures.results import Evaluation
 
 __all__ = ["chance", "chance_ranks", "followers", "followers_ranks", "popularity", "popularity_ranks"]
 

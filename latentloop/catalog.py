@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from latentloop.data.sequences import Samples
 from latentloop.errors import InputError
-from latentloop.item_ids import ItemId, ItemIds
+from latentloop.items.ids import ItemIds, check_numbering
 
-__all__ = ["check_catalog", "check_numbering", "cut_of", "warn_of_cut"]
+__all__ = ["check_catalog", "cut_of", "warn_of_cut"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,31 +33,6 @@ def check_catalog(model: Any, samples: Samples, name: str = "samples") -> None:
     known = getattr(model, "item_ids", None)
     if isinstance(known, ItemIds):
         check_numbering(known.ids, samples.sequences.item_ids, name)
-
-
-def check_numbering(known: Sequence[ItemId], ids: Sequence[ItemId] | None, name: str) -> None:
-    """Refuse ids of which some are the model's and not all have its numbers; "7" and 7 are one id.
-
-    Args:
-        known: the model's ids of items 1..N.
-        ids: those of what is to be learned from or ranked; None where nobody said.
-        name: what errors call it.
-
-    Raises:
-        InputError: naming the first number that means two items.
-    """
-    if ids is None or known == ids or list(known) == list(ids):
-        return
-    ours, theirs = list(map(str, known)), list(map(str, ids))
-    if ours == theirs or set(ours).isdisjoint(theirs):
-        return
-    if len(ours) != len(theirs):
-        raise InputError(f"{name}: ids of {len(theirs)} items, but the model knows {len(ours)}")
-    number = next(place for place, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
-    raise InputError(
-        f"{name}: item {number + 1} is {ids[number]!r} there and {known[number]!r} in the model: number the data's items "
-        "as the model does (`model.item_ids`), or make a new model"
-    )
 
 
 def cut_of(model: Any, samples: Samples) -> int | None:

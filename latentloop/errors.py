@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["InputError", "InputTypeError"]
+__all__ = ["InputError", "InputTypeError", "one_line"]
 
 
 class InputError(ValueError):
@@ -22,3 +22,8 @@ class InputError(ValueError):
 
 class InputTypeError(TypeError):
     """An argument of the wrong kind; the message names it, what was found and what to do."""
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without its line breaks, cut to a readable length."""
+    return " ".join(str(error).split())[:200]

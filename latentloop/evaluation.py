@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latentloop.across_ranks import ALONE, Processes
-from latentloop.bonus import Bonus, Scores, bonus_of, check_bonus, name_of, times
 from latentloop.catalog import check_catalog, warn_of_cut
 from latentloop.checks import as_deep, at_least
 from latentloop.data.sequences import Samples
-from latentloop.dropout import evaluating
 from latentloop.encoder import Thoughts
 from latentloop.errors import InputError, InputTypeError
-from latentloop.item_ranks import count_ranks
-from latentloop.metrics import CUTOFFS, Ranks, metric_names
+from latentloop.items.bonus import Bonus, Scores, bonus_of, check_bonus, name_of, times
+from latentloop.items.ranks import count_ranks
+from latentloop.items.same_keys import same_keys
+from latentloop.measures.metrics import CUTOFFS, Ranks, metric_names
+from latentloop.measures.results import Evaluation, Protocol, Subgroup
+from latentloop.modes.dropout import evaluating
 from latentloop.randomness import dropout_seed, fold
-from latentloop.results import Evaluation, Protocol, Subgroup
-from latentloop.same_keys import same_keys
 
 __all__ = ["Evaluation", "Protocol", "Subgroup", "Thinker", "describe_protocol", "evaluate", "ranks", "weighted_ranks"]
 

@@ -17,12 +17,12 @@ import torch
 from jaxtyping import Float32, Int, Int64
 from torch import Tensor
 
-from latentloop.bonus import Scores
 from latentloop.checks import at_least, zero_or_more
 from latentloop.data.interactions import Id
 from latentloop.errors import InputError
 from latentloop.evaluation import Thinker, weighted_ranks
-from latentloop.metrics import parse_metric
+from latentloop.items.bonus import Scores
+from latentloop.measures.metrics import parse_metric
 
 if TYPE_CHECKING:
     from latentloop.data.sequences import Samples

@@ -16,12 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latentloop.encoder import Thoughts
-from latentloop.errors import InputError
-from latentloop.everywhere import Everywhere, check_everywhere
-from latentloop.input_stage import checked_history, embedded
-from latentloop.packing import Packing
+from latentloop.errors import InputError, one_line
 from latentloop.replayable import replayable
-from latentloop.weights import one_line
+from latentloop.thinking.everywhere import Everywhere, check_everywhere
+from latentloop.thinking.input_stage import checked_history, embedded
+from latentloop.thinking.packing import Packing
 
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender

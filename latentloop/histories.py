@@ -13,7 +13,7 @@ from jaxtyping import Int, Int64
 from torch import Tensor
 
 from latentloop.errors import InputError, InputTypeError
-from latentloop.item_ids import ItemId, ItemIds
+from latentloop.items.ids import ItemId, ItemIds
 
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions

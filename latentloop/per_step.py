@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from latentloop.adapt import Adapted, adapt
+from latentloop.blocks.facts import facts
+from latentloop.blocks.low_rank import LowRank, low_rank
 from latentloop.checks import as_deep, at_least
 from latentloop.encoder import read_newest
 from latentloop.errors import InputError, InputTypeError
-from latentloop.facts import facts
-from latentloop.low_rank import LowRank, low_rank
 
 __all__ = ["PerStep"]
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from latentloop.bonus import Bonus, bonus_of, check_bonus
 from latentloop.checks import at_least, is_whole
-from latentloop.dropout import evaluating
 from latentloop.errors import InputError, InputTypeError
 from latentloop.histories import from_ids, from_tensor, of_users
-from latentloop.item_ids import ItemId, ItemIds
-from latentloop.top_k import top_k
+from latentloop.items.bonus import Bonus, bonus_of, check_bonus
+from latentloop.items.ids import ItemId, ItemIds
+from latentloop.items.top_k import top_k
+from latentloop.modes.dropout import evaluating
 
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions

@@ -14,24 +14,24 @@ from latentloop.aggregate import refuse_unseen_weights
 from latentloop.checks import as_deep, at_least, dropout_rate, zero_or_more
 from latentloop.depth import DepthLaw
 from latentloop.encoder import Encoder, Thoughts
-from latentloop.encoder_settings import encoder_settings, scorer_settings
 from latentloop.errors import InputError, InputTypeError
-from latentloop.everywhere import Everywhere, check_everywhere
-from latentloop.input_stage import begin, checked_history
-from latentloop.item_ids import ItemId, ItemIds
-from latentloop.packing import Packing
+from latentloop.items.ids import ItemId, ItemIds
+from latentloop.modes.quick_dropout import QuickDropout
 from latentloop.per_step import PerStep
-from latentloop.pretrained import Pretrained
-from latentloop.quick_dropout import QuickDropout
 from latentloop.randomness import fold, row_keys
+from latentloop.saving.encoder_settings import encoder_settings, scorer_settings
+from latentloop.saving.pretrained import Pretrained
 from latentloop.scoring import Scorer, build_scorer
 from latentloop.single_pass import SinglePass
 from latentloop.stacked import Stacked
+from latentloop.thinking.everywhere import Everywhere, check_everywhere
+from latentloop.thinking.input_stage import begin, checked_history
+from latentloop.thinking.packing import Packing
 
 if TYPE_CHECKING:
-    from latentloop.bonus import Bonus
     from latentloop.data.interactions import Interactions
     from latentloop.data.splits import Split
+    from latentloop.items.bonus import Bonus
     from latentloop.recommend import Recommendations
 
 __all__ = ["InferenceState", "Recommender"]

@@ -21,14 +21,14 @@ from torch.utils.checkpoint import checkpoint
 
 from latentloop.adapt import adapt_both
 from latentloop.aggregate import Aggregate, build_aggregate
+from latentloop.blocks.facts import facts
+from latentloop.blocks.left_padded import check_left_padded
 from latentloop.checks import as_deep, at_least, zero_or_more
 from latentloop.depth import DepthLaw, LogNormalPoisson
 from latentloop.encoder import Encoder, Thoughts, distance_from_newest, newest, read_newest, same_shape
 from latentloop.errors import InputError, InputTypeError
-from latentloop.facts import facts
-from latentloop.left_padded import check_left_padded
+from latentloop.modes.recomputing import recomputing
 from latentloop.randomness import keyed_normal
-from latentloop.recomputing import recomputing
 
 __all__ = ["Encoder", "RecurrentDepth", "Thoughts", "distance_from_newest"]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from latentloop.facts import facts, made_here
-from latentloop.quick_dropout import QuickDropout
+from latentloop.blocks.facts import facts, made_here
+from latentloop.modes.quick_dropout import QuickDropout
 from latentloop.recurrence import RecurrentDepth
 from latentloop.single_pass import SinglePass
 

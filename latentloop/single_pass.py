@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latentloop.adapt import adapt
+from latentloop.blocks.facts import facts
 from latentloop.depth import DepthLaw, FixedDepth
 from latentloop.encoder import Thoughts, newest, read_newest, same_shape
 from latentloop.errors import InputError
-from latentloop.facts import facts
 
 __all__ = ["SinglePass"]
 

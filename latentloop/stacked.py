@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from latentloop.adapt import adapt_both
-from latentloop.facts import facts
+from latentloop.blocks.facts import facts
 
 __all__ = ["Stacked"]
 

@@ -9,28 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latentloop.accelerator import allow_unused, make_accelerator
 from latentloop.across_ranks import processes_of
-from latentloop.best_weights import BestWeights
-from latentloop.catalog import check_catalog, check_numbering, warn_of_cut
-from latentloop.continuation import backbone_of, data_hash, in_words, take_up
+from latentloop.catalog import check_catalog, warn_of_cut
 from latentloop.data.sequences import Samples
 from latentloop.errors import InputError, InputTypeError
 from latentloop.finite import NotFinite
+from latentloop.fitting.accelerator import allow_unused, make_accelerator
+from latentloop.fitting.optimizer import build_optimizer
+from latentloop.fitting.row_gradients import row_gradients
+from latentloop.fitting.schedule import Schedule, ScheduleName, build_schedule
+from latentloop.fitting.settings import check_settings
+from latentloop.fitting.stage import TrainingStage
+from latentloop.fitting.step import StepModule
 from latentloop.graphed_thinking import GraphedThinking
-from latentloop.metrics import parse_metric
+from latentloop.items.ids import check_numbering
+from latentloop.measures.metrics import parse_metric
 from latentloop.objectives.contract import Objective, touches_few_items, underway
 from latentloop.objectives.learnable import check_learnable
 from latentloop.objectives.replay import may_replay
-from latentloop.optimizer import build_optimizer
-from latentloop.row_gradients import row_gradients
-from latentloop.run_directory import RunDirectory
-from latentloop.run_lock import alone
-from latentloop.schedule import Schedule, ScheduleName, build_schedule
-from latentloop.train_state import Progress
-from latentloop.training_settings import check_settings
-from latentloop.training_stage import TrainingStage
-from latentloop.training_step import StepModule
+from latentloop.runs.best_weights import BestWeights
+from latentloop.runs.continuation import backbone_of, data_hash, in_words, take_up
+from latentloop.runs.directory import RunDirectory
+from latentloop.runs.lock import alone
+from latentloop.runs.train_state import Progress
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -8,10 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-from torch.nn.parameter import is_lazy
-
-from latentloop.accelerator import Precision, closing_trackers, make_accelerator, warn_of_emulation
 from latentloop.across_ranks import processes_of
 from latentloop.baselines import chance, followers, popularity
 from latentloop.catalog import check_catalog
@@ -20,17 +16,19 @@ from latentloop.data.interactions import Interactions
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate
+from latentloop.fitting.accelerator import Precision, closing_trackers, make_accelerator, warn_of_emulation
+from latentloop.fitting.schedule import Schedule, ScheduleName
+from latentloop.fitting.settings import check_settings
+from latentloop.fitting.shared_weights import shared_weight
 from latentloop.followers import Followers
+from latentloop.measures.results import Evaluation
 from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Objective, select, views_of
 from latentloop.objectives.compose import parts_of
 from latentloop.objectives.learnable import check_learnable
 from latentloop.randomness import dropout_seed, fold
-from latentloop.results import Evaluation
-from latentloop.run_directory import RunDirectory
-from latentloop.run_lock import alone
-from latentloop.schedule import Schedule, ScheduleName
+from latentloop.runs.directory import RunDirectory
+from latentloop.runs.lock import alone
 from latentloop.training import Fitted, fit
-from latentloop.training_settings import check_settings
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -141,24 +139,6 @@ class _Recipe:
         self.outcomes[name] = Outcome(validation, test)
 
 
-def _shared(model: Recommender, base: Recommender) -> str | None:
-    """A weight of both that one of them would train: what both leave frozen they may share, such as embedded texts."""
-    learns: dict[int, bool] = {}
-    for parameter in model.parameters():
-        place = _place(parameter)
-        learns[place] = learns.get(place, False) or parameter.requires_grad
-    for name, parameter in base.named_parameters():
-        place = _place(parameter)
-        if place and place in learns and (parameter.requires_grad or learns[place]):
-            return name
-    return None
-
-
-def _place(parameter: Tensor) -> int:
-    """Where its numbers lie; 0 where it has none yet."""
-    return 0 if is_lazy(parameter) else parameter.untyped_storage().data_ptr()
-
-
 @alone
 def two_stage(
     model: Recommender,
@@ -230,7 +210,7 @@ def two_stage(
             raise InputError(f"{name} knows {given.num_items} items, the data holds {split.num_items}")
         if given is not None:
             check_catalog(given, split.train, "data")
-    if base is not None and epochs > 0 and (shared := _shared(model, base)):
+    if base is not None and epochs > 0 and (shared := shared_weight(model, base)):
         raise InputError(
             f"base must have weights of its own, to be trained beside model: it has {shared} in common with it"
         )

@@ -18,7 +18,7 @@ from torch import nn
 
 from latentloop.errors import InputError
 from latentloop.files import folder_for, is_leftover, remove_leftovers, write_atomically, write_together, writing
-from latentloop.weights import WEIGHTS, checksum, saved_checksum, saved_shape, saved_size, write_weights
+from latentloop.saving.weights import WEIGHTS, checksum, saved_checksum, saved_shape, saved_size, write_weights
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077])

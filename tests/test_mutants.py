@@ -35,7 +35,7 @@ class Circle:
 
 
 def test_the_command_takes_modules_or_none() -> None:
-    for named in ([], ["depth", "metrics"]):
+    for named in ([], ["depth", "measures.metrics"]):
         assert command().parse_args(named).modules == named
     with pytest.raises(SystemExit, match="2"):
         command().parse_args(["training"])

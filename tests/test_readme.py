@@ -41,6 +41,15 @@ def test_files_named_exist() -> None:
     assert [name for name in sorted(named) if not (README.parent / name).is_file()] == []
 
 
+def test_the_tree_is_told_whole() -> None:
+    told = TEXT[TEXT.index("Where what is, in `latentloop/`") : TEXT.index("Everything random is keyed")]
+    named = re.findall(r"`([a-z_]+(?:\.py|/))`", told[told.index("|") :])
+    package = README.parent / "latentloop"
+    there = [f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists() and not path.is_symlink()]
+    there += [path.name for path in package.glob("*.py") if not path.name.startswith("__")]
+    assert sorted(named) == sorted(there)
+
+
 def test_findings_are_named_and_exist() -> None:
     benchmarks = README.parent / "benchmarks"
     page = (benchmarks / "RESULTS.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from benchmarks.paper.grids import EXPERIMENTS
 from benchmarks.paper.matching import Found, find, seeds_of
 from benchmarks.paper.stored import Line
 from benchmarks.paper.tables import head_of, line_of, mean_of, relative_of, training_of
-from latentloop.significance import paired_t
+from latentloop.measures.significance import paired_t
 
 __all__ = ["followers_table", "ranked"]
 

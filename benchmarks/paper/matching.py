@@ -14,7 +14,7 @@ import torch
 from benchmarks.paper.cell import CAUSAL, UNTRAINED, Cell
 from benchmarks.paper.rows import TRAINING, Row
 from benchmarks.paper.stored import Line, gains
-from latentloop.significance import paired_t
+from latentloop.measures.significance import paired_t
 
 __all__ = ["Difference", "Found", "find", "most_common", "seeds_of"]
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from benchmarks.paper.cell import Cell
 from latentloop.data.splits import Split
 from latentloop.data.text_encoders import load_text_features
+from latentloop.items.text_features import TextFeatures
 from latentloop.objectives import SPT, NextItem, NextItemEverywhere
 from latentloop.per_step import PerStep
 from latentloop.randomness import dropout_seed, fold, generator
 from latentloop.recipes import BACKBONES, build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
-from latentloop.text_features import TextFeatures
 
 __all__ = ["build", "pre_training", "reads_texts", "text_path", "text_start", "texts"]
 

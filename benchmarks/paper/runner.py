@@ -34,7 +34,7 @@ from benchmarks.paper.rows import TRAINING, Row
 from benchmarks.paper.stored import CELLS, finished
 from benchmarks.paper.train import run_cell
 from benchmarks.paper.tuning import BUDGET, GRID, SEED, TUNED, choices, tuned
-from latentloop.run_lock import Taken
+from latentloop.runs.lock import Taken
 
 __all__ = ["Options", "end_with", "main", "seconds"]
 

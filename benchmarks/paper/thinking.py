@@ -10,11 +10,11 @@ from einops import rearrange
 from torch import Tensor
 
 from latentloop.data.sequences import Samples
-from latentloop.dropout import evaluating
 from latentloop.encoder import Thoughts
 from latentloop.evaluation import Thinker, evaluate
-from latentloop.item_ranks import count_ranks
-from latentloop.metrics import Ranks, ndcg
+from latentloop.items.ranks import count_ranks
+from latentloop.measures.metrics import Ranks, ndcg
+from latentloop.modes.dropout import evaluating
 from latentloop.randomness import fold, row_keys
 from latentloop.recommender import Recommender
 

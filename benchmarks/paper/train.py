@@ -16,19 +16,19 @@ from benchmarks.paper.data import load_split
 from benchmarks.paper.gradients import gradient_norms
 from benchmarks.paper.models import build, pre_training, texts
 from benchmarks.paper.thinking import thinking
-from latentloop.accelerator import make_accelerator
 from latentloop.baselines import chance, followers, popularity
 from latentloop.data.card import content_hash
 from latentloop.data.sequences import Samples
 from latentloop.data.splits import Split
 from latentloop.evaluation import evaluate
+from latentloop.fitting.accelerator import make_accelerator
 from latentloop.followers import Followers
-from latentloop.metrics import Ranks, ndcg
+from latentloop.measures.metrics import Ranks, ndcg
+from latentloop.measures.results import Evaluation
 from latentloop.objectives import RPT, NDCGReward, RecallReward, select
 from latentloop.randomness import dropout_seed, fold
 from latentloop.recommender import Recommender
-from latentloop.results import Evaluation
-from latentloop.run_directory import RunDirectory
+from latentloop.runs.directory import RunDirectory
 from latentloop.training import Fitted, fit
 
 __all__ = ["parts_of_training", "run_cell"]

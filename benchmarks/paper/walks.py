@@ -20,8 +20,8 @@ from benchmarks.paper.cell import Cell
 from benchmarks.paper.data import load_split
 from latentloop.data.sequences import Samples
 from latentloop.followers import Followers
-from latentloop.metrics import Ranks, ndcg
-from latentloop.significance import paired_t
+from latentloop.measures.metrics import Ranks, ndcg
+from latentloop.measures.significance import paired_t
 
 __all__ = ["SHARES", "Options", "main", "ranks_by_share"]
 

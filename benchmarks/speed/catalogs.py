@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from benchmarks.speed.flops import DIM, Work, score
 from benchmarks.speed.options import Device, Options
 from benchmarks.speed.timing import Action, Pair
-from latentloop.item_policy import weighed_log_prob_and_kl
-from latentloop.item_ranks import count_ranks
-from latentloop.item_softmax import cross_entropy
-from latentloop.top_k import top_k
+from latentloop.items.policy import weighed_log_prob_and_kl
+from latentloop.items.ranks import count_ranks
+from latentloop.items.softmax import cross_entropy
+from latentloop.items.top_k import top_k
 
 __all__ = ["catalogs"]
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from benchmarks.speed.options import Options
 from benchmarks.speed.timing import Action, Pair
 from benchmarks.speed.world import LENGTH, loop, random_split
-from latentloop.accelerator import make_accelerator
 from latentloop.data.batch import Batch, batches
 from latentloop.data.sequences import Samples, Sequences
 from latentloop.depth import FixedDepth
+from latentloop.fitting.accelerator import make_accelerator
+from latentloop.fitting.optimizer import build_optimizer
+from latentloop.fitting.step import StepModule, updates
 from latentloop.objectives import SPT, SampledNextItem
 from latentloop.objectives.contract import touches_few_items, views_of
-from latentloop.optimizer import build_optimizer
-from latentloop.training_step import StepModule, updates
 
 __all__ = ["sampled"]
 

@@ -16,21 +16,21 @@ from benchmarks.speed.options import Device, Options
 from benchmarks.speed.timing import Action, Pair
 from benchmarks.speed.twins import rpt_loss, spt_loss
 from benchmarks.speed.world import LENGTH, loop, padded_twin, random_split
-from latentloop.accelerator import make_accelerator
 from latentloop.data.batch import Batch, at_once, batches
 from latentloop.data.counted import counted
 from latentloop.data.positives import SameTarget
 from latentloop.data.sequences import Samples
 from latentloop.data.splits import Split
 from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson
+from latentloop.fitting.accelerator import make_accelerator
+from latentloop.fitting.optimizer import build_optimizer
+from latentloop.fitting.step import StepModule, updates
 from latentloop.graphed_thinking import GraphedThinking
 from latentloop.objectives import RPT, SPT
 from latentloop.objectives.contract import Objective, views_of
-from latentloop.optimizer import build_optimizer
 from latentloop.randomness import dropout_seed
 from latentloop.recommender import Recommender
 from latentloop.training import fit
-from latentloop.training_step import StepModule, updates
 
 __all__ = ["depths", "epoch", "rpt", "spt"]
 

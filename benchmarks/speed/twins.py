@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentloop.data.batch import Batch
-from latentloop.dropout import dropout_off
+from latentloop.modes.dropout import dropout_off
 from latentloop.randomness import fold, generator, row_keys
 from latentloop.recommender import Recommender
 

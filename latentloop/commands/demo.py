@@ -47,9 +47,9 @@ class Demo:
     def _run(self, out: Path) -> None:
         from latentloop.commands.train import Train
         from latentloop.data.synthetic import synthetic_log
-        from latentloop.report import say
-        from latentloop.run_directory import RunDirectory
-        from latentloop.run_lock import held
+        from latentloop.runs.directory import RunDirectory
+        from latentloop.runs.lock import held
+        from latentloop.runs.report import say
 
         at_least("users", self.users, 1)
         train = Train(

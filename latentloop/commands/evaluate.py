@@ -17,7 +17,7 @@ from latentloop.errors import InputError
 if TYPE_CHECKING:
     from latentloop.data.splits import Split
     from latentloop.recommender import Recommender
-    from latentloop.run_directory import RunDirectory
+    from latentloop.runs.directory import RunDirectory
 
 __all__ = ["Evaluate", "check_depths", "open_run"]
 
@@ -66,11 +66,11 @@ class Evaluate:
         from latentloop.evaluation import evaluate
         from latentloop.files import folder_for, write_json
         from latentloop.followers import Followers
-        from latentloop.metrics import metric_names
+        from latentloop.measures.metrics import metric_names
+        from latentloop.measures.tables import Row, depth_table, results_table, subgroup_table
         from latentloop.randomness import dropout_seed, fold
-        from latentloop.report import say
-        from latentloop.run_directory import RunDirectory
-        from latentloop.tables import Row, depth_table, results_table, subgroup_table
+        from latentloop.runs.directory import RunDirectory
+        from latentloop.runs.report import say
 
         if self.out is not None:
             check_output(self.out, overwrite=self.overwrite)
@@ -158,8 +158,8 @@ def open_run(run: RunDirectory, stage: Stage = "best", encoder: str | None = Non
     from latentloop.commands.options import DataOptions
     from latentloop.commands.saved import saved_options
     from latentloop.data.store import load_saved_interactions
-    from latentloop.pretrained import read_config
     from latentloop.recommender import Recommender
+    from latentloop.saving.pretrained import read_config
 
     if stage == "best" and _untold(run):
         raise InputError(

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from latentloop.depth import DepthLaw
+    from latentloop.items.text_features import TextFeatures
     from latentloop.recipes import Backbone
     from latentloop.recommender import Recommender
-    from latentloop.text_features import TextFeatures
 
 __all__ = ["ModelOptions"]
 
@@ -164,8 +164,8 @@ class ModelOptions:
         from torch import nn
 
         from latentloop.adapt import adapt_both
-        from latentloop.low_rank import matrices
-        from latentloop.own_blocks import load_blocks
+        from latentloop.blocks.low_rank import matrices
+        from latentloop.commands.own_blocks import load_blocks
         from latentloop.per_step import PerStep
         from latentloop.recurrence import RecurrentDepth
         from latentloop.stacked import Stacked

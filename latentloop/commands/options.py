@@ -179,7 +179,7 @@ class RPTOptions:
 
     def build(self) -> RPT:
         """The objective."""
-        from latentloop.metrics import as_cutoff
+        from latentloop.measures.metrics import as_cutoff
         from latentloop.objectives import RPT, NDCGReward, RecallReward
 
         if self.clip > _WIDEST_CLIP:

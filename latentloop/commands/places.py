@@ -62,7 +62,7 @@ def spare_runs(path: Path) -> None:
     Raises:
         InputError: naming the run.
     """
-    from latentloop.run_directory import RunDirectory
+    from latentloop.runs.directory import RunDirectory
 
     run = RunDirectory.owning(path)
     if run is not None:

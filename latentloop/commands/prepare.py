@@ -29,7 +29,7 @@ class Prepare:
         """Carry it out."""
         from latentloop.data.store import save_interactions
         from latentloop.errors import InputError
-        from latentloop.report import say
+        from latentloop.runs.report import say
 
         spare_runs(self.out)
         if self.out.exists() and not self.overwrite:

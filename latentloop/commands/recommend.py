@@ -70,8 +70,8 @@ class Recommend:
         from latentloop.commands.options import DataOptions
         from latentloop.commands.saved import saved_options
         from latentloop.followers import Followers
-        from latentloop.item_ids import ItemIds
-        from latentloop.run_directory import RunDirectory
+        from latentloop.items.ids import ItemIds
+        from latentloop.runs.directory import RunDirectory
 
         if self.out.suffix not in SUFFIXES:
             raise InputError(f"--out must end in {', '.join(SUFFIXES)}, got {self.out}")

@@ -14,7 +14,7 @@ from latentloop.checks import is_whole
 from latentloop.errors import InputError
 
 if TYPE_CHECKING:
-    from latentloop.item_ids import ItemIds
+    from latentloop.items.ids import ItemIds
 
 __all__ = ["SUFFIXES", "Requests", "read_requests"]
 

@@ -65,8 +65,8 @@ class Resume:
                 damaged, or it needs --encoder.
         """
         from latentloop.commands.saved import saved_train
-        from latentloop.run_directory import RunDirectory
-        from latentloop.run_lock import held
+        from latentloop.runs.directory import RunDirectory
+        from latentloop.runs.lock import held
 
         run = RunDirectory.open(self.run_directory)
         with held(run.path):  # whoever trains there is told first

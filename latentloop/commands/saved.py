@@ -12,7 +12,7 @@ from latentloop.errors import InputError
 
 if TYPE_CHECKING:
     from latentloop.commands.train import Train
-    from latentloop.run_directory import RunDirectory
+    from latentloop.runs.directory import RunDirectory
 
 __all__ = ["saved_options", "saved_train"]
 
@@ -44,7 +44,7 @@ def saved_train(run: RunDirectory) -> Train:
         InputError: as `saved_options`.
     """
     from latentloop.commands.train import Train
-    from latentloop.run_directory import MARK
+    from latentloop.runs.directory import MARK
 
     path, config = run.config_path, {name: value for name, value in run.config().items() if name != MARK}
     kept = Train(config["source"], run.path).config().keys()  # the others say how it is carried out

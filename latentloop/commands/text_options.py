@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from latentloop.item_ids import ItemId
-    from latentloop.text_features import TextFeatures
+    from latentloop.items.ids import ItemId
+    from latentloop.items.text_features import TextFeatures
 
 __all__ = ["TextOptions"]
 

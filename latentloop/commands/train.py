@@ -20,9 +20,9 @@ from latentloop.errors import InputError
 if TYPE_CHECKING:
     from latentloop.data.interactions import Interactions
     from latentloop.data.splits import Split
+    from latentloop.items.text_features import TextFeatures
     from latentloop.recommender import Recommender
-    from latentloop.run_directory import RunDirectory
-    from latentloop.text_features import TextFeatures
+    from latentloop.runs.directory import RunDirectory
     from latentloop.two_stage import TwoStage
 
 __all__ = ["Train"]
@@ -78,8 +78,8 @@ class Train:
         """Carry it out."""
         from latentloop import launch
         from latentloop.data.store import load_saved_interactions
-        from latentloop.run_directory import RunDirectory
-        from latentloop.run_lock import held
+        from latentloop.runs.directory import RunDirectory
+        from latentloop.runs.lock import held
 
         choose_device(self.device)
         if launch.rank() > 0:
@@ -108,12 +108,12 @@ class Train:
         import torch
 
         from latentloop import launch
-        from latentloop.accelerator import check_tracker
         from latentloop.checks import at_least
-        from latentloop.everywhere import check_everywhere
-        from latentloop.own_blocks import try_blocks
-        from latentloop.text_features import TextFeatures
-        from latentloop.training_settings import check_settings
+        from latentloop.commands.own_blocks import try_blocks
+        from latentloop.fitting.accelerator import check_tracker
+        from latentloop.fitting.settings import check_settings
+        from latentloop.items.text_features import TextFeatures
+        from latentloop.thinking.everywhere import check_everywhere
 
         if self.text.given and not self.model.reads_texts:
             raise InputError("item texts are read by --backbone tedrec only: leave them out, or choose it")
@@ -136,13 +136,13 @@ class Train:
 
         Of several processes the first does all this; the others `follow` once the run directory is there.
         """
-        from latentloop.accelerator import make_accelerator
-        from latentloop.continuation import check_states
         from latentloop.data.card import DataCard
         from latentloop.data.store import save_interactions
         from latentloop.data.text_store import save_text_features
-        from latentloop.report import print_report, write_report
-        from latentloop.run_directory import RunDirectory
+        from latentloop.fitting.accelerator import make_accelerator
+        from latentloop.runs.continuation import check_states
+        from latentloop.runs.directory import RunDirectory
+        from latentloop.runs.report import print_report, write_report
 
         card = DataCard.of(interactions)
         logger.info("data: %s", card.text())
@@ -182,10 +182,10 @@ class Train:
 
     def follow(self) -> TwoStage:
         """Train beside the first process, with what it has checked and written by then; writes and prints nothing."""
-        from latentloop.accelerator import make_accelerator
         from latentloop.data.store import load_saved_interactions
         from latentloop.data.text_store import load_saved_text_features
-        from latentloop.run_directory import RunDirectory
+        from latentloop.fitting.accelerator import make_accelerator
+        from latentloop.runs.directory import RunDirectory
 
         make_accelerator(device=self.device, precision=self.precision).wait_for_everyone()
         run = RunDirectory(self.out)
@@ -240,14 +240,14 @@ class Train:
 
     def _kept_texts(self) -> Path | None:
         """What a run that is continued kept of the items' texts, which it then needs no more."""
-        from latentloop.run_directory import RunDirectory
+        from latentloop.runs.directory import RunDirectory
 
         kept = RunDirectory(self.out).text_path
         return kept if self.resume and kept.is_file() else None
 
     def kept(self) -> bool:
         """Whether the run holds all that it was asked to read: it can go on without its sources."""
-        from latentloop.run_directory import RunDirectory
+        from latentloop.runs.directory import RunDirectory
 
         run = RunDirectory(self.out)
         return run.data_path.is_dir() and (run.text_path.is_file() or not self.model.reads_texts)
@@ -255,7 +255,7 @@ class Train:
     def continued(self) -> str | None:
         """The command that goes on with this run; None where nothing of it is kept yet."""
         from latentloop.commands.resume import resume_command
-        from latentloop.run_directory import RunDirectory
+        from latentloop.runs.directory import RunDirectory
 
         if not self.kept() or not RunDirectory(self.out).is_of(self.config()):
             return None

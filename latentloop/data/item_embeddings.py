@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latentloop.errors import InputError
-from latentloop.item_ids import ItemId, ItemIds
-from latentloop.text_features import TextFeatures
-from latentloop.weights import one_line
+from latentloop.errors import InputError, one_line
+from latentloop.items.ids import ItemId, ItemIds
+from latentloop.items.text_features import TextFeatures
 
 __all__ = ["align_embeddings", "load_embeddings", "numbered_rows"]
 

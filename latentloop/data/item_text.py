@@ -10,7 +10,7 @@ from typing import Any
 
 from latentloop.data.formats.names import find_item, listed
 from latentloop.errors import InputError
-from latentloop.item_ids import ItemId
+from latentloop.items.ids import ItemId
 
 __all__ = ["TEXT_FORMATS", "load_item_text"]
 

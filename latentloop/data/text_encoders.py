@@ -14,8 +14,8 @@ from latentloop.data.item_embeddings import align_embeddings, load_embeddings, n
 from latentloop.data.item_text import load_item_text
 from latentloop.data.sentence_encoder import SentenceTransformerEncoder
 from latentloop.errors import InputError, InputTypeError
-from latentloop.item_ids import ItemId
-from latentloop.text_features import TextFeatures
+from latentloop.items.ids import ItemId
+from latentloop.items.text_features import TextFeatures
 
 __all__ = ["HASHING", "TextEncoder", "build_text_encoder", "encode_item_text", "load_text_features"]
 

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from latentloop.errors import InputError
 from latentloop.files import write_atomically
-from latentloop.text_features import TextFeatures
-from latentloop.weights import digest
+from latentloop.items.text_features import TextFeatures
+from latentloop.saving.weights import digest
 
 __all__ = ["load_saved_text_features", "save_text_features"]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from latentloop.blocks.held import held_by
 from latentloop.errors import InputError
-from latentloop.held import held_by
 from latentloop.objectives.compose import parts_of
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch import Tensor
 from latentloop.checks import at_least
 from latentloop.data.batch import Batch
 from latentloop.errors import InputError
-from latentloop.item_softmax import cross_entropy
+from latentloop.items.softmax import cross_entropy
 from latentloop.objectives.compose import Composable
 from latentloop.objectives.contract import Terms
 from latentloop.objectives.shown import shown

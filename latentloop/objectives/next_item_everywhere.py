@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from latentloop.data.batch import Batch
 from latentloop.encoder import Thoughts
 from latentloop.errors import InputError, InputTypeError
-from latentloop.everywhere import check_everywhere
 from latentloop.objectives.compose import Around
 from latentloop.objectives.contract import Objective, Terms, call, views_of
 from latentloop.objectives.next_item import NextItem
 from latentloop.objectives.views import Views
 from latentloop.recommender import Recommender
+from latentloop.thinking.everywhere import check_everywhere
 
 __all__ = ["NextItemEverywhere"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from latentloop.facts import made_here
+from latentloop.blocks.facts import made_here
 from latentloop.objectives.compose import parts_of
 
 __all__ = ["may_replay"]

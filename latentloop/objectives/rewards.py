@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from latentloop.metrics import Ranks, as_cutoff, ndcg, recall
+from latentloop.measures.metrics import Ranks, as_cutoff, ndcg, recall
 
 __all__ = ["NDCGReward", "RecallReward", "Reward"]
 
@@ -39,7 +39,7 @@ class RecallReward:
         self.k = as_cutoff("k", k)
 
     def __call__(self, greater: Int64[Tensor, "*n"], ties: Int64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
-        """The share of the tied ranks greater + 1 .. greater + ties + 1 that lie within k, see `metrics.recall`."""
+        """The share of the tied ranks greater + 1 .. greater + ties + 1 that lie within k, see `measures.metrics.recall`."""
         return recall(Ranks(greater.flatten(), ties.flatten()), self.k).view(greater.shape)
 
     def __repr__(self) -> str:
@@ -60,7 +60,7 @@ class NDCGReward:
         self.k = as_cutoff("k", k)
 
     def __call__(self, greater: Int64[Tensor, "*n"], ties: Int64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
-        """The mean gain over the tied ranks greater + 1 .. greater + ties + 1, see `metrics.ndcg`."""
+        """The mean gain over the tied ranks greater + 1 .. greater + ties + 1, see `measures.metrics.ndcg`."""
         return ndcg(Ranks(greater.flatten(), ties.flatten()), self.k).view(greater.shape)
 
     def __repr__(self) -> str:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from latentloop.data.batch import Batch
 from latentloop.depth import draw_depth
-from latentloop.dropout import dropout_off
 from latentloop.errors import InputError
 from latentloop.graphed_thinking import GraphedThinking
-from latentloop.item_ranks import count_ranks, top1
+from latentloop.items.ranks import count_ranks, top1
+from latentloop.modes.dropout import dropout_off
 from latentloop.objectives.policy import Policy
 from latentloop.objectives.rewards import Reward
 from latentloop.randomness import dropout_seed, fold

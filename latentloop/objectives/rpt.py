@@ -18,26 +18,25 @@ from torch import Tensor
 
 from latentloop.checks import above_zero, at_least, one_of, zero_or_more
 from latentloop.data.batch import Batch
-from latentloop.depth import varies
-from latentloop.dropout import may_drop
 from latentloop.errors import InputError, InputTypeError
 from latentloop.graphed_thinking import GraphedThinking
-from latentloop.item_policy import weighed_log_prob_and_kl
-from latentloop.item_softmax import log_prob, log_prob_and_kl
+from latentloop.items.policy import weighed_log_prob_and_kl
+from latentloop.items.softmax import log_prob, log_prob_and_kl
 from latentloop.objectives.advantages import advantages
 from latentloop.objectives.compose import Composable
 from latentloop.objectives.contract import Terms
+from latentloop.objectives.differing import check_rollouts
 from latentloop.objectives.policy import (
     KL,
     Policy,
     Ratio,
-    clipped,
     mean_over_steps,
     ratios,
     surrogate,
     target_kl,
 )
 from latentloop.objectives.rewards import RecallReward, Reward
+from latentloop.objectives.rollout_terms import rollout_terms
 from latentloop.objectives.rollouts import (
     Prepared,
     by_step,
@@ -70,7 +69,7 @@ class RPT(Composable):
             A > 0, else the highest-scored other item; "top": the highest-scored item.
         ratio: P of the rollout's joint probability, or one a step and the mean of the clipped terms.
         kl: "full" is the mean over steps of sum_v pi log(pi / pi_ref); "target" a penalty on the target alone, see
-            `policy.target_kl`.
+            `objectives.policy.target_kl`.
         kl_weight: beta; 0 needs no reference.
         clip: eps; the paper gives none.
         updates: optimizer steps for each prepared batch.
@@ -126,7 +125,7 @@ class RPT(Composable):
                 its rollouts would be the same, or a reward that gives another shape than it takes.
             InputTypeError: for a reward that does not take (greater, ties).
         """
-        self._check_rollouts(model)
+        check_rollouts(model, dropout=self.dropout, own_depth=self.own_depth)
         ranks = torch.zeros(1, self.rollouts, dtype=torch.int64, device=model.device)
         try:
             inspect.signature(self.reward).bind(ranks, ranks)
@@ -142,7 +141,7 @@ class RPT(Composable):
         Raises:
             InputError: for rollouts that would all be the same, see `check`.
         """
-        self._check_rollouts(model)
+        check_rollouts(model, dropout=self.dropout, own_depth=self.own_depth)
         self.end()
         self.reference = None
         if self.kl_weight > 0:
@@ -226,49 +225,10 @@ class RPT(Composable):
             loss, terms["kl"] = loss + self.kl_weight * kl, kl.detach()
         if fused is not None:
             loss = loss + (fused - fused.detach())  # the value of the loss, and its gradient
-        return loss, terms | self._told(batch, ratio)
+        return loss, terms | rollout_terms(batch, ratio, self.clip)
 
     def __repr__(self) -> str:
         return shown(self, "rollouts", "reward", "policy")
-
-    def _check_rollouts(self, model: Recommender) -> None:
-        no_rate = " (no module has a rate above 0)" if self.dropout else ""
-        dropped = self.dropout and may_drop(model)
-        if not dropped and not _has_state(model):
-            raise InputError(
-                f"RPT needs rollouts that differ, but this encoder has no start state: pass dropout=True{no_rate} or wrap "
-                "it in RecurrentDepth",
-                settings=("rollout_dropout",),
-            )
-        depths_differ = self.own_depth and varies(model.depth_law)
-        if not (dropped or depths_differ) and getattr(model.encoder, "state_std", None) == 0:
-            other = " (the depth is fixed)" if self.own_depth else ""
-            raise InputError(
-                f"RPT needs rollouts that differ, but T_0 is 0 (state_std): give it a spread, or pass dropout=True"
-                f"{no_rate} or own_depth=True{other}",
-                settings=("state_std", "rollout_dropout", "own_depth"),
-            )
-
-    @torch.no_grad()
-    def _told(self, batch: Prepared, ratio: Tensor) -> Terms:
-        """What the rollouts of the whole step came to: of all processes, where there are several."""
-        add_up = (lambda values: values) if batch.share is None else batch.share.add_up
-        rewards, live = batch.rewards, batch.live
-        moved = (live if len(ratio) > 1 else live[:1]) & (batch.advantage != 0)
-        stopped = clipped(ratio, batch.advantage, self.clip) & moved
-        tied = rewards.amax(1) == rewards.amin(1)
-        own = (torch.ones_like(rewards), rewards, torch.ones_like(tied), tied, stopped, moved, ratio * moved)
-        sums = add_up(torch.stack([values.sum().double() for values in own]))
-        count, reward, groups, ties, stops, moves, ratio_sum = sums
-        mean = reward / count
-        terms = {
-            "reward_mean": mean,
-            "reward_std": (add_up((rewards - mean).square().sum()) / count).sqrt(),
-            "zero_variance": ties / groups,
-            "clip_share": stops / moves.clamp_min(1),
-            "ratio_mean": torch.where(moves > 0, ratio_sum / moves.clamp_min(1), 1.0),
-        }
-        return {name: value.float() for name, value in terms.items()}
 
     def _groups(self, tied: Tensor) -> Tensor:
         """Rows to differentiate: all, or (where tied groups owe nothing) those whose rewards differ, at least one."""
@@ -347,8 +307,3 @@ class RPT(Composable):
         target = for_rollouts(batch.target[batch.groups], self.rollouts).expand(batch.depth, -1)
         of_target = new if self.policy == "target" else by_step(log_prob, live, queries, items, target)
         return new, target_kl(of_target, batch.ref_log_prob)
-
-
-def _has_state(model: Recommender) -> bool:
-    probe = torch.zeros(1, dtype=torch.int64, device=model.device)
-    return model.encoder.draw_state(probe, probe).shape[1] > 0

@@ -8,8 +8,8 @@ from torch import Tensor
 from latentloop.across_ranks import ALONE, Processes
 from latentloop.checks import at_least
 from latentloop.data.sequences import Samples
-from latentloop.dropout import evaluating
-from latentloop.item_ranks import count_ranks
+from latentloop.items.ranks import count_ranks
+from latentloop.modes.dropout import evaluating
 from latentloop.randomness import fold, row_keys
 from latentloop.recommender import Recommender
 

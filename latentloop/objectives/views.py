@@ -13,10 +13,10 @@ from latentloop.data.batch import Batch
 from latentloop.depth import draw_depth
 from latentloop.encoder import Thoughts
 from latentloop.errors import InputError
-from latentloop.everywhere import Everywhere
 from latentloop.graphed_thinking import GraphedThinking
 from latentloop.randomness import fold, row_keys
 from latentloop.recommender import Recommender
+from latentloop.thinking.everywhere import Everywhere
 
 __all__ = ["VIEW_NAMES", "Views", "encode_views"]
 

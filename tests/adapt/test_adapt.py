@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latentloop.adapt import adapt
-from latentloop.facts import facts
+from latentloop.blocks.facts import facts
 from tests.adapt.zoo import CASES, TOLERANCE, Case, D, Rows, by_hand, every_padding, rows, seeds
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

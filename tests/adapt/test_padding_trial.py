@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from latentloop import NextItem, Recommender, RecurrentDepth
 from latentloop.adapt import adapt
+from latentloop.blocks.safe_attention import safe_attention
 from latentloop.data.batch import Batch
 from latentloop.depth import FixedDepth
 from latentloop.errors import InputError
 from latentloop.objectives.views import encode_views
-from latentloop.safe_attention import safe_attention
 from tests.adapt.zoo import TOLERANCE, D, Rows, every_padding, rows, seeds
 
 KINDS = ("filled", "added", "added, then nan_to_num", "logarithm")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from latentloop.adapt import adapt
+from latentloop.blocks.facts import facts
 from latentloop.errors import InputError, InputTypeError
-from latentloop.facts import facts
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from latentloop.stacked import Stacked

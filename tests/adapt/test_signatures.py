@@ -14,7 +14,7 @@ from hypothesis import given
 from torch import Tensor, nn
 
 from latentloop.adapt import Adapted, adapt
-from latentloop.facts import Facts, facts
+from latentloop.blocks.facts import Facts, facts
 from tests.adapt.zoo import D, FakeHuggingFace, Rows, every_padding, rows
 
 

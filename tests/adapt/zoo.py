@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from latentloop.backbones.sasrec import SASRec
-from latentloop.facts import Facts
+from latentloop.blocks.facts import Facts
 
 __all__ = [
     "CASES",

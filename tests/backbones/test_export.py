@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from latentloop.items.text_features import TextFeatures
 from latentloop.recipes import BACKBONES, build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
-from latentloop.text_features import TextFeatures
 
 ITEMS, LENGTH = 40, 6
 OWN = {"sasrec, norms of each thought": 0, "sasrec, norms and changes of each thought": 2}

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from latentloop.adapt import adapt
 from latentloop.backbones.bsarec import BSARec
 from latentloop.backbones.fmlprec import FMLPRec
+from latentloop.blocks.facts import Facts, facts
 from latentloop.errors import InputError
-from latentloop.facts import Facts, facts
 from latentloop.recipes import BACKBONES, build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth

@@ -19,13 +19,13 @@ from latentloop.backbones.spectral_fusion import SpectralFusion
 from latentloop.backbones.tedrec import TedRec, TedRecBlock
 from latentloop.backbones.text_adaptor import TextAdaptor
 from latentloop.backbones.text_table import TextTable
+from latentloop.blocks.facts import Facts, facts
 from latentloop.errors import InputError
-from latentloop.facts import Facts, facts
+from latentloop.items.text_features import TextFeatures
 from latentloop.recipes import BACKBONES, build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from latentloop.scoring import Cosine
-from latentloop.text_features import TextFeatures
 from tests.core.test_sasrec import naive as naive_encoder
 from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, fewer, ragged, seeds, unchecked
 

@@ -32,10 +32,10 @@ from latentloop.data.splits import leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.data.windows import Windows
 from latentloop.followers import WEIGHTS
-from latentloop.run_directory import RunDirectory
-from latentloop.run_lock import held
+from latentloop.items.text_features import TextFeatures
+from latentloop.runs.directory import RunDirectory
+from latentloop.runs.lock import held
 from latentloop.scoring import Cosine, Dot
-from latentloop.text_features import TextFeatures
 
 ROOT = Path(__file__).parents[2]
 TINY = {"epochs": 1, "rpt_epochs": 1, "dim": 8, "pre_layers": 1, "core_layers": 1, "batch_size": 256}

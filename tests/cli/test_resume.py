@@ -21,10 +21,10 @@ from latentloop.commands.parser import parse
 from latentloop.commands.resume import Resume
 from latentloop.commands.saved import saved_train
 from latentloop.commands.train import Train
-from latentloop.optimizer import build_optimizer
+from latentloop.fitting.optimizer import build_optimizer
 from latentloop.recommender import Recommender
-from latentloop.run_directory import RunDirectory
-from latentloop.train_state import load_progress, save_state
+from latentloop.runs.directory import RunDirectory
+from latentloop.runs.train_state import load_progress, save_state
 from tests.cli.worlds import KEEP, QUICK, log
 
 ROOT = Path(__file__).parents[2]
@@ -302,7 +302,7 @@ def test_the_command_to_go_on_names_all_that_is_no_part_of_the_run(
 
 def test_a_run_that_is_being_trained_says_so_first(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _without_data(copy)
-    script = "import pathlib, sys\nfrom latentloop.run_lock import held\n"
+    script = "import pathlib, sys\nfrom latentloop.runs.lock import held\n"
     script += "with held(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", script, str(copy)], cwd=ROOT, **pipes) as other:  # type: ignore[call-overload]

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from latentloop import accelerator
 from latentloop.cli import main
 from latentloop.commands.options import SPTOptions
 from latentloop.commands.parser import parse
@@ -16,6 +15,7 @@ from latentloop.commands.train import Train
 from latentloop.data.synthetic import synthetic_log
 from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson, UniformDepth
 from latentloop.errors import InputError
+from latentloop.fitting import accelerator
 from latentloop.objectives import NextItem, NextItemEverywhere, SampledNextItem, Sum
 from latentloop.per_step import PerStep
 from latentloop.recommender import Recommender

@@ -15,9 +15,9 @@ from latentloop.backbones.bsarec import BSARec
 from latentloop.backbones.fmlprec import FMLPRec
 from latentloop.backbones.sasrec import SASRec
 from latentloop.backbones.tedrec import TedRec
-from latentloop.low_rank import LowRank
+from latentloop.blocks.low_rank import LowRank
+from latentloop.items.text_features import TextFeatures
 from latentloop.per_step import PerStep
-from latentloop.text_features import TextFeatures
 
 __all__ = ["DIM", "ENCODERS", "MAX_LENGTH", "NUM_ITEMS", "Blocks"]
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from latentloop.baselines import popularity
+from latentloop.blocks.facts import facts
 from latentloop.data.interactions import Interactions
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.depth import UniformDepth
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
-from latentloop.facts import facts
 from latentloop.objectives import RPT, SPT
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth

@@ -14,8 +14,8 @@ from hypothesis import given
 from torch import Tensor, nn
 
 from latentloop.aggregate import Add, Aggregate, Concat, Gate, Mean, build_aggregate
+from latentloop.blocks.held import held_by
 from latentloop.errors import InputError, InputTypeError
-from latentloop.held import held_by
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from tests.core.worlds import DIM, encoder, fewer, ragged, recommender, seeds, unchecked

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from latentloop.adapt import adapt
 from latentloop.depth import FixedDepth
 from latentloop.errors import InputError
-from latentloop.everywhere import Everywhere, check_everywhere
 from latentloop.randomness import keyed_normal, row_keys
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
+from latentloop.thinking.everywhere import Everywhere, check_everywhere
 from tests.core.worlds import (
     DIM,
     MAX_LENGTH,

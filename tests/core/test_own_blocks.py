@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from latentloop.commands.own_blocks import load_blocks
 from latentloop.errors import InputError, InputTypeError
-from latentloop.own_blocks import load_blocks
 from latentloop.recurrence import RecurrentDepth
 from latentloop.stacked import Stacked
 

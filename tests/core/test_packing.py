@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentloop.packing import Packing
+from latentloop.thinking.packing import Packing
 from tests.core.worlds import ragged, seeds
 
 

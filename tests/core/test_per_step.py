@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from latentloop.backbones.sasrec import SASRec, SASRecBlock, SASRecLayer
+from latentloop.blocks.low_rank import LowRank, low_rank
 from latentloop.depth import FixedDepth
 from latentloop.errors import InputError, InputTypeError
-from latentloop.low_rank import LowRank, low_rank
-from latentloop.packing import Packing
 from latentloop.per_step import PerStep
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
+from latentloop.thinking.packing import Packing
 from tests.core.worlds import DIM, depths, fewer, ragged, seeds, unchecked
 
 KINDS = st.sampled_from([nn.LayerNorm, nn.Linear, SASRecLayer, (nn.LayerNorm, nn.Linear)])

@@ -28,13 +28,13 @@ from latentloop.adapt import adapt
 from latentloop.backbones.sasrec import SASRec
 from latentloop.depth import FixedDepth, UniformDepth
 from latentloop.errors import InputError
-from latentloop.item_ids import ItemIds
+from latentloop.items.ids import ItemIds
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
-from latentloop.run_directory import RunDirectory
+from latentloop.runs.directory import RunDirectory
+from latentloop.saving.weights import load_weights
 from latentloop.scoring import Cosine
-from latentloop.weights import load_weights
 from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, built_in, encoder, ragged, recommender, seeds, unchecked
 
 
@@ -44,7 +44,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail(f"the hub was asked for {args}")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    monkeypatch.setattr("latentloop.pretrained.snapshot_download", fail)
+    monkeypatch.setattr("latentloop.saving.pretrained.snapshot_download", fail)
 
 
 def same(one: Recommender, other: Recommender, seed: int = 0) -> None:
@@ -726,7 +726,7 @@ def test_hf_addresses_are_fetched(saved: Path, monkeypatch: pytest.MonkeyPatch) 
         asked.append(name)
         return str(saved)
 
-    monkeypatch.setattr("latentloop.pretrained.snapshot_download", fetch)
+    monkeypatch.setattr("latentloop.saving.pretrained.snapshot_download", fetch)
     same(Recommender.from_pretrained("hf://owner/name"), Recommender.from_pretrained(saved))
     assert asked == ["owner/name"]
 
@@ -736,7 +736,7 @@ def test_a_hub_that_does_not_answer_is_one_line(error: Exception, monkeypatch: p
     def fetch(name: str, **kwargs: Any) -> str:
         raise error
 
-    monkeypatch.setattr("latentloop.pretrained.snapshot_download", fetch)
+    monkeypatch.setattr("latentloop.saving.pretrained.snapshot_download", fetch)
     with pytest.raises(InputError, match=r"^hf://owner/name cannot be fetched from the hub: .*$"):
         Recommender.from_pretrained("hf://owner/name")
 
@@ -777,7 +777,7 @@ def test_a_failed_save_leaves_the_old_model(
         Path(path).write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr("latentloop.weights.save_file", fail)
+    monkeypatch.setattr("latentloop.saving.weights.save_file", fail)
     with pytest.raises(OSError, match="disk full|No space left on device: .*/model.safetensors'"):
         model.save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files

@@ -17,8 +17,8 @@ from latentloop.data.interactions import Interactions
 from latentloop.data.splits import leave_one_out
 from latentloop.errors import InputError, InputTypeError
 from latentloop.histories import Histories, from_tensor
+from latentloop.items.top_k import top_k
 from latentloop.recommender import Recommender
-from latentloop.top_k import top_k
 from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, fewer, ragged, recommender, seeds, unchecked
 
 MONKEY = settings(fewer, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -26,10 +26,10 @@ MONKEY = settings(fewer, suppress_health_check=[HealthCheck.function_scoped_fixt
 
 def blocks_of(size: int, patch: pytest.MonkeyPatch, tile: int = 1) -> None:
     """So many items a block, and so many blocks and three rows a tile."""
-    patch.setattr("latentloop.top_k.BLOCKS", {size: 3})
-    patch.setattr("latentloop.top_k.WHOLE", size)
-    patch.setattr("latentloop.top_k.ROWS", 3)
-    patch.setattr("latentloop.top_k.CPU_BUDGET", 3 * size * tile)
+    patch.setattr("latentloop.items.top_k.BLOCKS", {size: 3})
+    patch.setattr("latentloop.items.top_k.WHOLE", size)
+    patch.setattr("latentloop.items.top_k.ROWS", 3)
+    patch.setattr("latentloop.items.top_k.CPU_BUDGET", 3 * size * tile)
 
 
 def dense(scores: np.ndarray, k: int, excluded: list[set[int]], candidates: set[int]) -> list[list[int]]:

@@ -413,6 +413,8 @@ def test_padding_on_the_wrong_side_is_named() -> None:
     # also where nothing but padding is left of the newest five
     with pytest.raises(InputError, match="left-padded.*row 1"):
         model.think(torch.tensor([[0, 0, 0, 0, 0, 1, 2], [1, 2, 0, 0, 0, 0, 0]]))
+    with pytest.raises(InputError, match="left-padded.*row 0"):  # a hole before the newest max_length items
+        model.think(torch.tensor([[1, 0, 2, 3, 4, 1, 2], [0, 0, 0, 3, 4, 1, 2]]))
 
 
 def test_a_block_of_another_size_fails_when_it_is_wrapped() -> None:

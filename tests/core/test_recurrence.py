@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from latentloop.adapt import adapt
 from latentloop.backbones.sasrec import SASRecBlock
 from latentloop.depth import FixedDepth, LogNormalPoisson
-from latentloop.dropout import dropout_off
 from latentloop.errors import InputError, InputTypeError
-from latentloop.packing import Packing
+from latentloop.modes.dropout import dropout_off
 from latentloop.recurrence import Encoder, RecurrentDepth, Thoughts, distance_from_newest
+from latentloop.thinking.packing import Packing
 from tests.core.worlds import DIM, depths, encoder, fewer, ragged, seeds, unchecked
 
 LAYOUTS = st.booleans()

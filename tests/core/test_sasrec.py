@@ -15,11 +15,11 @@ from torch import Tensor
 from latentloop.backbones import layout
 from latentloop.backbones.layout import Layout, packed_layout
 from latentloop.backbones.sasrec import SASRec, SASRecBlock
+from latentloop.blocks.facts import facts
 from latentloop.errors import InputError
-from latentloop.facts import facts
-from latentloop.packing import Packing
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
+from latentloop.thinking.packing import Packing
 from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, ragged, seeds
 
 NORMS = st.sampled_from(["pre", "post"])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from latentloop import Recommender
 from latentloop.backbones.sasrec import SASRec
-from latentloop.facts import Facts, facts
+from latentloop.blocks.facts import Facts, facts
 from latentloop.recurrence import RecurrentDepth
 from latentloop.stacked import Stacked
 from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, ragged, seeds

@@ -27,15 +27,16 @@ import pyarrow.parquet  # noqa: F401
 import torch
 import torch._dynamo
 
-from latentloop import cli, evaluation, training_step, weights
+from latentloop import cli, evaluation
 from latentloop.commands import parser  # noqa: F401
+from latentloop.data import store
+from latentloop.fitting import step as training_step
 from latentloop.objectives import rpt, selection
+from latentloop.runs import report, train_state
+from latentloop.saving import weights
 
 # `latentloop.two_stage` is a function of the package too
-store, train_state, two_stage = (
-    importlib.import_module(f"latentloop.{name}") for name in ("data.store", "train_state", "two_stage")
-)
-report = importlib.import_module("latentloop.report")
+two_stage = importlib.import_module("latentloop.two_stage")
 
 PLACES: dict[str, tuple[Any, str]] = {
     "data": (store, "umask"),

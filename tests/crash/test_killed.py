@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from latentloop.run_lock import LOCK
+from latentloop.runs.lock import LOCK
 from tests.crash.worlds import OPTIONS, Driver, epochs_done, lines, whole_run
 
 KILLED, PAUSED = -9, -19

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from latentloop.errors import InputError
-from latentloop.run_directory import RunDirectory
-from latentloop.run_lock import LOCK
+from latentloop.runs.directory import RunDirectory
+from latentloop.runs.lock import LOCK
 from tests.crash.test_killed import KILLED, assert_same
 from tests.crash.worlds import OPTIONS, Driver, epochs_done, lines
 

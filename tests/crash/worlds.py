@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from latentloop.run_lock import LOCK
+from latentloop.runs.lock import LOCK
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ["--epochs", "3", "--rpt-epochs", "2", "--dim", "8", "--heads", "1", "--pre-layers", "1", "--core-layers", "1",

@@ -14,23 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from latentloop.accelerator import make_accelerator
 from latentloop.backbones.bsarec import BSARec
 from latentloop.backbones.sasrec import SASRec, SASRecBlock
+from latentloop.blocks.facts import facts
 from latentloop.data.batch import batches
 from latentloop.data.counted import counted
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
-from latentloop.facts import facts
+from latentloop.fitting.accelerator import make_accelerator
 from latentloop.graphed_thinking import STEP, GraphedThinking, Thinking, filled_up
 from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Weighted
 from latentloop.objectives.replay import may_replay
 from latentloop.objectives.views import Views, encode_views
-from latentloop.packing import Packing
 from latentloop.randomness import dropout_seed, row_keys
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from latentloop.replayable import replayable
+from latentloop.thinking.packing import Packing
 from latentloop.training import fit
 from tests.core.worlds import ragged
 from tests.devices.worlds import DIM, MAX_LENGTH, NUM_ITEMS, close, every_backbone, fresh, recommender

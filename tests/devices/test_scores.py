@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentloop.item_policy import weighed_log_prob_and_kl
-from latentloop.item_ranks import count_ranks, top1
-from latentloop.item_softmax import cross_entropy, log_prob, log_prob_and_kl
+from latentloop.items.policy import weighed_log_prob_and_kl
+from latentloop.items.ranks import count_ranks, top1
+from latentloop.items.softmax import cross_entropy, log_prob, log_prob_and_kl
+from latentloop.items.top_k import top_k
 from latentloop.objectives.advantages import advantages
 from latentloop.objectives.info_nce import info_nce
 from latentloop.objectives.rewards import NDCGReward, RecallReward
-from latentloop.top_k import top_k
 from tests.devices.worlds import close, normal, numbers
 
 

@@ -15,13 +15,13 @@ from latentloop.data.batch import Batch
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.evaluation import evaluate
+from latentloop.fitting.optimizer import build_optimizer
+from latentloop.fitting.step import StepModule
 from latentloop.objectives import RPT, SPT, NextItemEverywhere, SampledNextItem
-from latentloop.optimizer import build_optimizer
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
-from latentloop.run_directory import RunDirectory
+from latentloop.runs.directory import RunDirectory
 from latentloop.training import fit, make_accelerator
-from latentloop.training_step import StepModule
 from tests.core.worlds import ragged
 from tests.devices.worlds import close, fresh
 

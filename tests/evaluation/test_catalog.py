@@ -12,15 +12,16 @@ import torch
 from torch import nn
 
 from latentloop import catalog
-from latentloop.catalog import check_catalog, check_numbering
+from latentloop.catalog import check_catalog
 from latentloop.data.interactions import Interactions
 from latentloop.data.splits import leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
+from latentloop.items.ids import check_numbering
+from latentloop.measures.significance import compare
 from latentloop.objectives import NextItem
 from latentloop.recommender import Recommender
-from latentloop.significance import compare
 from latentloop.training import fit, make_accelerator
 from latentloop.two_stage import two_stage
 

@@ -17,10 +17,10 @@ from latentloop.baselines import chance, popularity
 from latentloop.data.sequences import Samples
 from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate, ranks
-from latentloop.metrics import metric_table
+from latentloop.measures.metrics import metric_table
+from latentloop.measures.significance import compare
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth, Thoughts
-from latentloop.significance import compare
 from tests.core.worlds import unchecked
 from tests.evaluation.worlds import WholeNumbers, naive_counts, pasts, random_split
 
@@ -246,7 +246,7 @@ def test_subgroups_are_quartiles_that_cover_every_sample_once(seed: int) -> None
 
 
 def test_distinct_values_make_four_groups_of_a_quarter_each() -> None:
-    from latentloop.results import _quartiles
+    from latentloop.measures.results import _quartiles
 
     value = torch.randperm(20, generator=torch.Generator().manual_seed(1))
     assert [sorted(value[index].tolist()) for index in _quartiles(value)] == [

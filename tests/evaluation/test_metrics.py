@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentloop.errors import InputError
-from latentloop.metrics import Metric, Ranks, as_cutoff, metric_names, metric_table, mrr, ndcg, parse_metric, recall
+from latentloop.measures.metrics import (
+    Metric,
+    Ranks,
+    as_cutoff,
+    metric_names,
+    metric_table,
+    mrr,
+    ndcg,
+    parse_metric,
+    recall,
+)
 from tests.inputs.worlds import unchecked
 
 

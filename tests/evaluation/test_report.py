@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from latentloop import report
 from latentloop.backbones.sasrec import SASRec
 from latentloop.data.card import DataCard
 from latentloop.data.splits import leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.evaluation import Evaluation
-from latentloop.metrics import Ranks, metric_table
+from latentloop.measures.metrics import Ranks, metric_table
+from latentloop.measures.significance import caveat
 from latentloop.recipes import build_recommender
-from latentloop.report import verdicts, write_report
-from latentloop.run_directory import RunDirectory
-from latentloop.significance import caveat
+from latentloop.runs import report
+from latentloop.runs.directory import RunDirectory
+from latentloop.runs.report import verdicts, write_report
 from latentloop.training import Fitted
 from latentloop.two_stage import Outcome, TwoStage, two_stage
 

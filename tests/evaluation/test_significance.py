@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentloop.errors import InputError
-from latentloop.metrics import Ranks, metric_table
-from latentloop.results import Evaluation, Protocol
-from latentloop.significance import bootstrap_interval, compare, paired_t, sign_flip_p, user_differences
-from latentloop.student import two_sided_p, two_sided_quantile
+from latentloop.measures.metrics import Ranks, metric_table
+from latentloop.measures.results import Evaluation, Protocol
+from latentloop.measures.significance import bootstrap_interval, compare, paired_t, sign_flip_p, user_differences
+from latentloop.measures.student import two_sided_p, two_sided_quantile
 
 PROTOCOL = Protocol(
     split="test", candidates="all 50 items", history="kept", depth=4, stage="spt", seeds=(0,), users=3, samples=3
@@ -127,7 +127,7 @@ def test_the_bootstrap_draws_users_with_replacement() -> None:
 
 
 def test_work_is_done_in_parts_of_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from latentloop import significance
+    from latentloop.measures import significance
 
     values = torch.tensor(np.random.default_rng(0).normal(0.05, 1, 60))
     whole = (sign_flip_p(values, resamples=500), bootstrap_interval(values, resamples=500))

@@ -7,7 +7,7 @@ import pytest
 from latentloop.baselines import chance, popularity
 from latentloop.errors import InputError
 from latentloop.evaluation import evaluate
-from latentloop.tables import (
+from latentloop.measures.tables import (
     Row,
     depth_table,
     markdown_table,

@@ -25,10 +25,10 @@ from latentloop.data.item_text import load_item_text
 from latentloop.data.readers import FORMATS, load_interactions
 from latentloop.data.text_store import load_saved_text_features
 from latentloop.errors import InputError, InputTypeError
-from latentloop.item_ids import ItemIds
+from latentloop.items.ids import ItemIds
+from latentloop.items.text_features import TextFeatures
 from latentloop.recommender import Recommender
-from latentloop.run_directory import RunDirectory
-from latentloop.text_features import TextFeatures
+from latentloop.runs.directory import RunDirectory
 from tests.inputs.worlds import Trained, unchecked
 
 

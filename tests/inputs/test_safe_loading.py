@@ -24,14 +24,14 @@ from latentloop.cli import main
 from latentloop.data.sentence_encoder import SentenceTransformerEncoder
 from latentloop.errors import InputError
 from latentloop.recommender import Recommender
-from latentloop.run_directory import _OURS
+from latentloop.runs.directory import _OURS
 from tests.conftest import ROOT
 from tests.inputs.worlds import ITEMS, LOG, World, tree, unchecked
 
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "runpy"}
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__"}
 UNSAFE_CALLS = {"torch.load", "torch.hub.load", "torch.jit.load", "datasets.load_dataset", "pd.read_pickle"}
-IMPORTS_BY_NAME = {"latentloop/own_blocks.py", "latentloop/__init__.py"}
+IMPORTS_BY_NAME = {"latentloop/commands/own_blocks.py", "latentloop/__init__.py"}
 """What a person's --encoder names, and the package's own modules from a table of its own."""
 
 

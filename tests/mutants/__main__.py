@@ -23,22 +23,23 @@ LAST = ROOT / "build" / "mutants.json"
 WANTED = 0.9
 
 OBJECTIVES = "tests/objectives"
-RANKS = ["tests/test_item_softmax.py", "-k=rank or tie or top or number or named or row or exact or keys or tiles"]
+RANKS = ["tests/items/test_softmax.py", "-k=rank or tie or top or number or named or row or exact or keys or tiles"]
 TESTS: dict[str, list[str]] = {
     "depth": ["tests/core/test_depth.py"],
     "recurrence": ["tests/core/test_recurrence.py", "tests/core/test_per_step.py"],
     "per_step": ["tests/core/test_per_step.py"],
-    "metrics": ["tests/evaluation/test_metrics.py"],
+    "measures.metrics": ["tests/evaluation/test_metrics.py"],
     "followers": ["tests/evaluation/test_followers.py"],
-    "bonus": [
-        *(f"tests/evaluation/test_{name}.py" for name in ("bonus", "followers")),
+    "items.bonus": [
+        "tests/items/test_bonus.py",
+        "tests/evaluation/test_followers.py",
         "tests/core/test_recommend.py",
         "-k=bonus or chunk or numbering or row or precision or tile or top or protocol or weights or another_catalog",
     ],
-    "item_ranks": RANKS,
-    "ranks_in_tiles": RANKS,
-    "same_keys": RANKS,
-    "pairs": ["tests/core/test_pairs.py"],
+    "items.ranks": RANKS,
+    "items.ranks_in_tiles": RANKS,
+    "items.same_keys": RANKS,
+    "items.pairs": ["tests/items/test_pairs.py"],
     "data.splits": ["tests/data/test_splits.py"],
     "objectives.advantages": [f"{OBJECTIVES}/test_rewards.py"],
     "objectives.compose": [f"{OBJECTIVES}/test_parts.py", "-k=sum or own or spt or weighted or named"],
@@ -46,6 +47,7 @@ TESTS: dict[str, list[str]] = {
         *(f"{OBJECTIVES}/test_{name}.py" for name in ("contract", "parts")),
         "-k=contract or sum or own or free or few",
     ],
+    "objectives.differing": [f"{OBJECTIVES}/test_rpt.py", "-k=not raises_the_reward"],
     "objectives.info_nce": [
         *(f"{OBJECTIVES}/test_{name}.py" for name in ("info_nce", "parts")),
         "-k=info_nce or alignment",
@@ -61,6 +63,7 @@ TESTS: dict[str, list[str]] = {
     ],
     "objectives.rewards": [f"{OBJECTIVES}/test_rewards.py"],
     "objectives.rollouts": [f"{OBJECTIVES}/test_rpt.py", "-k=not raises_the_reward"],
+    "objectives.rollout_terms": [f"{OBJECTIVES}/test_rpt.py", "-k=not raises_the_reward"],
     "objectives.rpt": [f"{OBJECTIVES}/test_rpt.py", "-k=not raises_the_reward"],
     "objectives.selection": [f"{OBJECTIVES}/test_selection.py"],
     "objectives.spt": [f"{OBJECTIVES}/test_parts.py", "-k=spt or named"],

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from latentloop.errors import InputTypeError
+from latentloop.fitting.step import StepModule
 from latentloop.objectives import NextItem, Objective, Sum, Weighted
 from latentloop.objectives.contract import call, free_name
-from latentloop.training_step import StepModule
 from tests.core.worlds import unchecked
 from tests.objectives.worlds import batch_of, recommender
 

@@ -21,6 +21,7 @@ from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.data.windows import Windows
 from latentloop.errors import InputError, InputTypeError
+from latentloop.fitting.step import StepModule
 from latentloop.objectives import (
     SPT,
     NextItem,
@@ -34,9 +35,8 @@ from latentloop.objectives import (
 from latentloop.randomness import fold, generator, row_keys
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
-from latentloop.run_directory import RunDirectory
+from latentloop.runs.directory import RunDirectory
 from latentloop.training import fit, make_accelerator
-from latentloop.training_step import StepModule
 from tests.core.worlds import fewer, unchecked
 from tests.objectives.worlds import gradients, part_of, seeds, side_by_side
 

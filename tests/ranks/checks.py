@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from latentloop.accelerator import allow_unused
 from latentloop.across_ranks import Share, processes_of
 from latentloop.backbones.sasrec import SASRec
 from latentloop.data.batch import batches
@@ -20,6 +19,10 @@ from latentloop.data.windows import Windows
 from latentloop.depth import DepthLaw, FixedDepth, UniformDepth
 from latentloop.evaluation import evaluate, weighted_ranks
 from latentloop.finite import NotFinite
+from latentloop.fitting.accelerator import allow_unused
+from latentloop.fitting.row_gradients import row_gradients
+from latentloop.fitting.step import StepModule, updates
+from latentloop.fitting.step_terms import StepTerms
 from latentloop.followers import Followers
 from latentloop.objectives import (
     RPT,
@@ -35,11 +38,8 @@ from latentloop.objectives import (
 )
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
-from latentloop.row_gradients import row_gradients
-from latentloop.run_directory import RunDirectory
-from latentloop.step_terms import StepTerms
+from latentloop.runs.directory import RunDirectory
 from latentloop.training import fit
-from latentloop.training_step import StepModule, updates
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -8,7 +8,8 @@ import signal
 import sys
 from typing import Any
 
-from latentloop import cli, training_step
+from latentloop import cli
+from latentloop.fitting import step as training_step
 
 genuine, steps = training_step.call, itertools.count(1)
 

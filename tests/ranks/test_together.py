@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentloop.accelerator import make_accelerator
+from latentloop.fitting.accelerator import make_accelerator
 from tests.ranks.checks import CHECKS, OBJECTIVES, ROWS
 from tests.ranks.launching import WORKER, torchrun
 

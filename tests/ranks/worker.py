@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from latentloop.accelerator import make_accelerator
+from latentloop.fitting.accelerator import make_accelerator
 from tests.ranks.checks import CHECKS
 
 

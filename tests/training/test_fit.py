@@ -15,16 +15,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from latentloop.accelerator import warn_of_emulation
 from latentloop.across_ranks import Processes
 from latentloop.backbones.sasrec import SASRec
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError, InputTypeError
+from latentloop.fitting.accelerator import warn_of_emulation
 from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Weighted
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
-from latentloop.run_directory import RunDirectory
+from latentloop.runs.directory import RunDirectory
 from latentloop.training import Fitted, NotFinite, fit, make_accelerator
 from latentloop.two_stage import two_stage
 from tests.inputs.worlds import unchecked
@@ -185,7 +185,7 @@ class Breaks:
 def test_a_number_that_breaks_stops_with_its_step_and_leaves_the_best_weights(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_run: bool, together: int, how: str, named: str
 ) -> None:
-    monkeypatch.setattr("latentloop.training_stage.steps_together", lambda device: together)
+    monkeypatch.setattr("latentloop.fitting.stage.steps_together", lambda device: together)
     per_epoch = steps_of(split)
     wanted, model = small(split), small(split)
     train(wanted, split, Breaks(0, how), epochs=1)
@@ -225,7 +225,7 @@ def test_the_learning_rate_is_not_blamed_before_anything_was_learned(split: Spli
 def test_weights_that_break_in_an_epochs_last_step_are_neither_measured_nor_kept(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
-    monkeypatch.setattr("latentloop.training_stage.steps_together", lambda device: together)
+    monkeypatch.setattr("latentloop.fitting.stage.steps_together", lambda device: together)
     run, last = RunDirectory.create(tmp_path / "run", {}), 2 * steps_of(split)
     with pytest.raises(NotFinite, match=rf"^spt: weights are no numbers after step {last}; the last good model is"):
         train(small(split), split, Breaks(last, "gradient"), epochs=3, run=run)
@@ -238,7 +238,7 @@ def test_weights_that_break_in_an_epochs_last_step_are_neither_measured_nor_kept
 def test_a_mistake_that_follows_from_a_broken_number_is_told_as_the_number(
     split: Split, monkeypatch: pytest.MonkeyPatch, how: str, named: str
 ) -> None:
-    monkeypatch.setattr("latentloop.training_stage.steps_together", lambda device: 1000)
+    monkeypatch.setattr("latentloop.fitting.stage.steps_together", lambda device: 1000)
 
     class Prepares(Breaks):
         def prepare(self, model: Recommender, batch: Any) -> Any:

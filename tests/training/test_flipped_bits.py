@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentloop.errors import InputError
-from latentloop.train_state import Progress, check_names, check_whole, load_progress, load_state, save_state
-from latentloop.weights import WEIGHTS, load_weights, write_weights
+from latentloop.runs.train_state import Progress, check_names, check_whole, load_progress, load_state, save_state
+from latentloop.saving.weights import WEIGHTS, load_weights, write_weights
 
 HISTORY = [{"stage": "spt", "epoch": epoch, "ndcg@10": 0.1 * epoch, "train_seconds": 1.5} for epoch in (1, 2)]
 PROGRESS = Progress(epoch=2, step=9, best_epoch=2, best=0.2, began="0" * 32, history=HISTORY)

@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latentloop.backbones.sasrec import SASRec
-from latentloop.continuation import in_words
 from latentloop.data.splits import Split, global_time, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError
 from latentloop.objectives import RPT, SPT, NextItem, SampledNextItem, Weighted
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
-from latentloop.run_directory import RunDirectory
+from latentloop.runs.continuation import in_words
+from latentloop.runs.directory import RunDirectory
 from latentloop.training import fit, make_accelerator
 from latentloop.two_stage import TwoStage, two_stage
 from tests.inputs.worlds import unchecked
@@ -69,7 +69,7 @@ def test_killed_around_any_checkpoint(
     saves: int,
     when: str,
 ) -> None:
-    from latentloop import training_stage
+    from latentloop.fitting import stage as training_stage
 
     run = RunDirectory.create(tmp_path / "run", {"seed": 0})
     real, count = training_stage.save_state, 0
@@ -184,7 +184,7 @@ def test_a_model_that_is_caught_up_with_knows_the_items_ids(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after the first epoch's state was saved and before its model was, then continued to no better one."""
-    from latentloop.best_weights import BestWeights
+    from latentloop.runs.best_weights import BestWeights
 
     def killed(*arguments: Any, **settings: Any) -> None:
         raise Killed

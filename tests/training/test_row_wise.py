@@ -16,22 +16,22 @@ from torch import Tensor, nn
 from latentloop.backbones.sasrec import SASRec
 from latentloop.backbones.tedrec import TedRec
 from latentloop.baselines import popularity
-from latentloop.clipping import clip_gradients
 from latentloop.data.batch import Batch
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.evaluation import evaluate
+from latentloop.fitting.clipping import clip_gradients
+from latentloop.fitting.optimizer import build_optimizer
+from latentloop.fitting.row_gradients import row_gradients
+from latentloop.fitting.row_wise import RowWiseAdamW
+from latentloop.fitting.step import StepModule
+from latentloop.items.text_features import TextFeatures
 from latentloop.objectives import RPT, SPT, NextItem, SampledNextItem, StepAlignment, TrajectoryAlignment
 from latentloop.objectives.contract import touches_few_items
-from latentloop.optimizer import build_optimizer
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
-from latentloop.row_gradients import row_gradients
-from latentloop.row_wise import RowWiseAdamW
-from latentloop.run_directory import RunDirectory
-from latentloop.text_features import TextFeatures
+from latentloop.runs.directory import RunDirectory
 from latentloop.training import fit, make_accelerator
-from latentloop.training_step import StepModule
 from tests.objectives.worlds import batch_of, recommender, seeds
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
@@ -275,7 +275,7 @@ class Killed(BaseException):
 
 
 def test_a_resumed_run_ends_with_the_same_bits(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from latentloop import training_stage
+    from latentloop.fitting import stage as training_stage
 
     def whole(run: RunDirectory) -> Recommender:
         model = small(split.num_items)

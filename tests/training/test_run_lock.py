@@ -23,8 +23,8 @@ from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError
 from latentloop.objectives import NextItem
 from latentloop.recipes import build_recommender
-from latentloop.run_directory import RunDirectory
-from latentloop.run_lock import LOCK, held
+from latentloop.runs.directory import RunDirectory
+from latentloop.runs.lock import LOCK, held
 from latentloop.training import fit, make_accelerator
 from latentloop.two_stage import two_stage
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys
 from pathlib import Path
-from latentloop.run_lock import held
+from latentloop.runs.lock import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

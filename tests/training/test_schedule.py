@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from latentloop import training_stage
 from latentloop.backbones.sasrec import SASRec
 from latentloop.cli import main
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError, InputTypeError
+from latentloop.fitting import stage as training_stage
+from latentloop.fitting.schedule import Constant, Cosine, build_schedule
 from latentloop.objectives import RPT, SPT
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
-from latentloop.run_directory import RunDirectory
-from latentloop.schedule import Constant, Cosine, build_schedule
+from latentloop.runs.directory import RunDirectory
 from latentloop.training import fit, make_accelerator
 from latentloop.two_stage import two_stage
 from tests.inputs.worlds import unchecked

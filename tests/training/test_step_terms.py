@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from latentloop.finite import NotFinite, check_weights
-from latentloop.step_terms import StepTerms, steps_together
+from latentloop.fitting.step_terms import StepTerms, steps_together
 
 seeds = st.integers(0, 2**31 - 1)
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from accelerate.tracking import GeneralTracker
 
-from latentloop import accelerator as module
-from latentloop.accelerator import check_tracker, make_accelerator
 from latentloop.data.splits import Split, leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError, InputTypeError
+from latentloop.fitting import accelerator as module
+from latentloop.fitting.accelerator import check_tracker, make_accelerator
 from latentloop.objectives import RPT, SPT
 from latentloop.recommender import Recommender
-from latentloop.run_directory import RunDirectory
+from latentloop.runs.directory import RunDirectory
 from latentloop.training import fit
 from latentloop.two_stage import two_stage
 from tests.core.worlds import unchecked

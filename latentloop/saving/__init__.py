@@ -1,0 +1,1 @@
+"""Models on disk: weights, settings and ids, from which nothing is unpickled."""

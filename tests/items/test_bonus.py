@@ -1,0 +1,106 @@
+"""What may be added to a model's scores: any function of histories, checked before it is believed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from latentloop.errors import InputError, InputTypeError
+from latentloop.evaluation import evaluate, ranks
+from latentloop.followers import Followers
+from latentloop.items import scores as item_scores
+from latentloop.items.bonus import add_bonus, check_bonus
+from tests.core.worlds import unchecked
+from tests.evaluation.worlds import WholeNumbers, random_split
+
+
+@pytest.mark.parametrize(
+    ("row", "item", "score", "said"),
+    [
+        ([0], [1], [], "1 rows, 1 items, 0 scores"),
+        ([99999, 1], [1, 1], [1.0, 1.0], r"rows must lie in 0\.\.LAST, got 1\.\.99999"),
+        ([0], [0], [1.0], "bonus items must hold item ids 1"),
+        ([0], [1], [math.nan], "scores must be finite"),
+        ([0], [1], [1e300], "scores must be finite"),
+        ([0.0], [1], [1.0], "rows and items of whole numbers"),
+        ([[0]], [[1]], [[1.0]], "three vectors"),
+    ],
+)
+def test_a_bonus_of_one_s_own_is_checked(row: list[int], item: list[int], score: list[float], said: str) -> None:
+    split = random_split(2)
+
+    def bonus(history):
+        return torch.tensor(row), torch.tensor(item), torch.tensor(score, dtype=torch.float64)
+
+    with pytest.raises((InputError, InputTypeError), match=said.replace("LAST", str(len(split.test) - 1))):
+        evaluate(WholeNumbers(split.num_items), split.test, bonus=bonus)
+
+
+def test_what_is_no_bonus_is_refused() -> None:
+    split = random_split(2)
+    number = "bonus must be a function of histories, got float"
+    for wrong, said in (
+        (1.0, number),
+        (lambda history: history, "must return three tensors"),
+        (lambda history: (history, history), "must return three tensors"),
+        (lambda history: "abc", "must return three tensors"),
+        (lambda history: [1, 2, 3], "must return three tensors"),
+    ):
+        with pytest.raises(InputTypeError, match=said):
+            with unchecked():
+                evaluate(WholeNumbers(split.num_items), split.test, bonus=wrong)
+
+
+def test_rows_may_come_in_any_order_and_scores_of_any_precision() -> None:
+    split = random_split(2)
+    model, counted = WholeNumbers(split.num_items).double(), Followers.of(split)
+
+    def turned(history: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(column.flip(0) for column in counted(history))
+
+    found, wanted = (ranks(model, split.test, depths=[2], bonus=bonus)[2] for bonus in (turned, counted))
+    assert torch.equal(found.greater, wanted.greater) and torch.equal(found.ties, wanted.ties)
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_each_chunk_of_rows_gets_its_own(monkeypatch: pytest.MonkeyPatch, turn: bool) -> None:
+    """Chunks of two rows, and the rows of a bonus in either order."""
+    split = random_split(2)
+    model, counted = WholeNumbers(split.num_items), Followers.of(split)
+    wanted = ranks(model, split.test, depths=[2], bonus=counted, batch_size=1)[2]
+    monkeypatch.setattr(item_scores, "CPU_BUDGET", 2 * split.num_items)
+    monkeypatch.setattr(item_scores, "LEAST_ROWS", 1)
+
+    def bonus(history: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(column.flip(0) for column in counted(history)) if turn else counted(history)
+
+    found = ranks(model, split.test, depths=[2], bonus=bonus)[2]
+    assert len(split.test) > 4
+    assert torch.equal(found.greater, wanted.greater) and torch.equal(found.ties, wanted.ties)
+
+
+def test_the_row_behind_the_last_is_refused() -> None:
+    split = random_split(2)
+
+    def bonus(history: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.tensor([len(history)]), torch.tensor([1]), torch.tensor([1.0])
+
+    with pytest.raises(InputError, match="rows must lie in"):
+        evaluate(WholeNumbers(split.num_items), split.test, bonus=bonus)
+
+
+def test_a_numbering_that_one_side_does_not_tell_is_taken_on_trust() -> None:
+    split = random_split(2)
+    counted: Any = Followers.of(split)
+    check_bonus(counted, split.num_items, None)
+    check_bonus(counted.counted, split.num_items, list(split.item_ids))
+
+
+def test_a_tile_gets_what_lies_in_it() -> None:
+    row, item = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([2, 3, 5, 6, 4])
+    scores = torch.zeros(2, 3)
+    add_bonus(scores, (row, item, torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])), first=3)
+    assert scores.tolist() == [[2, 0, 4], [0, 16, 0]]
