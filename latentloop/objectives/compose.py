@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -17,7 +17,9 @@ from latentloop.data.batch import Batch
 from latentloop.errors import InputError, InputTypeError
 from latentloop.objectives.contract import Objective, Terms, call, end, free_name, start, touches_few_items, views_of
 from latentloop.objectives.views import Views
-from latentloop.recommender import Recommender
+
+if TYPE_CHECKING:
+    from latentloop.recommender import Recommender
 
 __all__ = ["Around", "Composable", "Sum", "Weighted", "parts_of"]
 

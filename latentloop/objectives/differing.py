@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from latentloop.depth import varies
 from latentloop.errors import InputError
 from latentloop.modes.dropout import may_drop
-from latentloop.recommender import Recommender
+
+if TYPE_CHECKING:
+    from latentloop.recommender import Recommender
 
 __all__ = ["check_rollouts"]
 

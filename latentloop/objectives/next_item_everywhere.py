@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,8 +15,10 @@ from latentloop.objectives.compose import Around
 from latentloop.objectives.contract import Objective, Terms, call, views_of
 from latentloop.objectives.next_item import NextItem
 from latentloop.objectives.views import Views
-from latentloop.recommender import Recommender
 from latentloop.thinking.everywhere import check_everywhere
+
+if TYPE_CHECKING:
+    from latentloop.recommender import Recommender
 
 __all__ = ["NextItemEverywhere"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,7 +25,9 @@ from latentloop.modes.dropout import dropout_off
 from latentloop.objectives.policy import Policy
 from latentloop.objectives.rewards import Reward
 from latentloop.randomness import dropout_seed, fold
-from latentloop.recommender import Recommender
+
+if TYPE_CHECKING:
+    from latentloop.recommender import Recommender
 
 __all__ = ["Prepared", "by_step", "choices", "draw_depths", "earned", "for_rollouts", "placed", "rewards_of", "think"]
 

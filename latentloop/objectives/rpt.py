@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 from dataclasses import fields
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -51,7 +51,9 @@ from latentloop.objectives.rollouts import (
 from latentloop.objectives.shown import shown
 from latentloop.objectives.views import Views
 from latentloop.randomness import fold, row_keys
-from latentloop.recommender import Recommender
+
+if TYPE_CHECKING:
+    from latentloop.recommender import Recommender
 
 __all__ = ["RPT", "Prepared"]
 

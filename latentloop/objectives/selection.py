@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,9 @@ from latentloop.data.sequences import Samples
 from latentloop.items.ranks import count_ranks
 from latentloop.modes.dropout import evaluating
 from latentloop.randomness import fold, row_keys
-from latentloop.recommender import Recommender
+
+if TYPE_CHECKING:
+    from latentloop.recommender import Recommender
 
 __all__ = ["select"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,8 +16,10 @@ from latentloop.encoder import Thoughts
 from latentloop.errors import InputError
 from latentloop.graphed_thinking import GraphedThinking
 from latentloop.randomness import fold, row_keys
-from latentloop.recommender import Recommender
 from latentloop.thinking.everywhere import Everywhere
+
+if TYPE_CHECKING:
+    from latentloop.recommender import Recommender
 
 __all__ = ["VIEW_NAMES", "Views", "encode_views"]
 

@@ -31,8 +31,8 @@ from tests.inputs.worlds import ITEMS, LOG, World, tree, unchecked
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "runpy"}
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__"}
 UNSAFE_CALLS = {"torch.load", "torch.hub.load", "torch.jit.load", "datasets.load_dataset", "pd.read_pickle"}
-IMPORTS_BY_NAME = {"latentloop/commands/own_blocks.py", "latentloop/__init__.py"}
-"""What a person's --encoder names, and the package's own modules from a table of its own."""
+IMPORTS_BY_NAME = {"latentloop/commands/own_blocks.py", "latentloop/lazily.py"}
+"""What a person's --encoder names, and the modules of a package from its own table."""
 
 
 def unsafe(source: str) -> Iterator[str]:
