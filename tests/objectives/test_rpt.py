@@ -23,7 +23,7 @@ from latentloop.objectives import RPT, NDCGReward, RecallReward, encode_views
 from latentloop.objectives import rpt as rpt_module
 from latentloop.objectives.policy import KL, Policy, Ratio
 from latentloop.objectives.rpt import Prepared
-from latentloop.randomness import fold, generator, row_keys
+from latentloop.randomness import fold, generator, keyed_normal, row_keys
 from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
@@ -569,6 +569,32 @@ def test_dropout_of_no_rate_tells_no_rollouts_apart() -> None:
     RPT(dropout=True).check(model)
 
 
+def test_rollouts_without_a_start_state_are_refused_with_what_would_mend_them() -> None:
+    plain = "^RPT needs rollouts that differ, but this encoder has no start state: pass dropout=True or wrap it in RecurrentDepth$"
+    model = Recommender(9, nn.Identity(), 8, 5, dropout=0.0)
+    with pytest.raises(InputError, match=plain) as error:
+        RPT().check(model)
+    assert error.value.settings == ("rollout_dropout",)
+    with pytest.raises(InputError, match=r"pass dropout=True \(no module has a rate above 0\) or wrap"):
+        RPT(dropout=True).check(model)
+
+
+def test_an_encoder_that_tells_no_spread_of_its_start_state_is_taken_at_its_word() -> None:
+    model = recommender(9)
+    std = model.encoder.__dict__.pop("state_std")
+    model.encoder.draw_state = lambda keys, slots: keyed_normal(keys, slots, 1) * std
+    RPT().check(model)
+
+
+def test_after_its_end_it_begins_anew() -> None:
+    model, batch = recommender(9), batch_of(9)
+    rpt = RPT(rollouts=2)
+    rpt.start(model)
+    rpt.end()
+    loss, _ = run(rpt, model, rpt.prepare(model, batch))
+    assert loss.isfinite()
+
+
 class Forgetful:
     """A user's law that returns nothing."""
 
@@ -592,6 +618,8 @@ def test_mistakes_in_use_are_named() -> None:
     with unchecked():
         with pytest.raises(InputTypeError, match="^reward must be a callable"):
             RPT(reward=3)  # type: ignore[arg-type]
+        with pytest.raises(InputTypeError, match=r"^reward must be a callable of \(greater, ties\): .*argument"):
+            RPT(reward=lambda greater: greater.double()).check(model)  # type: ignore[arg-type,call-arg,misc]
         with pytest.raises(InputError, match=r"call start\(model\)"):
             RPT().prepare(model, batch)
         for reward, found in ((lambda greater, ties: greater[:, :1].double(), ", 1"), (lambda greater, ties: 1, "int")):
