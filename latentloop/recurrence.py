@@ -218,7 +218,7 @@ class RecurrentDepth(nn.Module):
         Raises:
             InputError: as `unroll`, and for padding after an item.
         """
-        if context.get("offsets") is None and x.ndim == 3:
+        if x.ndim == 3:
             told = {name: context.get(name) for name in ("padding_mask", "lengths", "history")}
             check_left_padded(x.shape[1], **told)
         hidden = self.pre(x, **context)

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson, UniformDepth
+from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson, UniformDepth, draw_depth, varies
 from latentloop.errors import InputError
 from latentloop.randomness import fold, generator
-from tests.core.worlds import seeds
+from tests.core.worlds import seeds, unchecked
 
 LAWS = st.one_of(
     st.builds(LogNormalPoisson, st.integers(1, 8), st.floats(0, 3)),
@@ -112,3 +112,55 @@ def test_depths_have_an_end() -> None:
         FixedDepth(10_001)
     with pytest.raises(InputError, match="^high must be at most 10000, got 10001"):
         UniformDepth(1, 10_001)
+
+
+def test_settings_are_kept_as_plain_numbers_as_they_are_written() -> None:
+    with unchecked():
+        laws = [
+            (LogNormalPoisson(np.int64(4), np.float32(0.25)), {"mean_depth": 4, "sigma": 0.25}),  # type: ignore[arg-type]
+            (LogNormalPoisson(4, 1), {"mean_depth": 4, "sigma": 1}),
+            (FixedDepth(np.int64(2)), {"depth": 2}),  # type: ignore[arg-type]
+            (UniformDepth(np.int64(2), np.int32(5)), {"low": 2, "high": 5}),  # type: ignore[arg-type]
+        ]
+    for law, kept in laws:
+        assert vars(law) == kept
+        assert [type(value) for value in vars(law).values()] == [type(value) for value in kept.values()]
+
+
+class Own(FixedDepth):
+    """A law of a user's own, which may do what it likes with what it inherits."""
+
+
+class OwnUniform(UniformDepth):
+    """Another."""
+
+
+@pytest.mark.parametrize(
+    ("law", "wanted"),
+    [
+        (FixedDepth(3), False),
+        (UniformDepth(3, 3), False),
+        (UniformDepth(3, 4), True),
+        (LogNormalPoisson(), True),
+        (Own(3), True),
+        (OwnUniform(3, 3), True),
+    ],
+    ids=repr,
+)
+def test_which_laws_may_draw_different_depths(law: DepthLaw, wanted: bool) -> None:
+    assert varies(law) is wanted
+
+
+@given(seeds)
+def test_one_draw_is_the_first_of_its_keys_own_generator(key: int) -> None:
+    law = UniformDepth(1, 10_000)
+    assert draw_depth(law, key) == law.sample(generator(key))
+
+
+def test_a_draw_that_is_no_depth_is_named() -> None:
+    class Nought(FixedDepth):
+        def sample(self, generator: torch.Generator) -> int:
+            return 0
+
+    with pytest.raises(InputError, match=r"^what Nought\.sample draws must be a whole number of at least 1, got 0"):
+        draw_depth(Nought(3), 0)

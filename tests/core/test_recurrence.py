@@ -103,6 +103,21 @@ def test_forward_is_pre_and_unroll(seed: int, packed: bool, depth: int) -> None:
     torch.testing.assert_close(loop(x, state=state, depth=depth, **context), wanted)
 
 
+@pytest.mark.parametrize(
+    ("told", "match"),
+    [
+        ({"padding_mask": torch.tensor([[True, False, False], [False, False, True]])}, "left-padded.*row 1"),
+        ({"history": torch.tensor([[0, 1, 2], [1, 2, 0]])}, "left-padded.*row 1"),
+        ({"lengths": torch.tensor([2, 4])}, r"^lengths must lie in 0\.\.3, found 4"),
+    ],
+    ids=lambda told: next(iter(told)) if isinstance(told, dict) else "",
+)
+def test_forward_refuses_rows_that_are_not_left_padded(told: dict[str, Tensor], match: str) -> None:
+    loop = RecurrentDepth(nn.Linear(DIM, DIM), nn.Linear(DIM, DIM), dim=DIM)
+    with pytest.raises(InputError, match=match):
+        loop(torch.randn(2, 3, DIM), **told)
+
+
 @fewer
 @given(seed=seeds)
 def test_forward_without_a_state_gives_rows_the_same_noise_by_distance(seed: int) -> None:
