@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
@@ -24,6 +25,7 @@ from latentloop.errors import InputError
 from latentloop.evaluation import evaluate, ranks, weighted_ranks
 from latentloop.followers import WEIGHTS, Followers
 from latentloop.recipes import build_recommender
+from tests.core.worlds import unchecked
 from tests.evaluation.worlds import WholeNumbers, naive_counts, pasts, random_split
 
 
@@ -260,6 +262,15 @@ def test_a_chain_is_known_by_counting() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, float], said: str) -> None:
     with pytest.raises(InputError, match=said):
         Followers.of(random_split(2), **settings)
+
+
+def test_settings_are_kept_as_plain_numbers() -> None:
+    found = replace(Followers.of(leave_one_out(synthetic_log(num_users=30, num_items=20, seed=0), 5)))
+    with unchecked():
+        again = replace(found, newest=np.int64(3))  # type: ignore[arg-type]
+    assert type(again.newest) is int
+    assert again.newest == 3
+    assert vars(again).keys() == vars(found).keys()
 
 
 def test_counts_of_another_catalog_are_refused() -> None:

@@ -36,13 +36,16 @@ TESTS: dict[str, list[str]] = {
         "tests/core/test_recommend.py",
         "-k=bonus or chunk or numbering or row or precision or tile or top or protocol or weights or another_catalog",
     ],
-    "items.ranks": RANKS,
+    "items.ranks": [RANKS[0], "tests/items/test_bonus.py", f"{RANKS[1]} or bonus"],
     "items.ranks_in_tiles": RANKS,
     "items.same_keys": RANKS,
     "items.pairs": ["tests/items/test_pairs.py"],
     "data.splits": ["tests/data/test_splits.py"],
     "objectives.advantages": [f"{OBJECTIVES}/test_rewards.py"],
-    "objectives.compose": [f"{OBJECTIVES}/test_parts.py", "-k=sum or own or spt or weighted or named"],
+    "objectives.compose": [
+        *(f"{OBJECTIVES}/test_{name}.py" for name in ("contract", "parts")),
+        "-k=sum or own or spt or weighted or weighed or named",
+    ],
     "objectives.contract": [
         *(f"{OBJECTIVES}/test_{name}.py" for name in ("contract", "parts")),
         "-k=contract or sum or own or free or few",
