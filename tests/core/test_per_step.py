@@ -509,3 +509,15 @@ def test_what_cannot_be_is_refused() -> None:
         PerStep("copy", 2)  # type: ignore[arg-type]
     with unchecked(), pytest.raises(InputTypeError, match="own must be a type of module, or several, got 'norms'"):
         PerStep(block(0), 2, "norms")  # type: ignore[arg-type]
+
+
+def test_a_type_that_a_block_has_none_of_is_named_and_with_a_rank_what_else_may_be_said() -> None:
+    block = nn.Linear(DIM, DIM)
+    with pytest.raises(InputError, match=r"which has none in a LayerNorm$"):
+        PerStep(block, 2)
+    with pytest.raises(InputError, match=r"LayerNorm; own=\(\) is none but the changes of that rank$"):
+        PerStep(block, 2, rank=2)
+
+
+def test_the_rank_of_no_changes_is_nought() -> None:
+    assert PerStep(nn.LayerNorm(DIM), 2).rank == 0

@@ -13,6 +13,7 @@ from latentloop.evaluation import evaluate, ranks
 from latentloop.followers import Followers
 from latentloop.items import scores as item_scores
 from latentloop.items.bonus import add_bonus, check_bonus
+from latentloop.items.ranks import count_ranks
 from tests.core.worlds import unchecked
 from tests.evaluation.worlds import WholeNumbers, random_split
 
@@ -104,3 +105,12 @@ def test_a_tile_gets_what_lies_in_it() -> None:
     scores = torch.zeros(2, 3)
     add_bonus(scores, (row, item, torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])), first=3)
     assert scores.tolist() == [[2, 0, 4], [0, 16, 0]]
+
+
+def test_ranks_with_a_bonus_are_those_of_the_sums() -> None:
+    queries = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    keys = torch.tensor([[1.0, 1.0], [2.0, 0.0], [3.0, 2.0], [0.0, 3.0]])
+    row, item, score = torch.tensor([0, 0, 1]), torch.tensor([1, 4, 2]), torch.tensor([1.0, 5.0, 6.0])
+    # scores 1 2 3 0 and 2 0 4 6, with the bonus 2 2 3 5 and 2 6 4 6
+    greater, ties = count_ranks(queries, keys, torch.tensor([1, 2]), bonus=(row, item, score))
+    assert (greater.tolist(), ties.tolist()) == ([2, 0], [1, 1])
