@@ -163,8 +163,8 @@ class Adapted(nn.Module):
             length: L.
 
         Raises:
-            InputError: for an output not shaped like x, one that padding makes NaN, see `blocks.padding_trial`, or a declared
-                fact that does not hold, see `blocks.fact_trial`.
+            InputError: for an output not shaped like x, one that padding makes NaN, see `blocks.padding_trial`, or a
+                declared fact that does not hold, see `blocks.fact_trial`.
             InputTypeError: for an output without hidden states.
         """
         if self._own or self.call.takes_packed or isinstance(self.call, RecurrentCall | TransformerCall):

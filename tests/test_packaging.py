@@ -18,6 +18,7 @@ from types import ModuleType
 import pytest
 
 import latentloop
+import latentloop.data
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"latentloop": "latentloop", "backbones": "latentloop/backbones"}
@@ -176,18 +177,22 @@ def test_a_module_never_hides_the_function_of_its_name() -> None:
     assert printed.split() == ["True", "True"]
 
 
-def test_type_checkers_and_python_see_the_same_names() -> None:
-    tree = ast.parse((ROOT / "latentloop" / "__init__.py").read_text())
+@pytest.mark.parametrize(
+    ("package", "beside"), [(latentloop, ["__version__"]), (latentloop.data, [])], ids=["top", "data"]
+)
+def test_type_checkers_and_python_see_the_same_names(package: ModuleType, beside: list[str]) -> None:
+    tree = ast.parse(Path(str(package.__file__)).read_text())
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     typed = {
-        alias.name: str(node.module).removeprefix("latentloop.")
+        alias.name: str(node.module).removeprefix(f"{package.__name__}.")
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert typed == latentloop._HOME
-    assert sorted([*typed, "__version__"]) == sorted(latentloop.__all__)
-    assert set(latentloop.__all__) <= set(dir(latentloop))
+    assert typed == package._HOME
+    assert sorted([*typed, *beside]) == sorted(package.__all__)
+    assert set(package.__all__) <= set(dir(package))
+    assert all(getattr(package, name) is not None for name in package.__all__)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

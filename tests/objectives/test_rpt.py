@@ -586,7 +586,7 @@ def test_an_encoder_that_tells_no_spread_of_its_start_state_is_taken_at_its_word
     RPT().check(model)
 
 
-def test_after_its_end_it_begins_anew() -> None:
+def test_after_its_end_the_reference_stays_and_nothing_is_replayed() -> None:
     model, batch = recommender(9), batch_of(9)
     rpt = RPT(rollouts=2)
     rpt.start(model)
