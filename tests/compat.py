@@ -28,7 +28,7 @@ PYTHONS = [f"python3.{minor}" for minor in range(10, 15)]
 PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
 """Where pyenv, which many machines have their Pythons from, keeps those that are not on the path."""
 KINDS = ("pinned", "oldest", "newest")
-EXTRAS = ("plots", "tracking")
+EXTRAS = ("onnx", "plots", "tracking")
 """What users install of the extras; `text` has packages of its own size, and is tested with what it calls replaced."""
 
 

@@ -9,6 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from latentloop.backbones.sasrec import SASRec
+from latentloop.recipes import build_recommender
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -81,6 +85,17 @@ def test_tedrec(capsys: pytest.CaptureFixture[str]) -> None:
 def test_tedrec_asks_for_texts_of_a_file_s_items() -> None:
     with pytest.raises(SystemExit, match="item texts"):
         load("tedrec").main("log.csv")
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this torch does not tell that it exports")
+def test_answer_without_torch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build_recommender(SASRec(dropout=0.2), 60, dim=16)
+    model.item_ids = [f"item-{number}" for number in range(60)]
+    model.save_pretrained(tmp_path)
+    example = load("answer_without_torch")
+    for history in ([f"item-{number}" for number in range(25)], ["item-5", "item-5", "item-9"]):
+        assert example.main(str(tmp_path), *history) == model.recommend([history], k=10).items[0]
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def test_wheel_describes_itself(wheel: Path, metadata: Message) -> None:
     assert metadata["Version"] == latentloop.__version__
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "MIT"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"plots", "text", "tracking", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"onnx", "plots", "text", "tracking", "dev"}
     with zipfile.ZipFile(wheel) as archive:
         texts = {
             name.split(".dist-info/")[1]: archive.read(name).decode()

@@ -1,10 +1,12 @@
-"""Models leave for elsewhere: `torch.export` and `torch.jit.trace` give what the model gives, for any number of rows."""
+"""Models leave for elsewhere: `torch.export`, `torch.jit.trace` and ONNX give what the model gives, for any rows."""
 
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -70,7 +72,40 @@ def test_an_exported_model_answers_as_the_model_does(how: str, name: str, loop: 
 
 
 @pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this torch does not tell that it exports")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in BACKBONES else pytest.mark.slow)
+        for name in (*BACKBONES, *OWN_BLOCKS, *OWN)
+    ],
+)
+@torch.no_grad()
+def test_onnxruntime_answers_as_the_model_does(name: str, tmp_path: Path) -> None:
+    model, path = model_of(name, loop=True), tmp_path / "model.onnx"
+    rows = {"history": {0: torch.export.Dim("rows", min=1)}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (HISTORY,), path, dynamic_shapes=rows, dynamo=True, external_data=False, verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    for history in (HISTORY, HISTORY.flip(0)[1:], torch.tensor([[0, 9, 8, 7, 6, 5]])):
+        (answer,) = session.run(None, {"history": history.numpy()})
+        torch.testing.assert_close(torch.from_numpy(answer), model(history), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this torch does not tell that it exports")
 def test_an_rnn_of_two_directions_is_not_exported_without_a_word() -> None:
     model = Recommender(ITEMS, nn.GRU(8, 4, bidirectional=True, batch_first=True), dim=8, max_length=LENGTH).eval()
     with pytest.raises(Exception, match=r"torch\.jit\.trace"):
         torch.export.export(model, (HISTORY,), dynamic_shapes={"history": {0: torch.export.Dim("rows", min=1)}})
+
+
+@pytest.mark.parametrize("how", ["export", "trace"])
+def test_a_draw_at_each_call_is_not_frozen_in_a_graph(how: str) -> None:
+    model = model_of("own", loop=True)
+    model.inference_state = "fresh"
+    with warnings.catch_warnings(), pytest.raises(Exception, match="set model.inference_state = 'shared' or 'zero'"):
+        warnings.simplefilter("ignore")
+        if how == "export":
+            torch.export.export(model, (HISTORY,))
+        else:
+            torch.jit.trace(model, (HISTORY,), check_trace=False)
