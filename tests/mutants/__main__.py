@@ -70,11 +70,14 @@ TESTS: dict[str, list[str]] = {
     "objectives.rpt": [f"{OBJECTIVES}/test_rpt.py", "-k=not raises_the_reward"],
     "objectives.selection": [f"{OBJECTIVES}/test_selection.py"],
     "objectives.spt": [f"{OBJECTIVES}/test_parts.py", "-k=spt or named"],
-    "objectives.step": [f"{OBJECTIVES}/test_parts.py", "-k=step or few or spt or named or order or autocast"],
-    "objectives.trajectory": [f"{OBJECTIVES}/test_parts.py", "-k=trajectory or few or spt or named or autocast"],
+    "objectives.step": [f"{OBJECTIVES}/test_parts.py", "-k=step or few or spt or named or order or autocast or shown"],
+    "objectives.trajectory": [
+        f"{OBJECTIVES}/test_parts.py",
+        "-k=trajectory or few or spt or named or autocast or shown",
+    ],
     "objectives.views": [
         *(f"{OBJECTIVES}/test_{name}.py" for name in ("parts", "next_item_everywhere")),
-        "-k=view or depth or reads or newest or missing",
+        "-k=view or depth or reads or newest or missing or states",
     ],
 }
 """What pytest is given for each module."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from latentloop.recommender import Recommender
 from latentloop.runs.directory import RunDirectory
 from latentloop.training import fit, make_accelerator
 from tests.core.worlds import fewer, unchecked
-from tests.objectives.worlds import gradients, part_of, seeds, side_by_side
+from tests.objectives.worlds import Graphed, gradients, part_of, seeds, side_by_side
 
 LENGTH = 4  # shorter than many histories, so that users have several windows
 
@@ -165,6 +166,20 @@ def test_each_view_is_read_from_one_pass_the_anchor_first(names: tuple[str, ...]
     assert len(views.everywhere.packing.offsets) == len(wanted) * len(batch) + 1
     for name in wanted:
         torch.testing.assert_close(views[name].steps, encode_views(model, batch, (name,))[name].steps)
+
+
+def test_states_of_a_batch_that_knows_its_tokens_are_thought_by_who_asks_for_them() -> None:
+    split = split_of(2)
+    model, batch = model_of(split, 2), batch_of(split, 2)
+    graphed: Any = Graphed(model)
+    names = ("everywhere", "same_target")
+    with unchecked():  # it is no GraphedThinking
+        views = encode_views(model, replace(batch, tokens=(7, 11)), names, graphed=graphed)
+    assert graphed.told == [("everywhere", 7 + 11)]
+    plain = encode_views(model, batch, names)
+    assert views.everywhere is not None and plain.everywhere is not None
+    assert torch.equal(views.everywhere.states, plain.everywhere.states)
+    assert torch.equal(views["same_target"].steps, plain["same_target"].steps)
 
 
 def test_sampled_negatives_serve_every_position() -> None:

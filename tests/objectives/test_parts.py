@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ from latentloop.objectives.step import draw_step
 from latentloop.randomness import fold, generator, row_keys
 from latentloop.recommender import Recommender
 from latentloop.recurrence import Thoughts
-from tests.objectives.worlds import DIM, NUM_ITEMS, batch_of, gradients, recommender, seeds
+from tests.core.worlds import unchecked
+from tests.objectives.worlds import DIM, NUM_ITEMS, Graphed, batch_of, gradients, recommender, seeds
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}  # float64
 
@@ -67,6 +69,24 @@ def test_views_of_one_pass_are_the_rows_thought_one_by_one(seed: int) -> None:
         assert views[name].depth == views.depth
         torch.testing.assert_close(views[name].steps, row_by_row(model, batch, name, history, views.depth), **EXACT)
     assert not torch.allclose(views["anchor"].final, views["self"].final)  # its own T_0
+
+
+def test_views_of_a_batch_that_knows_its_tokens_are_thought_by_who_asks_for_them() -> None:
+    model, batch = recommender(0).eval(), batch_of(0)
+    graphed: Any = Graphed(model)
+    names = ("anchor", "same_target", "self")
+    plain, known = encode_views(model, batch, names), replace(batch, tokens=(7, 11))
+    with unchecked():  # it is no GraphedThinking
+        encode_views(model, batch, names, graphed=graphed)  # of which none are known
+        assert not graphed.told
+        views = encode_views(model, known, names, graphed=graphed)
+        assert graphed.told == [("thoughts", 7 + 11 + 7)]
+        nothing = encode_views(model, known, (), graphed=graphed)
+    for name in names:
+        assert torch.equal(views[name].steps, plain[name].steps)
+    assert nothing.model is model and nothing.depth == plain.depth and not nothing.thoughts
+    alone = encode_views(model, known, ("anchor",))  # by the model
+    torch.testing.assert_close(alone["anchor"].steps, plain["anchor"].steps, **EXACT)
 
 
 def test_the_depth_follows_the_law_and_the_key_alone() -> None:

@@ -17,7 +17,8 @@ from latentloop.across_ranks import Share
 from latentloop.data.batch import Batch
 from latentloop.depth import UniformDepth
 from latentloop.recommender import Recommender
-from latentloop.recurrence import RecurrentDepth
+from latentloop.recurrence import RecurrentDepth, Thoughts
+from latentloop.thinking.everywhere import Everywhere
 
 NUM_ITEMS, DIM, LENGTH = 23, 6, 5
 
@@ -134,3 +135,18 @@ def gradients(loss: Tensor, model: nn.Module) -> dict[str, Tensor]:
         name: torch.zeros_like(parameter) if gradient is None else gradient
         for name, parameter, gradient in zip(names, parameters, found, strict=True)
     }
+
+
+class Graphed:
+    """Thinks as the model does, and writes down what it is told of the rows' tokens."""
+
+    def __init__(self, model: Recommender) -> None:
+        self.model, self.told = model, list[tuple[str, int]]()
+
+    def __call__(self, history: Tensor, *, tokens: int, **options: Any) -> Thoughts:
+        self.told.append(("thoughts", tokens))
+        return self.model.think(history, **options)
+
+    def everywhere(self, history: Tensor, *, tokens: int, **options: Any) -> Everywhere:
+        self.told.append(("everywhere", tokens))
+        return self.model.think_everywhere(history, **options)
