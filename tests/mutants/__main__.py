@@ -57,7 +57,7 @@ TESTS: dict[str, list[str]] = {
     ],
     "objectives.next_item": [
         f"{OBJECTIVES}/test_parts.py",
-        "-k=dense or padding or own or few or sampled or samples or draws or catalog or named or autocast",
+        "-k=dense or padding or own or few or sampled or samples or draws or catalog or named or autocast or shown",
     ],
     "objectives.next_item_everywhere": [f"{OBJECTIVES}/test_next_item_everywhere.py", "-k=not fit_learns"],
     "objectives.policy": [

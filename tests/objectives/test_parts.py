@@ -402,6 +402,10 @@ def test_sums_and_their_own_parts_are_shown_as_they_are_written() -> None:
     )
     assert repr(1.0 * NextItem() + total.parts[1] + total.parts[2]) == written
     assert repr(SampledNextItem(7)) == "SampledNextItem(num_negatives=7)"
+    assert (
+        repr(SampledNextItem(7, item_counts=torch.tensor([1, 2, 3])))
+        == "SampledNextItem(num_negatives=7, item_counts=<3 counts>)"
+    )
 
 
 def test_the_settings_of_spt_and_its_own_parts_are_the_papers() -> None:

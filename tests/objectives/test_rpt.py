@@ -22,6 +22,7 @@ from latentloop.errors import InputError, InputTypeError
 from latentloop.objectives import RPT, NDCGReward, RecallReward, encode_views
 from latentloop.objectives import rpt as rpt_module
 from latentloop.objectives.policy import KL, Policy, Ratio
+from latentloop.objectives.rollouts import think
 from latentloop.objectives.rpt import Prepared
 from latentloop.randomness import fold, generator, keyed_normal, row_keys
 from latentloop.recipes import build_recommender
@@ -32,6 +33,7 @@ from tests.objectives.worlds import (
     DIM,
     LENGTH,
     NUM_ITEMS,
+    Graphed,
     batch_of,
     gradients,
     part_of,
@@ -649,3 +651,19 @@ def test_recomputed_steps_give_the_same_gradients(updates: int) -> None:
         found.append(gradients(loss, model))
     assert sum(float(g.abs().sum()) for g in found[0].values()) > 0
     torch.testing.assert_close(found[0], found[1], **EXACT)
+
+
+@pytest.mark.parametrize("own_dropout", [False, True])
+def test_rollouts_of_known_tokens_are_thought_by_who_asks_for_them_but_for_dropout_of_their_own(
+    own_dropout: bool,
+) -> None:
+    model, batch = recommender(0), batch_of(0)
+    graphed: Any = Graphed(model)
+    keys, key = row_keys(5, torch.arange(2 * len(batch))), 3 if own_dropout else None
+    plain = think(model, batch.history, 3, keys, 2, key)
+    assert plain.shape == (3, 2 * len(batch), DIM)
+    with unchecked():  # it is no GraphedThinking
+        assert torch.equal(think(model, batch.history, 3, keys, 2, key, None, graphed), plain) and not graphed.told
+        assert torch.equal(think(model, batch.history, 3, keys, 2, key, 7, graphed), plain)
+    assert graphed.told == ([] if own_dropout else [("thoughts", 7)])
+    assert torch.equal(think(model, batch.history, 3, keys, 2, key, 7), plain)
