@@ -3,8 +3,6 @@
 python examples/answer_without_torch.py MODEL ITEM..., after pip install 'latentloop[onnx]'
 """
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np
@@ -19,9 +17,9 @@ class Best(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, history: torch.Tensor) -> torch.Tensor:  # numbers (B, L or more), left-padded with 0, to (B, 10)
-        scores = self.model(history[:, -self.model.max_length :]) @ self.model.keys().T  # (B, N): column 0 is item 1
-        return torch.nn.functional.pad(scores, (1, 0)).scatter(1, history, -torch.inf)[:, 1:].topk(10).indices + 1
+    def forward(self, history: torch.Tensor) -> tuple[torch.Tensor, ...]:  # numbers (B, L or more), left-padded with 0
+        scores = torch.nn.functional.pad(self.model.score(history[:, -self.model.max_length :]), (1, 0))  # by number
+        return tuple(scores.scatter(1, history, -torch.inf)[:, 1:].topk(min(10, self.model.num_items)))
 
 
 def main(folder: str, *history: str) -> list[str]:
@@ -31,8 +29,10 @@ def main(folder: str, *history: str) -> list[str]:
     sizes = {0: torch.export.Dim("rows", min=1), 1: torch.export.Dim("length", min=model.max_length)}
     torch.onnx.export(Best(model).eval(), (example,), path, dynamic_shapes=(sizes,), dynamo=True, external_data=False)
     names = [str(item) for item in model.item_ids or ()]
-    row = np.pad([names.index(item) + 1 for item in history], (max(0, model.max_length - len(history)), 0))[None]
-    return [names[number - 1] for number in onnxruntime.InferenceSession(path).run(None, {"history": row})[0][0]]
+    numbers = [names.index(item) + 1 for item in history if item in names]
+    row = np.array([[0] * (model.max_length - len(numbers)) + numbers])
+    scores, places = onnxruntime.InferenceSession(path).run(None, {"history": row})
+    return [names[place] for score, place in zip(scores[0], places[0], strict=True) if score > -np.inf]
 
 
 if __name__ == "__main__":

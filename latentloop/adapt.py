@@ -71,7 +71,7 @@ class Adapted(nn.Module):
         self.module = module
         self.call = call
         self._own = made_here(module)
-        untried = isinstance(call, PlainCall) and call.told_of_padding and not self._own
+        untried = isinstance(call, PlainCall) and not self._own
         self._remedy: Remedy | None = None if untried else Remedy()
         declared = facts(module)
         self._facts = Facts(
@@ -152,7 +152,7 @@ class Adapted(nn.Module):
             )
         return output if padding is None else output.masked_fill(padding[..., None], 0.0)
 
-    def try_out(self, dim: int, length: int) -> None:
+    def try_out(self, dim: int, length: int, *, core: bool = False) -> None:
         """Run one row as soon as its size is known, so that what cannot be a block fails before anything is trained.
 
         Random draws are given back. A module that fails here in its own code, because it only runs elsewhere perhaps,
@@ -161,6 +161,7 @@ class Adapted(nn.Module):
         Args:
             dim: d.
             length: L.
+            core: whether it stands in a loop, where padded positions hold zeros from the second thought on.
 
         Raises:
             InputError: for an output not shaped like x, one that padding makes NaN, see `blocks.padding_trial`, or a
@@ -175,7 +176,8 @@ class Adapted(nn.Module):
             try:
                 x = torch.randn(1, length, dim, device=weight.device, dtype=weight.dtype)
                 history = (torch.arange(length, device=weight.device)[None] >= length // 2).long()
-                told = bool(self(x, history=history).isfinite().all())  # weights may be loaded only later
+                found = self(x.masked_fill(history[..., None] == 0, 0.0) if core else x, history=history)
+                told = bool(found.isfinite().all())  # weights may be loaded only later
                 if told and length - length // 2 >= 2:
                     with evaluating(self):  # a batch norm that learns mixes positions by design
                         try_facts(type(self.module).__name__, self._on_row, self._facts, x, history)

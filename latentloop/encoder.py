@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latentloop.depth import DepthLaw
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 
 __all__ = ["Encoder", "Thoughts", "distance_from_newest", "newest", "read_newest", "same_shape"]
 
@@ -100,7 +100,11 @@ def newest(x: Float[Tensor, "*n d"], offsets: Int[Tensor, " B1"] | None = None) 
 
 
 def same_shape(name: str, output: Tensor, wanted: Tensor) -> Tensor:
-    """Return what block `name` put out if it is shaped like `wanted`, else raise `InputError`."""
+    """Return what block `name` put out if it is shaped like `wanted`, else raise `InputError` or `InputTypeError`."""
+    if not isinstance(output, Tensor):
+        raise InputTypeError(f"{name} must return one tensor shaped like its input, got {type(output).__name__}")
+    if not output.is_floating_point() or (output.dtype == torch.float64 != wanted.dtype):
+        raise InputTypeError(f"{name} must return {wanted.dtype} like its input, got {output.dtype}")
     if output.shape != wanted.shape:
         raise InputError(f"{name} must return {tuple(wanted.shape)} like its input, got {tuple(output.shape)}")
     return output

@@ -260,9 +260,9 @@ def weighted_ranks(
         for number, index in tqdm(mine, desc="evaluate", unit="batch", disable=not progress, leave=False):
             target, exclude = samples.target(index), samples.past(index) if exclude_history else None
             with nullcontext() if fresh is None else dropout_seed(fold(fresh, number), keys.device):
-                history = samples.history(index)
-                steps = model.think(history, depth=deepest).steps
-            more = bonus_of(bonus, history, len(keys))
+                steps = model.think(samples.history(index), depth=deepest).steps
+            # as when recommending, a bonus may look further back than the model
+            more = None if bonus is None else bonus_of(bonus, samples.whole(index), len(keys))
             for weight, by_depth in found.items():
                 own = None if more is None or not weight else times(more, weight)
                 for depth, place in by_depth.items():

@@ -40,4 +40,4 @@ def check_weights(model: nn.Module, step: int) -> None:
     """
     each = [parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad]
     if each and not bool(torch.stack(each).all()):
-        raise NotFinite(f"weights are no numbers after step {step}")
+        raise NotFinite(f"weights are no numbers after step {step}", learned=step > 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -133,7 +133,9 @@ def _candidates(
         return None
     candidates = torch.full((len(ids),), allow is None, dtype=torch.bool)
     for name, listed, value in (("allow", allow, True), ("deny", deny, False)):
-        if isinstance(listed, str | bytes):  # its letters may be items
+        if isinstance(listed, str | bytes) or not (
+            listed is None or isinstance(listed, Iterable)
+        ):  # letters may be items
             raise InputTypeError(f"{name} must be a list of item ids, got {listed!r}")
         known, unknown = ids.numbers(() if listed is None else listed if hasattr(listed, "tolist") else list(listed))
         if unknown and strict:

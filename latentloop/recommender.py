@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InferenceState", "Recommender"]
 
+_BLOCKS = ("pre_block", "core_block", "block")
 InferenceState = Literal["shared", "fresh", "zero"]
 
 
@@ -80,8 +81,7 @@ class Recommender(nn.Module, Pretrained):
         num_items = at_least("num_items", num_items, 1)
         dim, max_length = at_least("dim", dim, 1), at_least("max_length", max_length, 1)
         dropout, init_std = dropout_rate(dropout), zero_or_more("init_std", init_std)
-        if inference_state not in get_args(InferenceState):
-            raise InputError(f"inference_state must be 'shared', 'fresh' or 'zero', got {inference_state!r}")
+        self.inference_state = inference_state
         if not isinstance(encoder, nn.Module):
             raise InputTypeError(f"encoder must be a torch module, got {type(encoder).__name__}")
         self.num_items, self.dim, self.max_length = num_items, dim, max_length
@@ -92,7 +92,6 @@ class Recommender(nn.Module, Pretrained):
         self.built_with = encoder_settings(self.encoder)
         self.scorer = build_scorer(scorer)
         self.scored_with = scorer_settings(self.scorer)
-        self.inference_state: InferenceState = inference_state
         self.init_std = init_std
         self.item_table = nn.Embedding(num_items + 1, dim, padding_idx=0)
         self.position_table = nn.Parameter(torch.empty(max_length, dim))
@@ -118,6 +117,17 @@ class Recommender(nn.Module, Pretrained):
         if table is not None and len(table) != self.num_items:
             raise InputError(f"item_ids must hold {self.num_items} ids, one an item, got {len(table)}")
         self._item_ids = table
+
+    @property
+    def inference_state(self) -> InferenceState:
+        """What T_0 is where nobody gives one."""
+        return self._inference_state
+
+    @inference_state.setter
+    def inference_state(self, state: InferenceState) -> None:
+        if state not in get_args(InferenceState):
+            raise InputError(f"inference_state must be 'shared', 'fresh' or 'zero', got {state!r}")
+        self._inference_state = state
 
     @property
     def depth_law(self) -> DepthLaw:
@@ -271,13 +281,13 @@ class Recommender(nn.Module, Pretrained):
         return self.encode(history, depth=depth)
 
 
-def _try_out(encoder: Any, dim: int, max_length: int) -> None:
+def _try_out(encoder: Any, dim: int, max_length: int, *, core: bool = False) -> None:
     """Each block of the encoders that are made of adapted ones."""
-    blocks = [getattr(encoder, name, None) for name in ("pre_block", "core_block", "block")]
+    blocks = [(getattr(encoder, name, None), core or name == "core_block") for name in _BLOCKS]
     if isinstance(encoder, PerStep):
-        blocks = list(encoder.blocks)
-    for block in blocks:
+        blocks = [(block, core) for block in encoder.blocks]
+    for block, in_loop in blocks:
         if isinstance(block, Adapted) and isinstance(block.module, Stacked | PerStep):
-            _try_out(block.module, dim, max_length)
+            _try_out(block.module, dim, max_length, core=in_loop)
         elif isinstance(block, Adapted):
-            block.try_out(dim, max_length)
+            block.try_out(dim, max_length, core=in_loop)

@@ -87,7 +87,10 @@ def try_padding(module: nn.Module, run: Run, x: Float[Tensor, "B L d"]) -> Remed
         with aside(module, device):
             row = x[:1].detach().clone()
             found = _look(module, run, row, padding)
-            if not (found.padded or found.fatal) or _look(module, run, row, torch.zeros_like(padding)).fatal:
+            if not (found.padded or found.fatal):
+                return Remedy()
+            full = torch.where(padding[..., None], row.flip(1), row)  # what lies at padded positions may be zeros
+            if _look(module, run, full, torch.zeros_like(padding)).fatal:
                 return Remedy()  # whatever is NaN without padding too is none of its doing
             with safe_softmax():
                 mended = _look(module, run, row, padding)

@@ -149,7 +149,7 @@ class RPTOptions:
     """Post-training (RPT): group-relative policy optimisation over rollouts that differ in T_0."""
 
     rollouts: int = 4
-    """G: rollouts of each sample."""
+    """G: rollouts of each sample, at least 2."""
     reward: Literal["recall", "ndcg"] = "recall"
     """What a rollout earns."""
     reward_cutoff: int = 10

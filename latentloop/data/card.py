@@ -44,14 +44,14 @@ class DataCard:
             interactions: the table to describe.
         """
         users, items, actions = interactions.num_users, interactions.num_items, len(interactions)
-        cells = users * items
+        cells, pairs = users * items, _pairs(interactions)
         return cls(
             users=users,
             items=items,
             actions=actions,
             average_length=actions / users if users else 0.0,
-            sparsity=1.0 - actions / cells if cells else 0.0,
-            repeats=1.0 - _pairs(interactions) / actions if actions else 0.0,
+            sparsity=1.0 - pairs / cells if cells else 0.0,
+            repeats=1.0 - pairs / actions if actions else 0.0,
             hash=content_hash(interactions),
         )
 

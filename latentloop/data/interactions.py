@@ -160,7 +160,7 @@ def _as_times(times: Sequence[int | float] | np.ndarray) -> np.ndarray:
         wrong = ~np.isfinite(found)
     given: Any = times if isinstance(times, list | tuple) else found
     if found.dtype.kind == "f" and given is times:  # of whole numbers and fractions
-        for row in np.flatnonzero(np.abs(found) > 2**53).tolist():
+        for row in np.flatnonzero(np.abs(found) >= 2**53).tolist():
             wrong[row] |= isinstance(given[row], int) and int(found[row]) != given[row]
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])

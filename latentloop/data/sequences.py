@@ -168,6 +168,17 @@ class Samples:
         places = torch.arange(len(shift), device=self.device) + shift
         return self.sequences.items[places].long(), offsets
 
+    def whole(self, index: Int[Tensor, " B"]) -> Int64[Tensor, "B L2"]:
+        """The whole past before each target, however long, left-padded with 0 to the longest of these.
+
+        Args:
+            index: (B,) positions of samples.
+        """
+        end, start = self.end[index], self._start(self.user[index])
+        longest = int((end - start).max()) if len(index) else 0
+        places = end[:, None] + torch.arange(-max(1, longest), 0, device=self.device)
+        return self.sequences.items[places.clamp_min(0)].long().masked_fill_(places < start[:, None], 0)
+
     def locate(self, rows: Int[Tensor, " B"]) -> Int64[Tensor, " B"]:
         """Where the samples numbered `rows` stand in this object, the inverse of `samples.rows[index]`.
 

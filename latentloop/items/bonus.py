@@ -27,7 +27,7 @@ class Bonus(Protocol):
     """What `evaluate` and `recommend` add to scores; its `str` says in the protocol what it was."""
 
     def __call__(self, history: Int[Tensor, "B L"]) -> Scores:
-        """(B, L) item ids, left-padded with 0 -> which items of which row get how much more than the model's score."""
+        """(B, L) item ids, left-padded with 0, the whole past -> which items of which row get how much more."""
         ...
 
 

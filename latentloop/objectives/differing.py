@@ -8,7 +8,7 @@ import torch
 
 from latentloop.depth import varies
 from latentloop.errors import InputError
-from latentloop.modes.dropout import may_drop
+from latentloop.modes.dropout import dropout_off, may_drop
 
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
@@ -43,6 +43,24 @@ def check_rollouts(model: Recommender, *, dropout: bool, own_depth: bool) -> Non
             f"{no_rate} or own_depth=True{other}",
             settings=("state_std", "rollout_dropout", "own_depth"),
         )
+    if not (dropped or depths_differ) and not _reads_state(model):
+        raise InputError(
+            "RPT needs rollouts that differ, but the aggregate reads no T_0: no thought follows from it; combine the state "
+            "with H, or pass dropout=True or own_depth=True",
+            settings=("aggregate", "rollout_dropout", "own_depth"),
+        )
+
+
+def _reads_state(model: Recommender) -> bool:
+    """Whether the answer follows from T_0, whatever the weights are now."""
+    history = torch.ones(1, 1, dtype=torch.int64, device=model.device)
+    with dropout_off(model), torch.inference_mode(False), torch.enable_grad():
+        state = model.position_table.new_zeros(1, 1, model.dim, requires_grad=True)
+        answer = model.think(history, depth=1, state=state).final
+        if answer.requires_grad and torch.autograd.grad(answer.sum(), state, allow_unused=True)[0] is not None:
+            return True  # though weights that start at 0 may hide it yet
+        other = model.think(history, depth=1, state=torch.ones_like(state)).final
+    return not torch.equal(answer, other)  # detached on the way, perhaps
 
 
 def _has_state(model: Recommender) -> bool:

@@ -65,7 +65,7 @@ class RPT(Composable):
     prepared batch gives the loss, `updates` times. At the first update P is 1, so with `updates=1` the clip is inert.
 
     Args:
-        rollouts: G, start states for each history.
+        rollouts: G, start states for each history, at least 2.
         reward: any callable of (greater, ties); `RecallReward(10)` where None.
         policy: whose probability is raised or lowered at each step. "target": the target; "hybrid": the target where
             A > 0, else the highest-scored other item; "top": the highest-scored item.
@@ -102,7 +102,7 @@ class RPT(Composable):
         dropout: bool = False,
         own_depth: bool = False,
     ) -> None:
-        self.rollouts = at_least("rollouts", rollouts, 1)
+        self.rollouts = at_least("rollouts", rollouts, 2)  # of a group of one none is better
         if reward is not None and not callable(reward):
             raise InputTypeError(f"reward must be a callable of (greater, ties), got {reward!r}")
         self.reward: Reward = RecallReward(10) if reward is None else reward

@@ -271,6 +271,38 @@ class Frozen(nn.Module):
         return hidden if padding_mask is None else hidden / (~padding_mask)[..., None]  # 0 / 0 or infinite at padding
 
 
+class UnitLength(nn.Module):
+    """Divides by the length of its input, which in a loop is 0 at padded positions from the second thought on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x / x.norm(dim=-1, keepdim=True))
+        return out
+
+
+class UnitLengthTold(UnitLength):
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("make", [UnitLength, UnitLengthTold])
+def test_what_zeros_make_nan_is_refused_in_a_loop_and_nowhere_else(make: type[UnitLength]) -> None:
+    def first_gradients(encoder: nn.Module) -> bool:
+        model = Recommender(9, encoder, dim=D, max_length=6)
+        batch = Batch(torch.tensor([[0, 0, 0, 0, 1, 2], [0, 3, 4, 5, 6, 7]]), torch.tensor([3, 4]), torch.arange(2), 0)
+        loss, _ = NextItem()(encode_views(model, batch, ("anchor",)), batch)
+        loss.backward()
+        return all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+    with pytest.raises(InputError, match=f"^{make.__name__} gives NaN .* at padded positions .* reaches its weights"):
+        first_gradients(RecurrentDepth(nn.Linear(D, D), make(), depth_law=FixedDepth(3)))
+    assert first_gradients(RecurrentDepth(make(), nn.Linear(D, D), depth_law=FixedDepth(3)))
+    assert first_gradients(make())
+
+
 def test_a_module_without_a_gradient_is_answered_too() -> None:
     torch.manual_seed(0)
     module, given_rows = Frozen(), every_padding(4)

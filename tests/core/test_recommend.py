@@ -393,3 +393,9 @@ def test_recommend_gives_every_part_its_mode_back() -> None:
     model.recommend([[1], [2]], k=3)
     assert [m.training for m in model.modules()] == before
     assert not all(before)
+
+
+def test_allow_and_deny_are_lists_of_ids() -> None:
+    for name in ("allow", "deny"):
+        with unchecked(), pytest.raises(InputTypeError, match=f"^{name} must be a list of item ids, got 5$"):
+            recommender(0).recommend([[1]], k=2, **{name: 5})

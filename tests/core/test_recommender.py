@@ -421,3 +421,33 @@ def test_a_block_of_another_size_fails_when_it_is_wrapped() -> None:
     encoder = RecurrentDepth(nn.GRU(16, 16, batch_first=True), nn.Identity())
     with pytest.raises(InputError, match="pre_block is made for vectors of size 16, but dim is 8"):
         Recommender(9, encoder, 8, 5)
+
+
+def test_an_inference_state_set_later_is_checked_too() -> None:
+    model = Recommender(9, nn.Identity(), 8, 5)
+    with (
+        unchecked(),
+        pytest.raises(InputError, match="^inference_state must be 'shared', 'fresh' or 'zero', got 'zeros'"),
+    ):
+        model.inference_state = "zeros"  # type: ignore[assignment]
+    model.inference_state = "zero"
+    assert model.inference_state == "zero"
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "said"),
+    [
+        (lambda state, hidden: (state, hidden), InputTypeError, "aggregate must return one tensor .* got tuple"),
+        (
+            lambda state, hidden: state.double(),
+            InputTypeError,
+            "aggregate must return torch.float32 .* got torch.float64",
+        ),
+        (lambda state, hidden: state.long(), InputTypeError, "aggregate must return torch.float32 .* got torch.int64"),
+        (lambda state, hidden: state[:1], InputError, r"aggregate must return \(2, 5, 8\)"),
+    ],
+)
+def test_what_an_aggregate_returns_is_checked(made: Any, error: type[Exception], said: str) -> None:
+    model = Recommender(9, RecurrentDepth(nn.Identity(), nn.Identity(), aggregate=made), 8, 5)
+    with unchecked(), pytest.raises(error, match=f"^{said}"):
+        model.encode(torch.tensor([[1, 2, 3], [0, 1, 2]]))

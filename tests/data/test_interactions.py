@@ -168,6 +168,8 @@ def test_the_card_counts_and_its_hash_sees_every_part() -> None:
     assert card.text().startswith(
         "2 users, 2 items, 3 actions, average length 1.5, sparsity 25.00%, repeats 0.00%, hash "
     )
+    repeated = DataCard.of(Interactions.of([1, 1, 1, 1, 1, 2], [7, 8, 7, 8, 7, 7], [1, 2, 3, 4, 5, 6]))
+    assert (repeated.sparsity, repeated.repeats) == (0.25, 0.5)  # a cell that is filled twice is filled
     others = [
         Interactions.of([1, 1, 2], [7, 8, 8], [1, 2, 3]),
         Interactions.of([1, 1, 2], [7, 8, 7], [1, 2, 4]),

@@ -67,6 +67,11 @@ def test_samples_equal_the_loop(histories: list[list[int]], max_length: int, dat
     assert samples.target(index).tolist() == [histories[u][p] for u, p in (pairs[c] for c in chosen)]
     assert samples.lengths(index).tolist() == [min(p, max_length) for _, p in (pairs[c] for c in chosen)]
     flat, offsets = samples.past(index)
+    whole = samples.whole(index)
+    assert whole.shape == (len(index), max([1, *offsets.diff().tolist()]))
+    for row, padded in enumerate(whole.tolist()):
+        items = flat[offsets[row] : offsets[row + 1]].tolist()
+        assert padded == [0] * (len(padded) - len(items)) + items
     assert len(offsets) == len(chosen) + 1
     for row, c in enumerate(chosen):
         user, place = pairs[c]

@@ -73,6 +73,17 @@ def test_what_may_be_left_out_may_be(text: str) -> None:
     assert isinstance(found, np.ndarray) and found.tolist() == [1710469080]
 
 
+@pytest.mark.parametrize(
+    "text", ["2024-3-5 2:18", "2024/3/5 2:18", "2024-03-5T02:18", "2024/3/05 2:18 UTC", "2024-3-05 02:18Z"]
+)
+def test_months_days_and_hours_may_have_one_digit(text: str) -> None:
+    zone = "Z" if text.endswith(("Z", "UTC")) else ""
+    found = parse_times(column(f"2024-03-15T02:18{zone}", text))
+    assert isinstance(found, np.ndarray) and found.tolist() == [1710469080, 1709605080]
+    days = parse_times(column(text[:9].split(maxsplit=1)[0].split("T", maxsplit=1)[0], "2024-12-31"))
+    assert isinstance(days, np.ndarray) and days.tolist() == [1709596800, 1735603200]
+
+
 def test_a_day_with_slashes_is_its_first_second() -> None:
     found = parse_times(column("2024/03/15", "1969/12/31"))
     assert isinstance(found, np.ndarray) and found.tolist() == [1710460800, -86400]

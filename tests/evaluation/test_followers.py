@@ -89,7 +89,7 @@ def test_ranks_equal_a_loop_over_users_and_items(seed: int, exclude: bool, rows:
         found = followers_ranks(split.test, counted, exclude_history=exclude)
     counts, wanted = naive_followers(split, window=2, decay=0.5), []
     for past, target in pasts(split, 1):
-        scores = naive_history(counts, past[-split.max_length :], 3, 0.5)
+        scores = naive_history(counts, past, 3, 0.5)
         row = [scores.get(item, 0.0) for item in range(1, split.num_items + 1)]
         wanted.append(naive_counts(row, target, past if exclude else []))
     assert list(zip(found.greater.tolist(), found.ties.tolist(), strict=True)) == wanted
@@ -108,12 +108,30 @@ def test_a_bonus_is_added_to_the_scores(seed: int, exclude: bool, weight: float)
     counts = naive_followers(split, window=2, decay=0.5)
     wanted = []
     for place, (past, target) in enumerate(pasts(split, 1)):
-        extra = naive_history(counts, past[-split.max_length :], 10, 0.5)
+        extra = naive_history(counts, past, 10, 0.5)
         row = scores[place].clone()
         for item, count in extra.items():
             row[item - 1] += weight * torch.log1p(torch.tensor(count))
         wanted.append(naive_counts(row.tolist(), target, past if exclude else []))
     assert list(zip(found.greater.tolist(), found.ties.tolist(), strict=True)) == wanted
+
+
+@pytest.mark.parametrize("weight", [0.5, 50.0])
+def test_recommending_adds_what_was_evaluated_of_a_past_longer_than_the_model_reads(weight: float) -> None:
+    data = synthetic_log(30, 20, seed=4)
+    split = leave_one_out(data, max_length=2)
+    model = build_recommender(SASRec(pre_layers=1, core_layers=1), split.num_items, dim=8, max_length=2)
+    bonus = Followers.of(split, weight=weight)
+    found = ranks(model, split.test, depths=[3], exclude_history=True, bonus=bonus)[3]
+    everyone = torch.arange(len(split.test))
+    items, offsets = split.test.past(everyone)
+    assert int(offsets.diff().max()) > 2
+    histories = [part.tolist() for part in items.tensor_split(offsets[1:-1])]
+    names = [[data.item_ids[item - 1] for item in history] for history in histories]
+    lists = model.recommend(names, data=data, k=split.num_items, depth=3, bonus=bonus).items
+    for place, target in enumerate(split.test.target(everyone).tolist()):
+        if target not in histories[place] and not int(found.ties[place]):
+            assert lists[place].index(data.item_ids[target - 1]) == int(found.greater[place])
 
 
 def test_the_weight_is_the_best_on_validation_and_the_smallest_of_equal_ones() -> None:

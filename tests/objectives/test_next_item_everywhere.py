@@ -295,6 +295,17 @@ def test_a_model_that_reads_less_than_the_samples_hold_learns_every_target_all_t
     assert sum(seen) == len(split.train)
 
 
+class Started(NextItem):
+    def start(self, model: Recommender) -> None:
+        self.model = model
+
+
+def test_its_part_is_started_with_the_model() -> None:
+    part, model = Started(), model_of(split_of(1), 1)
+    NextItemEverywhere(part).start(model)
+    assert part.model is model
+
+
 def test_what_is_missing_is_named() -> None:
     split = split_of(0)
     model, batch = model_of(split, 0), batch_of(split, 0)

@@ -460,14 +460,14 @@ def test_a_state_of_one_number_makes_rollouts_differ() -> None:
 
 @pytest.mark.parametrize("num_items", [1, 2])
 @pytest.mark.parametrize("policy", get_args(Policy))
-def test_tiny_catalogs_and_single_rollouts(num_items: int, policy: Policy) -> None:
+def test_tiny_catalogs(num_items: int, policy: Policy) -> None:
     model, batch = recommender(6, num_items=num_items), batch_of(6, 2, num_items=num_items)
-    for rollouts in (1, 3):
+    for rollouts in (2, 3):
         rpt = RPT(policy=policy, rollouts=rollouts, reward=inverse_rank)
         rpt.start(model)
         loss, terms = run(rpt, model, rpt.prepare(model, batch))
         assert loss.isfinite()
-        if 1 in (num_items, rollouts):
+        if num_items == 1:
             assert terms["zero_variance"].item() == 1
         loss.backward()
 
@@ -522,7 +522,7 @@ def test_it_raises_the_reward() -> None:
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        ({"rollouts": 0}, "^rollouts must be a whole number of at least 1, got 0"),
+        ({"rollouts": 0}, "^rollouts must be a whole number of at least 2, got 0"),
         ({"updates": 0}, "^updates must be a whole number of at least 1, got 0"),
         ({"clip": 0.0}, "^clip must be a finite number above 0"),
         ({"kl_weight": -1.0}, "^kl_weight must be a finite number of at least 0"),
@@ -579,6 +579,34 @@ def test_rollouts_without_a_start_state_are_refused_with_what_would_mend_them() 
     assert error.value.settings == ("rollout_dropout",)
     with pytest.raises(InputError, match=r"pass dropout=True \(no module has a rate above 0\) or wrap"):
         RPT(dropout=True).check(model)
+
+
+def test_a_group_of_one_is_refused() -> None:
+    with pytest.raises(InputError, match="^rollouts must be a whole number of at least 2, got 1"):
+        RPT(rollouts=1)
+
+
+class Starved(nn.Linear):
+    """A core-block that answers nothing yet."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_aggregate_that_reads_no_start_state_is_refused_and_one_that_hides_it_is_not(frozen: bool) -> None:
+    def model_of(aggregate: Any, core: nn.Module) -> Recommender:
+        encoder = RecurrentDepth(nn.Linear(8, 8), core, aggregate=aggregate)
+        return Recommender(9, encoder, 8, 5).requires_grad_(not frozen)
+
+    model = model_of(lambda state, hidden: 2 * hidden, nn.Linear(8, 8))
+    with pytest.raises(InputError, match="^RPT needs rollouts that differ, but the aggregate reads no T_0"):
+        RPT().check(model)
+    RPT(dropout=True).check(model)
+    RPT(own_depth=True).check(model)
+    RPT().check(model_of("add", Starved(8, 8)))  # which learns to read it
+    RPT().check(model_of(lambda state, hidden: state.detach() + hidden, nn.Linear(8, 8)))
 
 
 def test_an_encoder_that_tells_no_spread_of_its_start_state_is_taken_at_its_word() -> None:

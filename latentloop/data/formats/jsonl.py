@@ -8,12 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
 from latentloop.data.formats.bytes import arrow_stream, damaged_gzip, find_undecodable, open_bytes
 from latentloop.data.formats.log import Log
 from latentloop.data.formats.names import Wanted
+from latentloop.data.formats.times import EXACT
 from latentloop.errors import InputError
 from latentloop.json_text import parse_json
 
@@ -38,8 +40,8 @@ def read_jsonl(path: Path, wanted: Wanted) -> Log:
         raise InputError(f"{path}: the file is empty, expected one JSON object a line")
     columns = list(first[1])
     names = [columns[place] for place in wanted.find_and_tell(columns, str(path)) if place is not None]
-    kinds = {name: _kind(path, first[0], name, first[1][name]) for name in names}
     time = names[2] if len(names) == 3 else None
+    kinds = {name: _kind(path, first[0], name, first[1][name], name == time) for name in names}
     table = None
     if time is not None and kinds[time] == pa.int64():
         table = _read(path, kinds)
@@ -49,6 +51,8 @@ def read_jsonl(path: Path, wanted: Wanted) -> Log:
         table = _read(path, kinds)
     if table is None:
         raise _explained(path, names, first[1])
+    if time is not None and kinds[time] == pa.float64():
+        _check_exact(path, time, table.column(time).to_numpy())
     return Log(
         name=str(path),
         user=table.column(names[0]),
@@ -74,13 +78,24 @@ def _read(path: Path, kinds: dict[str, pa.DataType]) -> pa.Table | None:
         return None
 
 
-def _kind(path: Path, line: int, name: str, value: Any) -> pa.DataType:
+def _kind(path: Path, line: int, name: str, value: Any, is_time: bool) -> pa.DataType:
     if isinstance(value, str):
         return pa.string()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         found = "null" if value is None else type(value).__name__
         raise InputError(f"{path}: line {line}: {name!r} is {found}, expected text or a number")
-    return pa.int64() if isinstance(value, int) and value in _INT64 else pa.float64()
+    if isinstance(value, int) and (value in _INT64 or not is_time):
+        return pa.int64()  # `_explained` tells of ids beyond
+    return pa.float64()
+
+
+def _check_exact(path: Path, name: str, times: np.ndarray) -> None:
+    """Refuse whole numbers that float64 cannot hold: they would tie with others, and their order would be lost."""
+    if not (np.abs(times) >= 2**53).any():
+        return
+    for (line, value), time in zip(objects(path), times.tolist(), strict=True):
+        if isinstance(value[name], int) and int(time) != value[name]:
+            raise InputError(f"{path}: line {line}: {name!r} is {value[name]}, expected {EXACT}")
 
 
 def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -93,7 +93,8 @@ class Log:
                 pc.utf8_trim_whitespace(values), value_set=pa.array(_MISSING[: 1 if self.typed else None], values.type)
             )
             if pc.any(blank).as_py():
-                self._missing(pa.array(blank.to_numpy(zero_copy_only=False)[codes]), name)
+                written = "" if self.typed else " (nan means none)"
+                self._missing(pa.array(blank.to_numpy(zero_copy_only=False)[codes]), name, written)
             if not self.typed:
                 values = _integers_if_all(values)
         order = pc.sort_indices(values).to_numpy()
@@ -135,9 +136,11 @@ class Log:
                 f"{self.name}: {self.where(row)}: {name!r} is beyond 64-bit integers; store ids as text"
             ) from None
 
-    def _missing(self, mask: Any, name: str) -> None:
+    def _missing(self, mask: Any, name: str, counts: str = "") -> None:
         row = int(np.flatnonzero(np.asarray(mask))[0])
-        raise InputError(f"{self.name}: {self.where(row)}: no value in column {name!r}; fill it in or drop the row")
+        raise InputError(
+            f"{self.name}: {self.where(row)}: no value in column {name!r}{counts}; fill it in or drop the row"
+        )
 
     def _times(self, column: pa.ChunkedArray, name: str) -> np.ndarray:
         if column.null_count:

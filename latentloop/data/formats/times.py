@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["blurred_moment", "parse_times", "seconds"]
+__all__ = ["EXACT", "blurred_moment", "parse_times", "seconds"]
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
@@ -21,7 +21,7 @@ def parse_times(text: pa.ChunkedArray) -> np.ndarray | tuple[int, str]:
     seconds: different times would become the same.
 
     Dates are such as 2023-05-01, 2023-05-01T10:00:00Z or "2023-05-01 10:00:00.5"; without a zone they are UTC. Also
-    read are slashes (2023/05/01), up to nine digits of a fraction, and a space before the zone, which may be "UTC". A
+    read are slashes (2023/05/01), months, days and hours of one digit (2023/5/1), up to nine digits of a fraction, and a space before the zone, which may be "UTC". A
     column holds one kind: numbers, dates with a zone, or dates without one.
 
     Args:
@@ -90,7 +90,7 @@ def _read(text: pa.ChunkedArray) -> np.ndarray | tuple[int, str] | None:
             row, expected = blurred_moment(found, times), _APART
         else:
             times = found.to_numpy()
-            row, expected = _blurred(text, times) if read is _floats else None, _EXACT
+            row, expected = _blurred(text, times) if read is _floats else None, EXACT
         return times if row is None else (row, expected)
     return None
 
@@ -146,14 +146,14 @@ def _dates(text: pa.ChunkedArray, zone: str | None) -> pa.ChunkedArray | None:
 
 def _blurred(text: pa.ChunkedArray, times: np.ndarray) -> int | None:
     """The first whole number that float64 cannot hold: it would tie with others, and their order would be lost."""
-    for row in np.flatnonzero(np.abs(times) > 2**53).tolist():
+    for row in np.flatnonzero(np.abs(times) >= 2**53).tolist():
         whole = re.fullmatch(r"([+-]?\d+)(\.0*)?", text[row].as_py())
         if whole and int(whole[1]) != int(times[row]):
             return row
     return None
 
 
-_EXACT = "a number that is kept exactly: below 2^53 beside fractions, below 2^63 without, such as seconds"
+EXACT = "a number that is kept exactly: below 2^53 beside fractions, below 2^63 without, such as seconds"
 _APART = "a time that seconds in float64 tell from another row's, a microsecond apart or so; give whole nanoseconds"
 _YEAR_FIRST = (
     "the year first, such as 2023-05-01: whether the day or the month comes first is ambiguous here; rewrite the column, "
@@ -163,7 +163,10 @@ _YEAR_LAST = re.compile(r"\d{1,2}[/.-]\d{1,2}[/.-](\d{4}|\d{2})\b")
 _SPELLINGS = (
     (" +", r"(:[\d.]+) (\+\d\d(:?\d\d)?)$", r"\1\2"),
     (" -", r"(:[\d.]+) (-\d\d(:?\d\d)?)$", r"\1\2"),
-    ("/", r"^(\d{4})/(\d\d)/(\d\d)", r"\1-\2-\3"),
+    ("/", r"^(\d{4})/(\d{1,2})/(\d{1,2})", r"\1-\2-\3"),
+    ("-", r"^(\d{4}-)(\d-)", r"\10\2"),
+    ("-", r"^(\d{4}-\d\d-)(\d)($|\D)", r"\10\2\3"),
+    (":", r"^(\d{4}-\d\d-\d\d[ T])(\d:)", r"\10\2"),
 )
 _MICROSECONDS_APART = 2.0**33  # seconds below which neighbours in float64 are less than a microsecond apart
 _KINDS = {"a number": _floats, "a date without a zone": _local_dates, "a date with a zone": _zoned_dates}
