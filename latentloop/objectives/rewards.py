@@ -6,14 +6,17 @@ expectation over a random order among the tied. Any callable of this signature s
 
 from __future__ import annotations
 
+import inspect
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float64, Int64
+import torch
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
+from latentloop.errors import InputError, InputTypeError
 from latentloop.measures.metrics import Ranks, as_cutoff, ndcg, recall
 
-__all__ = ["NDCGReward", "RecallReward", "Reward"]
+__all__ = ["NDCGReward", "RecallReward", "Reward", "check_reward", "earned"]
 
 
 @runtime_checkable
@@ -65,3 +68,33 @@ class NDCGReward:
 
     def __repr__(self) -> str:
         return f"NDCGReward({self.k})"
+
+
+def check_reward(reward: Reward, rollouts: int, device: torch.device) -> None:
+    """Try a reward on one row, before anything is trained.
+
+    Raises:
+        InputError: for one that gives another shape than it takes.
+        InputTypeError: for one that does not take (greater, ties).
+    """
+    ranks = torch.zeros(1, rollouts, dtype=torch.int64, device=device)
+    try:
+        inspect.signature(reward).bind(ranks, ranks)
+    except TypeError as error:
+        raise InputTypeError(f"reward must be a callable of (greater, ties): {error}") from None
+    except ValueError:  # a callable that does not tell
+        pass
+    earned(reward, ranks, ranks.clone())
+
+
+def earned(reward: Reward, greater: Int[Tensor, "B G"], ties: Int[Tensor, "B G"]) -> Float[Tensor, "B G"]:
+    """What a reward gives for these ranks, float64.
+
+    Raises:
+        InputError: for a reward of another shape.
+    """
+    rewards: object = reward(greater, ties)
+    if isinstance(rewards, Tensor) and rewards.shape == greater.shape:
+        return rewards.double()
+    found = tuple(rewards.shape) if isinstance(rewards, Tensor) else type(rewards).__name__
+    raise InputError(f"reward must return a tensor {tuple(greater.shape)} like its arguments, got {found}")

@@ -18,18 +18,17 @@ from torch import Tensor
 
 from latentloop.data.batch import Batch
 from latentloop.depth import draw_depth
-from latentloop.errors import InputError
 from latentloop.graphed_thinking import GraphedThinking
 from latentloop.items.ranks import count_ranks, top1
 from latentloop.modes.dropout import dropout_off
 from latentloop.objectives.policy import Policy
-from latentloop.objectives.rewards import Reward
+from latentloop.objectives.rewards import Reward, earned
 from latentloop.randomness import dropout_seed, fold
 
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
 
-__all__ = ["Prepared", "by_step", "choices", "draw_depths", "earned", "for_rollouts", "placed", "rewards_of", "think"]
+__all__ = ["Prepared", "by_step", "choices", "draw_depths", "for_rollouts", "placed", "rewards_of", "think"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,19 +116,6 @@ def rewards_of(
     greater, ties = count_ranks(model.queries(final), model.keys(), for_rollouts(target, len(depths)))
     shape = (len(target), len(depths))
     return earned(reward, greater.view(shape), ties.view(shape))
-
-
-def earned(reward: Reward, greater: Int[Tensor, "B G"], ties: Int[Tensor, "B G"]) -> Float[Tensor, "B G"]:
-    """What a reward gives for these ranks, float64.
-
-    Raises:
-        InputError: for a reward of another shape.
-    """
-    rewards: object = reward(greater, ties)
-    if isinstance(rewards, Tensor) and rewards.shape == greater.shape:
-        return rewards.double()
-    found = tuple(rewards.shape) if isinstance(rewards, Tensor) else type(rewards).__name__
-    raise InputError(f"reward must return a tensor {tuple(greater.shape)} like its arguments, got {found}")
 
 
 def choices(

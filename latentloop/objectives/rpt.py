@@ -9,7 +9,6 @@ Shapes: B rows, G rollouts a row, R = rows that are differentiated x G (row b's 
 from __future__ import annotations
 
 import copy
-import inspect
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -26,23 +25,14 @@ from latentloop.objectives.advantages import advantages
 from latentloop.objectives.compose import Composable
 from latentloop.objectives.contract import Terms
 from latentloop.objectives.differing import check_rollouts
-from latentloop.objectives.policy import (
-    KL,
-    Policy,
-    Ratio,
-    mean_over_steps,
-    ratios,
-    surrogate,
-    target_kl,
-)
-from latentloop.objectives.rewards import RecallReward, Reward
+from latentloop.objectives.policy import KL, Policy, Ratio, mean_over_steps, ratios, surrogate, target_kl
+from latentloop.objectives.rewards import RecallReward, Reward, check_reward
 from latentloop.objectives.rollout_terms import rollout_terms
 from latentloop.objectives.rollouts import (
     Prepared,
     by_step,
     choices,
     draw_depths,
-    earned,
     for_rollouts,
     placed,
     rewards_of,
@@ -128,14 +118,7 @@ class RPT(Composable):
             InputTypeError: for a reward that does not take (greater, ties).
         """
         check_rollouts(model, dropout=self.dropout, own_depth=self.own_depth)
-        ranks = torch.zeros(1, self.rollouts, dtype=torch.int64, device=model.device)
-        try:
-            inspect.signature(self.reward).bind(ranks, ranks)
-        except TypeError as error:
-            raise InputTypeError(f"reward must be a callable of (greater, ties): {error}") from None
-        except ValueError:  # a callable that does not tell
-            pass
-        earned(self.reward, ranks, ranks.clone())
+        check_reward(self.reward, self.rollouts, model.device)
 
     def start(self, model: Recommender) -> None:
         """Freeze a copy of `model` as the reference; it is held here, outside any `state_dict`.
