@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 from unittest import mock
 
@@ -679,6 +679,31 @@ def test_recomputed_steps_give_the_same_gradients(updates: int) -> None:
         found.append(gradients(loss, model))
     assert sum(float(g.abs().sum()) for g in found[0].values()) > 0
     torch.testing.assert_close(found[0], found[1], **EXACT)
+
+
+def test_of_a_batch_that_knows_its_tokens_each_model_is_thought_by_its_own_graphs() -> None:
+    model, batch = recommender(1), batch_of(1)
+    known = replace(batch, tokens=(7, 11))
+    losses = []
+    for graphs, asked, keep_kl, times in (
+        (True, known, True, (2, 1)),  # the rollouts and the update; the reference
+        (True, replace(known, share=Share.of(len(batch), rank=0, world=1)), True, (0, 0)),
+        (True, batch, True, (0, 0)),
+        (True, known, False, (1, 0)),  # but for the rollouts only rows whose rewards differ, whose tokens nobody knows
+        (False, known, True, (0, 0)),
+    ):
+        rpt = RPT(rollouts=3, reward=inverse_rank, keep_kl=keep_kl)
+        rpt.start(model)
+        assert rpt.reference is not None
+        mine, of_reference = Graphed(model), Graphed(rpt.reference)
+        rpt._graphed = [mine, of_reference] if graphs else []  # type: ignore[list-item]
+        with unchecked(), mock.patch.object(Share, "add_up", lambda self, value: value):  # they are no GraphedThinking
+            prepared = rpt.prepare(model, asked)
+            loss, _ = run(rpt, model, prepared)
+        assert mine.told == [("thoughts", 7)] * times[0] and of_reference.told == [("thoughts", 7)] * times[1]
+        losses.append(loss)
+        rpt._graphed = []
+    torch.testing.assert_close(torch.stack(losses[:3]), losses[4].repeat(3), **EXACT)
 
 
 @pytest.mark.parametrize("own_dropout", [False, True])
