@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
+from benchmarks.told import told
 from latentloop.backbones.bsarec import BSARec
 from latentloop.backbones.fmlprec import FMLPRec
 from latentloop.backbones.sasrec import SASRec
@@ -131,4 +132,5 @@ def main(options: Options) -> dict[str, Any]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main(tyro.cli(Options))
+    with told():
+        main(tyro.cli(Options))

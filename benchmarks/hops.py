@@ -29,6 +29,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from benchmarks.told import told
 from latentloop.backbones.sasrec import SASRec
 from latentloop.data.sequences import Samples, Sequences
 from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson
@@ -246,4 +247,5 @@ def main(options: Options, stored: Path = STORED) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main(tyro.cli(Options))
+    with told():
+        main(tyro.cli(Options))

@@ -17,6 +17,7 @@ from itertools import count
 import torch
 import tyro
 
+from benchmarks.told import told
 from latentloop.backbones.sasrec import SASRec
 from latentloop.data.batch import Batch, batches
 from latentloop.data.readers import load_interactions
@@ -95,4 +96,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -152,7 +152,7 @@ class Adapted(nn.Module):
             )
         return output if padding is None else output.masked_fill(padding[..., None], 0.0)
 
-    def try_out(self, dim: int, length: int, *, core: bool = False) -> None:
+    def try_out(self, dim: int, length: int, *, padded: Float[Tensor, " d"] | None = None) -> None:
         """Run one row as soon as its size is known, so that what cannot be a block fails before anything is trained.
 
         Random draws are given back. A module that fails here in its own code, because it only runs elsewhere perhaps,
@@ -161,7 +161,7 @@ class Adapted(nn.Module):
         Args:
             dim: d.
             length: L.
-            core: whether it stands in a loop, where padded positions hold zeros from the second thought on.
+            padded: what it finds at padded positions, where that is always the same.
 
         Raises:
             InputError: for an output not shaped like x, one that padding makes NaN, see `blocks.padding_trial`, or a
@@ -176,8 +176,8 @@ class Adapted(nn.Module):
             try:
                 x = torch.randn(1, length, dim, device=weight.device, dtype=weight.dtype)
                 history = (torch.arange(length, device=weight.device)[None] >= length // 2).long()
-                found = self(x.masked_fill(history[..., None] == 0, 0.0) if core else x, history=history)
-                told = bool(found.isfinite().all())  # weights may be loaded only later
+                given = x if padded is None else torch.where(history[..., None] == 0, padded.to(x), x)
+                told = bool(self(given, history=history).isfinite().all())  # weights may be loaded only later
                 if told and length - length // 2 >= 2:
                     with evaluating(self):  # a batch norm that learns mixes positions by design
                         try_facts(type(self.module).__name__, self._on_row, self._facts, x, history)

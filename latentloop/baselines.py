@@ -180,7 +180,7 @@ def followers_ranks(samples: Samples, counts: Followers, *, exclude_history: boo
     greater, ties = torch.empty(2, len(samples), dtype=torch.int64)
     excluded = _excluded(samples) if exclude_history else None
     for index in torch.split(torch.arange(len(samples)), _ROWS):
-        row, item, count = counts.counted(samples.whole(index))
+        row, item, count = counts.counted(samples.whole(index, counts.newest))
         left = torch.full((len(index),), samples.num_items)  # candidates
         if excluded is not None:
             _, past, known = next(excluded)

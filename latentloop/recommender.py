@@ -19,6 +19,7 @@ from latentloop.items.ids import ItemId, ItemIds
 from latentloop.modes.quick_dropout import QuickDropout
 from latentloop.per_step import PerStep
 from latentloop.randomness import fold, row_keys
+from latentloop.recurrence import RecurrentDepth
 from latentloop.saving.encoder_settings import encoder_settings, scorer_settings
 from latentloop.saving.pretrained import Pretrained
 from latentloop.scoring import Scorer, build_scorer
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["InferenceState", "Recommender"]
 
-_BLOCKS = ("pre_block", "core_block", "block")
 InferenceState = Literal["shared", "fresh", "zero"]
 
 
@@ -281,13 +281,15 @@ class Recommender(nn.Module, Pretrained):
         return self.encode(history, depth=depth)
 
 
-def _try_out(encoder: Any, dim: int, max_length: int, *, core: bool = False) -> None:
-    """Each block of the encoders that are made of adapted ones."""
-    blocks = [(getattr(encoder, name, None), core or name == "core_block") for name in _BLOCKS]
+def _try_out(encoder: Any, dim: int, max_length: int, padded: Tensor | None = None) -> None:
+    """Each block of the encoders that are made of adapted ones; `padded` is what a core-block finds there, (d,)."""
+    blocks = [(getattr(encoder, name, None), padded) for name in ("pre_block", "core_block", "block")]
+    if isinstance(encoder, RecurrentDepth):
+        blocks[1] = (encoder.core_block, encoder.at_padding())
     if isinstance(encoder, PerStep):
-        blocks = [(block, core) for block in encoder.blocks]
-    for block, in_loop in blocks:
+        blocks = [(block, padded) for block in encoder.blocks]
+    for block, found in blocks:
         if isinstance(block, Adapted) and isinstance(block.module, Stacked | PerStep):
-            _try_out(block.module, dim, max_length, core=in_loop)
+            _try_out(block.module, dim, max_length, found)
         elif isinstance(block, Adapted):
-            block.try_out(dim, max_length, core=in_loop)
+            block.try_out(dim, max_length, padded=found)

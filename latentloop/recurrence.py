@@ -24,7 +24,7 @@ from latentloop.aggregate import Aggregate, build_aggregate
 from latentloop.blocks.facts import facts
 from latentloop.blocks.left_padded import check_left_padded
 from latentloop.checks import as_deep, at_least, zero_or_more
-from latentloop.depth import DepthLaw, LogNormalPoisson
+from latentloop.depth import DepthLaw, LogNormalPoisson, varies
 from latentloop.encoder import Encoder, Thoughts, distance_from_newest, newest, read_newest, same_shape
 from latentloop.errors import InputError, InputTypeError
 from latentloop.modes.recomputing import recomputing
@@ -270,6 +270,21 @@ class RecurrentDepth(nn.Module):
             )
         mixed: Tensor = self.norm(combined)  # type: ignore[misc]  # bound: not None
         return mixed
+
+    def at_padding(self) -> Float[Tensor, " d"] | None:
+        """What the core-block finds at padded positions, where both blocks leave 0, from the second thought on.
+
+        None where there is no second thought, or the aggregate cannot be asked yet.
+        """
+        if not varies(self.depth_law) and self.depth_law.inference_depth == 1:
+            return None
+        weight = next(filter(Tensor.is_floating_point, self.parameters()), torch.empty(0))
+        nothing = weight.new_zeros(1, 1, self._bound())
+        try:
+            with torch.no_grad():
+                return self._mix(nothing, nothing)[0, 0]
+        except Exception:  # the first call says why
+            return None
 
     def _bound(self) -> int:
         if self.dim is None:

@@ -5,8 +5,10 @@ import logging
 import tyro
 
 from benchmarks.paper.runner import Options, main
+from benchmarks.told import told
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    main(tyro.cli(Options))
+    with told():
+        main(tyro.cli(Options))

@@ -31,6 +31,7 @@ from benchmarks.speed.clock import choose
 from benchmarks.speed.options import Clock
 from benchmarks.speed.report import machine
 from benchmarks.speed.timing import Pair, summed_up, take_turns
+from benchmarks.told import told
 from latentloop.data.splits import Split
 
 __all__ = ["COSTS", "Options", "counted_flops", "counted_parameters", "main", "stored_costs"]
@@ -167,4 +168,5 @@ def _measured(options: Options, depth: int, split: Split) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    with told():
+        main(tyro.cli(Options, description=__doc__))

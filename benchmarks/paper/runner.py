@@ -34,6 +34,7 @@ from benchmarks.paper.rows import TRAINING, Row
 from benchmarks.paper.stored import CELLS, finished
 from benchmarks.paper.train import run_cell
 from benchmarks.paper.tuning import BUDGET, GRID, SEED, TUNED, choices, tuned
+from latentloop.checks import at_least
 from latentloop.runs.lock import Taken
 
 __all__ = ["Options", "end_with", "main", "seconds"]
@@ -144,6 +145,7 @@ def end_with(parent: int) -> None:
 
 def main(options: Options) -> int:
     """Run pending cells; returns how many are left."""
+    at_least("workers", options.workers, 1)
     end = time.monotonic() + seconds(options.budget)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     done = finished()

@@ -23,6 +23,7 @@ import tyro
 from benchmarks.paper.cell import Cell
 from benchmarks.paper.data import load_split
 from benchmarks.paper.stored import Line
+from benchmarks.told import told
 from latentloop.data.card import content_hash
 from latentloop.data.sequences import Samples
 from latentloop.data.splits import Split
@@ -110,4 +111,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    with told():
+        main(tyro.cli(Options, description=__doc__))

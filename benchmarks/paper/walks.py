@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.paper.cell import Cell
 from benchmarks.paper.data import load_split
+from benchmarks.told import told
 from latentloop.data.sequences import Samples
 from latentloop.followers import Followers
 from latentloop.measures.metrics import Ranks, ndcg
@@ -90,4 +91,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    with told():
+        main(tyro.cli(Options, description=__doc__))

@@ -31,6 +31,7 @@ from benchmarks.speed.report import fallen, load, machine, row, save
 from benchmarks.speed.sampled import sampled
 from benchmarks.speed.timing import Pair, Timing, summed_up, take_turns
 from benchmarks.speed.training import depths, epoch, rpt, spt
+from benchmarks.told import told
 
 GROUPS: dict[str, Callable[[Options], Iterator[Pair]]] = {
     "spt": spt, "rpt": rpt, "epoch": epoch, "ranking": ranking, "recommending": recommending, "inference": inference,
@@ -137,4 +138,5 @@ def _alone(options: Options, case: str, side: str) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    with told():
+        main(tyro.cli(Options, description=__doc__))

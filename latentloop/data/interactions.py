@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -118,11 +119,17 @@ class Interactions:
             timestamp: (n,) integers or floats, or None.
             user_ids: U original ids.
             item_ids: N original ids.
+
+        Raises:
+            InputError: for columns that differ in length, or numbers out of range.
+            InputTypeError: for numbers that are not whole.
         """
-        user = np.ascontiguousarray(user, dtype=np.int64)
-        item = np.ascontiguousarray(item, dtype=np.int64)
+        user, item = _as_whole("user", user), _as_whole("item", item)
         if timestamp is not None:
             timestamp = _as_times(timestamp)
+        lengths = [len(column) for column in (user, item, timestamp) if column is not None]
+        if len({*lengths}) > 1:
+            raise InputError(f"user, item and timestamp differ in length: {', '.join(map(str, lengths))}")
         order = _chronological(user, timestamp)
         # a copy even where the order is right: the caller's arrays stay the caller's
         user, item = (column.copy() if order is None else column[order] for column in (user, item))
@@ -138,6 +145,13 @@ class Interactions:
 def _check_range(name: str, numbers: Tensor, low: int, high: int) -> None:
     if len(numbers) and not (low <= int(numbers.min()) and int(numbers.max()) <= high):
         raise InputError(f"{name}: numbers {int(numbers.min())}..{int(numbers.max())}, expected {low}..{high}")
+
+
+def _as_whole(name: str, numbers: np.ndarray) -> np.ndarray:
+    found = np.asarray(numbers)
+    if found.dtype.kind not in "iu" and len(found):
+        raise InputTypeError(f"{name}: {found.dtype}, expected whole numbers")
+    return np.ascontiguousarray(found, dtype=np.int64)
 
 
 def _as_times(times: Sequence[int | float] | np.ndarray) -> np.ndarray:
@@ -161,7 +175,7 @@ def _as_times(times: Sequence[int | float] | np.ndarray) -> np.ndarray:
     given: Any = times if isinstance(times, list | tuple) else found
     if found.dtype.kind == "f" and given is times:  # of whole numbers and fractions
         for row in np.flatnonzero(np.abs(found) >= 2**53).tolist():
-            wrong[row] |= isinstance(given[row], int) and int(found[row]) != given[row]
+            wrong[row] |= isinstance(given[row], Integral) and int(found[row]) != int(given[row])
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise InputError(

@@ -168,14 +168,16 @@ class Samples:
         places = torch.arange(len(shift), device=self.device) + shift
         return self.sequences.items[places].long(), offsets
 
-    def whole(self, index: Int[Tensor, " B"]) -> Int64[Tensor, "B L2"]:
-        """The whole past before each target, however long, left-padded with 0 to the longest of these.
+    def whole(self, index: Int[Tensor, " B"], newest: int | None = None) -> Int64[Tensor, "B L2"]:
+        """The past before each target, left-padded with 0 to the longest of these, however long `history` may be.
 
         Args:
             index: (B,) positions of samples.
+            newest: at most so many items; None is all.
         """
         end, start = self.end[index], self._start(self.user[index])
         longest = int((end - start).max()) if len(index) else 0
+        longest = longest if newest is None else min(longest, newest)
         places = end[:, None] + torch.arange(-max(1, longest), 0, device=self.device)
         return self.sequences.items[places.clamp_min(0)].long().masked_fill_(places < start[:, None], 0)
 

@@ -16,7 +16,7 @@ from latentloop.errors import InputError, InputTypeError
 from latentloop.items.ids import ItemId, check_numbering
 from latentloop.items.scores import check_ids
 
-__all__ = ["Bonus", "Scores", "add_bonus", "bonus_of", "check_bonus", "name_of", "of_rows", "times"]
+__all__ = ["Bonus", "Scores", "add_bonus", "bonus_of", "check_bonus", "looks_back", "name_of", "of_rows", "times"]
 
 Scores = tuple[Tensor, Tensor, Tensor]
 """(row (n,) int64, item (n,) int64, score (n,) float): any pair at most once, in any order."""
@@ -24,7 +24,10 @@ Scores = tuple[Tensor, Tensor, Tensor]
 
 @runtime_checkable
 class Bonus(Protocol):
-    """What `evaluate` and `recommend` add to scores; its `str` says in the protocol what it was."""
+    """What `evaluate` and `recommend` add to scores; its `str` says in the protocol what it was.
+
+    One with a whole number as `newest` is given so many of the newest items at most, others the whole past.
+    """
 
     def __call__(self, history: Int[Tensor, "B L"]) -> Scores:
         """(B, L) item ids, left-padded with 0, the whole past -> which items of which row get how much more."""
@@ -53,6 +56,12 @@ def check_bonus(bonus: Bonus | None, num_items: int, ids: Sequence[ItemId] | Non
     own = getattr(bonus, "item_ids", None)
     if own is not None and ids is not None:
         check_numbering(ids, own, "bonus")
+
+
+def looks_back(bonus: Bonus) -> int | None:
+    """How many items of a history a bonus reads at most; None where it may be all."""
+    newest = getattr(bonus, "newest", None)
+    return newest if isinstance(newest, int) else None
 
 
 def name_of(bonus: Bonus | None) -> str | None:

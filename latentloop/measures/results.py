@@ -110,6 +110,7 @@ class Evaluation:
         cutoffs: the K of the metrics.
         depth_ranks: the ranks at each depth that was asked for, the protocol's depth included.
         subgroups: metrics of parts of the samples; empty where not asked for.
+        asked: (S, 2) int64, how many items each sample's user had before, and its target; None where nobody said.
     """
 
     metrics: Mapping[str, float]
@@ -119,6 +120,7 @@ class Evaluation:
     cutoffs: tuple[int, ...]
     depth_ranks: Mapping[int, Ranks] = field(default_factory=dict)
     subgroups: tuple[Subgroup, ...] = ()
+    asked: Int64[Tensor, "S 2"] | None = None
 
     @classmethod
     def of(
@@ -144,7 +146,8 @@ class Evaluation:
         cutoffs = tuple(cutoffs)
         groups = () if item_counts is None else subgroups_of(ranks, samples, item_counts, cutoffs)
         metrics, user = metric_table(ranks, cutoffs), samples.user.cpu()
-        return cls(metrics, protocol, ranks, user, cutoffs, dict(depth_ranks or {}), groups)
+        asked = torch.stack([_before(samples), _targets(samples)], 1)
+        return cls(metrics, protocol, ranks, user, cutoffs, dict(depth_ranks or {}), groups, asked)
 
     @property
     def per_depth(self) -> dict[int, dict[str, float]]:
@@ -212,14 +215,21 @@ def subgroups_of(
             f"item_counts must have {samples.num_items + 1} places, padding and {samples.num_items} items, "
             f"got {len(item_counts)}"
         )
-    length = samples.end - samples.sequences.offsets[samples.user]
-    target = samples.target(torch.arange(len(samples), device=samples.device))
-    values = {"history length": length.cpu(), "target popularity": item_counts.cpu()[target.cpu()]}
+    values = {"history length": _before(samples), "target popularity": item_counts.cpu()[_targets(samples)]}
     return tuple(
         _subgroup(by, value, ranks, group, tuple(cutoffs))
         for by, value in values.items()
         for group in _quartiles(value)
     )
+
+
+def _before(samples: Samples) -> Int64[Tensor, " S"]:
+    """How many items each sample's user had before."""
+    return (samples.end - samples.sequences.offsets[samples.user]).cpu()
+
+
+def _targets(samples: Samples) -> Int64[Tensor, " S"]:
+    return samples.target(torch.arange(len(samples), device=samples.device)).cpu()
 
 
 def _words(metrics: Mapping[str, float]) -> str:

@@ -129,6 +129,8 @@ def user_differences(first: Evaluation, second: Evaluation, metric: str = "ndcg@
         raise InputError(
             f"evaluations are of different samples ({len(first.user)} and {len(second.user)}); evaluate both on one set"
         )
+    if first.asked is not None and second.asked is not None and not torch.equal(first.asked, second.asked):
+        raise InputError("evaluations ask for different items of the same users; evaluate both on one set")
     score = parse_metric(metric)
     users, place, samples = torch.unique(first.user, return_inverse=True, return_counts=True)
     sums = torch.zeros(len(users), dtype=torch.float64).index_add_(0, place, score(first.ranks) - score(second.ranks))

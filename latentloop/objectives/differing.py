@@ -9,6 +9,7 @@ import torch
 from latentloop.depth import varies
 from latentloop.errors import InputError
 from latentloop.modes.dropout import dropout_off, may_drop
+from latentloop.randomness import keyed_normal, row_keys
 
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
@@ -53,14 +54,20 @@ def check_rollouts(model: Recommender, *, dropout: bool, own_depth: bool) -> Non
 
 def _reads_state(model: Recommender) -> bool:
     """Whether the answer follows from T_0, whatever the weights are now."""
-    history = torch.ones(1, 1, dtype=torch.int64, device=model.device)
+    slots = torch.arange(min(2, model.max_length), device=model.device)
+    history, rows = torch.ones_like(slots)[None], torch.zeros_like(slots)
     with dropout_off(model), torch.inference_mode(False), torch.enable_grad():
-        state = model.position_table.new_zeros(1, 1, model.dim, requires_grad=True)
+        one, other = (keyed_normal(row_keys(key, rows), slots, model.dim)[None] for key in (0, 1))
+        state = one.to(model.position_table.dtype).requires_grad_()
         answer = model.think(history, depth=1, state=state).final
-        if answer.requires_grad and torch.autograd.grad(answer.sum(), state, allow_unused=True)[0] is not None:
-            return True  # though weights that start at 0 may hide it yet
-        other = model.think(history, depth=1, state=torch.ones_like(state)).final
-    return not torch.equal(answer, other)  # detached on the way, perhaps
+        if not torch.equal(answer, model.think(history, depth=1, state=other.to(state.dtype)).final):
+            return True
+        if not answer.requires_grad:
+            return False
+        try:  # weights that start at 0 may hide it yet
+            return torch.autograd.grad(answer.sum(), state, allow_unused=True)[0] is not None
+        except RuntimeError:  # a checkpoint that is entered anew does not say
+            return True
 
 
 def _has_state(model: Recommender) -> bool:

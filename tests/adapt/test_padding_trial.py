@@ -301,6 +301,9 @@ def test_what_zeros_make_nan_is_refused_in_a_loop_and_nowhere_else(make: type[Un
         first_gradients(RecurrentDepth(nn.Linear(D, D), make(), depth_law=FixedDepth(3)))
     assert first_gradients(RecurrentDepth(make(), nn.Linear(D, D), depth_law=FixedDepth(3)))
     assert first_gradients(make())
+    # nothing is zero there: the bias of the aggregate, or T_0 before the only thought
+    assert first_gradients(RecurrentDepth(nn.Linear(D, D), make(), "concat", depth_law=FixedDepth(3)))
+    assert first_gradients(RecurrentDepth(nn.Linear(D, D), make(), depth_law=FixedDepth(1)))
 
 
 def test_a_module_without_a_gradient_is_answered_too() -> None:

@@ -233,3 +233,32 @@ def test_columns_of_different_lengths_are_no_table() -> None:
 def test_a_table_says_how_large_it_is() -> None:
     table = Interactions.of(["u", "v", "u"], ["a", "b", "b"])
     assert repr(table) == "Interactions(users=2, items=2, actions=3)"
+
+
+@pytest.mark.parametrize(
+    ("user", "item", "time", "error", "said"),
+    [
+        ([1, 0], [1, 2, 3], None, InputError, "user, item and timestamp differ in length: 2, 3"),
+        ([0, 1], [1, 2, 3], None, InputError, "user, item and timestamp differ in length: 2, 3"),
+        ([1, 0], [1, 2], [1], InputError, "user, item and timestamp differ in length: 2, 2, 1"),
+        ([0, 0.9], [1, 2], None, InputTypeError, "user: float64, expected whole numbers"),
+        ([0, 1], [1, 2.7], None, InputTypeError, "item: float64, expected whole numbers"),
+        ([True, False], [1, 2], None, InputTypeError, "user: bool, expected whole numbers"),
+    ],
+)
+def test_numbers_that_are_no_numbers_of_rows_are_refused(
+    user: list[float], item: list[float], time: list[int] | None, error: type[Exception], said: str
+) -> None:
+    times = None if time is None else np.array(time)
+    with pytest.raises(error, match=f"^{said}"):
+        Interactions.from_numbers(np.array(user), np.array(item), times, ["a", "b"], ["x", "y", "z"])
+
+
+def test_whole_numpy_times_beside_fractions_are_kept_exactly_or_refused() -> None:
+    with (
+        unchecked(),
+        pytest.raises(InputError, match="^timestamp: row 1 holds 9007199254740993, expected a finite number"),
+    ):
+        Interactions.of([1, 1, 1], [1, 2, 3], [np.int64(2**53 + 1), np.int64(2**53), 1.5])
+    with unchecked():
+        assert len(Interactions.of([1, 1, 1], [1, 2, 3], [np.int64(2**53), np.int64(2**52), 1.5])) == 3

@@ -426,6 +426,16 @@ MISTAKES: list[tuple[str, bytes, str]] = [
         b'{"user": 1, "item": 1, "time": 1.5}\n\n{"user": 1, "item": 2, "time": 9007199254740993}\n',
         "line 3: 'time' is 9007199254740993, expected a number that is kept exactly",
     ),
+    (
+        "a.jsonl",
+        b'{"user": 1, "item": 1, "time": 1.5}\n{"user": 1, "item": 2}\n{"user": 1, "item": 3, "time": 9007199254740993}\n',
+        "line 2: no value in column 'time'",
+    ),
+    (
+        "a.jsonl",
+        b'{"user": 1, "item": 1, "time": 1.5}\n{"user": 1, "item": 2, "time": 1' + b"0" * 400 + b"}\n",
+        "line 2: 'time' is inf, expected a finite number",
+    ),
     ("a.jsonl", b'{"user": 18446744073709551616, "item": 1}\n', "line 1: 'user' is beyond 64-bit integers"),
     ("a.csv", b"user,item\nu,1\nnan,2\n", r"line 3: no value in column 'user' \(nan means none\); fill it in"),
     ("a.csv", HEADER + b"u,1,1\nv,2,2.5\nv,2,2023-05-01\n", "line 4: 'timestamp' is '2023-05-01', expected a number"),

@@ -69,6 +69,7 @@ def test_samples_equal_the_loop(histories: list[list[int]], max_length: int, dat
     flat, offsets = samples.past(index)
     whole = samples.whole(index)
     assert whole.shape == (len(index), max([1, *offsets.diff().tolist()]))
+    assert torch.equal(samples.whole(index, 3), whole[:, -3:])
     for row, padded in enumerate(whole.tolist()):
         items = flat[offsets[row] : offsets[row + 1]].tolist()
         assert padded == [0] * (len(padded) - len(items)) + items

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from latentloop import baselines, followers
 from latentloop.backbones.sasrec import SASRec
@@ -132,6 +133,26 @@ def test_recommending_adds_what_was_evaluated_of_a_past_longer_than_the_model_re
     for place, target in enumerate(split.test.target(everyone).tolist()):
         if target not in histories[place] and not int(found.ties[place]):
             assert lists[place].index(data.item_ids[target - 1]) == int(found.greater[place])
+
+
+def test_a_bonus_that_says_how_far_back_it_reads_is_given_no_more() -> None:
+    class Asked:
+        newest = 3
+
+        def __init__(self) -> None:
+            self.shapes: list[tuple[int, ...]] = []
+
+        def __call__(self, history: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            self.shapes.append(tuple(history.shape))
+            nothing = torch.zeros(0, dtype=torch.int64)
+            return nothing, nothing, nothing.float()
+
+    data = synthetic_log(30, 20, seed=4)
+    split, asked = leave_one_out(data, max_length=2), Asked()
+    model = build_recommender(SASRec(pre_layers=1, core_layers=1), split.num_items, dim=8, max_length=2)
+    ranks(model, split.test, depths=[1], bonus=asked)
+    model.recommend(users=list(data.user_ids), data=data, k=3, bonus=asked)
+    assert asked.shapes == [(30, 3), (30, 3)]
 
 
 def test_the_weight_is_the_best_on_validation_and_the_smallest_of_equal_ones() -> None:

@@ -12,6 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from latentloop.baselines import popularity
+from latentloop.data.splits import leave_one_out
+from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError
 from latentloop.measures.metrics import Ranks, metric_table
 from latentloop.measures.results import Evaluation, Protocol
@@ -194,3 +197,14 @@ def test_too_few_users_and_bad_options_are_refused() -> None:
         compare(evaluation([0, 1]), evaluation([1, 2]), confidence=95.0)
     with pytest.raises(InputError, match="resamples"):
         compare(evaluation([0, 1]), evaluation([1, 2]), resamples=0)
+
+
+def test_other_targets_of_the_same_users_are_other_samples() -> None:
+    first, again, other = (leave_one_out(synthetic_log(num_users=30, num_items=20, seed=seed)) for seed in (0, 0, 1))
+    earlier = replace(first.test, end=first.test.end - 1)
+    tests = [popularity(first, samples) for samples in (first.test, again.test, earlier, other.test)]
+    assert compare(tests[0], tests[1]).difference == 0
+    for wrong in tests[2:]:
+        with pytest.raises(InputError, match="^evaluations ask for different items of the same users"):
+            compare(tests[0], wrong)
+    assert compare(tests[0], replace(tests[2], asked=None)).users == 30  # nobody said
