@@ -213,7 +213,7 @@ class RPT(Composable):
         return loss, terms | rollout_terms(batch, ratio, self.clip)
 
     def __repr__(self) -> str:
-        return shown(self, "rollouts", "reward", "policy")
+        return shown(self, "rollouts", "policy")
 
     def _groups(self, tied: Tensor) -> Tensor:
         """Rows to differentiate: all, or (where tied groups owe nothing) those whose rewards differ, at least one."""
