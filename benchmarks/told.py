@@ -13,9 +13,9 @@ __all__ = ["told"]
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Errors of input and of files without their traceback."""
+    """Errors of input without their traceback."""
     try:
         yield
-    except (InputError, InputTypeError, OSError) as error:
+    except (InputError, InputTypeError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

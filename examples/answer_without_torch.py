@@ -28,7 +28,7 @@ def main(folder: str, *history: str) -> list[str]:
     example = torch.ones(2, model.max_length + 1, dtype=torch.int64)
     sizes = {0: torch.export.Dim("rows", min=1), 1: torch.export.Dim("length", min=model.max_length)}
     torch.onnx.export(Best(model).eval(), (example,), path, dynamic_shapes=(sizes,), dynamo=True, external_data=False)
-    names = [str(item) for item in model.item_ids or ()]
+    names = [str(item) for item in model.item_ids or range(1, model.num_items + 1)]
     numbers = [names.index(item) + 1 for item in history if item in names]
     row = np.array([[0] * (model.max_length - len(numbers)) + numbers])
     scores, places = onnxruntime.InferenceSession(path).run(None, {"history": row})

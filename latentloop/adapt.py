@@ -152,7 +152,7 @@ class Adapted(nn.Module):
             )
         return output if padding is None else output.masked_fill(padding[..., None], 0.0)
 
-    def try_out(self, dim: int, length: int, *, padded: Float[Tensor, " d"] | None = None) -> None:
+    def try_out(self, dim: int, length: int, *, zeros: bool = False) -> None:
         """Run one row as soon as its size is known, so that what cannot be a block fails before anything is trained.
 
         Random draws are given back. A module that fails here in its own code, because it only runs elsewhere perhaps,
@@ -161,7 +161,7 @@ class Adapted(nn.Module):
         Args:
             dim: d.
             length: L.
-            padded: what it finds at padded positions, where that is always the same.
+            zeros: whether zeros are what it finds at padded positions.
 
         Raises:
             InputError: for an output not shaped like x, one that padding makes NaN, see `blocks.padding_trial`, or a
@@ -171,12 +171,14 @@ class Adapted(nn.Module):
         if self._own or self.call.takes_packed or isinstance(self.call, RecurrentCall | TransformerCall):
             return
         weight = next(filter(Tensor.is_floating_point, self.module.parameters()), torch.empty(0))
+        if zeros and isinstance(self.call, PlainCall):  # whatever was found of another place in a model
+            self._remedy = None
         untried = self._remedy
         with aside(self.module, weight.device), torch.no_grad():
             try:
                 x = torch.randn(1, length, dim, device=weight.device, dtype=weight.dtype)
                 history = (torch.arange(length, device=weight.device)[None] >= length // 2).long()
-                given = x if padded is None else torch.where(history[..., None] == 0, padded.to(x), x)
+                given = x.masked_fill(history[..., None] == 0, 0.0) if zeros else x
                 told = bool(self(given, history=history).isfinite().all())  # weights may be loaded only later
                 if told and length - length // 2 >= 2:
                     with evaluating(self):  # a batch norm that learns mixes positions by design

@@ -281,15 +281,17 @@ class Recommender(nn.Module, Pretrained):
         return self.encode(history, depth=depth)
 
 
-def _try_out(encoder: Any, dim: int, max_length: int, padded: Tensor | None = None) -> None:
-    """Each block of the encoders that are made of adapted ones; `padded` is what a core-block finds there, (d,)."""
-    blocks = [(getattr(encoder, name, None), padded) for name in ("pre_block", "core_block", "block")]
-    if isinstance(encoder, RecurrentDepth):
-        blocks[1] = (encoder.core_block, encoder.at_padding())
+def _try_out(encoder: Any, dim: int, max_length: int, *, zeros: bool = False) -> None:
+    """Each block of the encoders that are made of adapted ones; `zeros` is what the first finds at padded positions."""
+    blocks = [(getattr(encoder, "pre_block", getattr(encoder, "block", None)), zeros)]
     if isinstance(encoder, PerStep):
-        blocks = [(block, padded) for block in encoder.blocks]
-    for block, found in blocks:
+        blocks = [(block, zeros) for block in encoder.blocks]
+    elif isinstance(encoder, Stacked):
+        blocks.append((encoder.core_block, isinstance(encoder.pre_block, Adapted)))
+    elif hasattr(encoder, "core_block"):
+        blocks.append((encoder.core_block, type(encoder) is RecurrentDepth and encoder.zeros_at_padding))
+    for block, finds_zeros in blocks:
         if isinstance(block, Adapted) and isinstance(block.module, Stacked | PerStep):
-            _try_out(block.module, dim, max_length, found)
+            _try_out(block.module, dim, max_length, zeros=finds_zeros)
         elif isinstance(block, Adapted):
-            block.try_out(dim, max_length, padded=found)
+            block.try_out(dim, max_length, zeros=finds_zeros)

@@ -19,8 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from latentloop.adapt import adapt_both
-from latentloop.aggregate import Aggregate, build_aggregate
+from latentloop.adapt import Adapted, adapt_both
+from latentloop.aggregate import Add, Aggregate, Gate, Mean, build_aggregate
 from latentloop.blocks.facts import facts
 from latentloop.blocks.left_padded import check_left_padded
 from latentloop.checks import as_deep, at_least, zero_or_more
@@ -132,6 +132,12 @@ class RecurrentDepth(nn.Module):
     def fixed_length(self) -> bool:
         """Whether a block needs rows of exactly `max_length` positions."""
         return facts(self.pre_block).fixed_length or facts(self.core_block).fixed_length
+
+    @property
+    def zeros_at_padding(self) -> bool:
+        """Whether untrained, the core-block finds zeros at padded positions, from the second thought on."""
+        again = varies(self.depth_law) or self.depth_law.inference_depth > 1
+        return again and isinstance(self.pre_block, Adapted) and isinstance(self.aggregate, Add | Mean | Gate)
 
     def draw_state(self, keys: Int[Tensor, " n"], slots: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
         """T_0 ~ N(0, s1^2 I) for each (row key, distance from the newest item)."""
@@ -268,23 +274,11 @@ class RecurrentDepth(nn.Module):
                 "aggregate must return a new tensor, and it changed one that it was given in place: write state + hidden, "
                 "not state.add_(hidden)"
             )
-        mixed: Tensor = self.norm(combined)  # type: ignore[misc]  # bound: not None
+        norm: Any = self.norm  # bound: not None
+        if combined.dtype == torch.float64 != norm.weight.dtype:
+            raise InputTypeError(f"aggregate must return {norm.weight.dtype} like the loop's norm, got torch.float64")
+        mixed: Tensor = norm(combined)
         return mixed
-
-    def at_padding(self) -> Float[Tensor, " d"] | None:
-        """What the core-block finds at padded positions, where both blocks leave 0, from the second thought on.
-
-        None where there is no second thought, or the aggregate cannot be asked yet.
-        """
-        if not varies(self.depth_law) and self.depth_law.inference_depth == 1:
-            return None
-        weight = next(filter(Tensor.is_floating_point, self.parameters()), torch.empty(0))
-        nothing = weight.new_zeros(1, 1, self._bound())
-        try:
-            with torch.no_grad():
-                return self._mix(nothing, nothing)[0, 0]
-        except Exception:  # the first call says why
-            return None
 
     def _bound(self) -> int:
         if self.dim is None:

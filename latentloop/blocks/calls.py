@@ -163,11 +163,6 @@ class PlainCall:
     guarded: bool = False  # torch's attention modules work inside
 
     @property
-    def told_of_padding(self) -> bool:
-        """Whether anything that it takes says what is padding."""
-        return not self.names.isdisjoint((*PADDING_NAMES, "attention_mask", "lengths", "history"))
-
-    @property
     def told_of_lengths_alone(self) -> bool:
         """Whether lengths are all that it takes of the padding: they do not say on which side it lies."""
         return "lengths" in self.names and self.names.isdisjoint((*PADDING_NAMES, "attention_mask", "history"))

@@ -148,10 +148,18 @@ def _check_range(name: str, numbers: Tensor, low: int, high: int) -> None:
 
 
 def _as_whole(name: str, numbers: np.ndarray) -> np.ndarray:
+    """(n,) int64, the same numbers."""
     found = np.asarray(numbers)
-    if found.dtype.kind not in "iu" and len(found):
-        raise InputTypeError(f"{name}: {found.dtype}, expected whole numbers")
-    return np.ascontiguousarray(found, dtype=np.int64)
+    try:
+        with np.errstate(invalid="ignore"):
+            whole = np.ascontiguousarray(found, dtype=np.int64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputTypeError(f"{name}: expected whole numbers, {error}") from None
+    if not np.array_equal(whole, found):
+        raise InputTypeError(
+            f"{name}: {found.dtype} with fractions or numbers of more than 63 bits, expected whole numbers"
+        )
+    return whole
 
 
 def _as_times(times: Sequence[int | float] | np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from latentloop.checks import at_least
 from latentloop.errors import InputError, InputTypeError
 from latentloop.items.ids import ItemId, check_numbering
 from latentloop.items.scores import check_ids
@@ -50,6 +51,7 @@ def check_bonus(bonus: Bonus | None, num_items: int, ids: Sequence[ItemId] | Non
         return
     if not callable(bonus):
         raise InputTypeError(f"bonus must be a function of histories, got {type(bonus).__name__}")
+    looks_back(bonus)
     known = getattr(bonus, "num_items", num_items)
     if known != num_items:
         raise InputError(f"bonus: of a catalog of {known} items, but the model knows {num_items}")
@@ -61,7 +63,7 @@ def check_bonus(bonus: Bonus | None, num_items: int, ids: Sequence[ItemId] | Non
 def looks_back(bonus: Bonus) -> int | None:
     """How many items of a history a bonus reads at most; None where it may be all."""
     newest = getattr(bonus, "newest", None)
-    return newest if isinstance(newest, int) else None
+    return None if newest is None else at_least("newest of a bonus", newest, 1)
 
 
 def name_of(bonus: Bonus | None) -> str | None:

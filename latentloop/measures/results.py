@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from latentloop.data.interactions import Id
 from latentloop.data.sequences import Samples
 from latentloop.errors import InputError
 from latentloop.measures.metrics import Ranks, metric_table
@@ -110,7 +111,8 @@ class Evaluation:
         cutoffs: the K of the metrics.
         depth_ranks: the ranks at each depth that was asked for, the protocol's depth included.
         subgroups: metrics of parts of the samples; empty where not asked for.
-        asked: (S, 2) int64, how many items each sample's user had before, and its target; None where nobody said.
+        target: (S,) int64, the item that each sample asks for; None where nobody said.
+        item_ids: the original ids of items 1..N, so that targets of another numbering are known; None where nobody said.
     """
 
     metrics: Mapping[str, float]
@@ -120,7 +122,8 @@ class Evaluation:
     cutoffs: tuple[int, ...]
     depth_ranks: Mapping[int, Ranks] = field(default_factory=dict)
     subgroups: tuple[Subgroup, ...] = ()
-    asked: Int64[Tensor, "S 2"] | None = None
+    target: Int64[Tensor, " S"] | None = None
+    item_ids: Sequence[Id] | None = None
 
     @classmethod
     def of(
@@ -146,8 +149,9 @@ class Evaluation:
         cutoffs = tuple(cutoffs)
         groups = () if item_counts is None else subgroups_of(ranks, samples, item_counts, cutoffs)
         metrics, user = metric_table(ranks, cutoffs), samples.user.cpu()
-        asked = torch.stack([_before(samples), _targets(samples)], 1)
-        return cls(metrics, protocol, ranks, user, cutoffs, dict(depth_ranks or {}), groups, asked)
+        target = _targets(samples) if samples.has_target else None
+        ids = samples.sequences.item_ids
+        return cls(metrics, protocol, ranks, user, cutoffs, dict(depth_ranks or {}), groups, target, ids)
 
     @property
     def per_depth(self) -> dict[int, dict[str, float]]:
@@ -215,17 +219,13 @@ def subgroups_of(
             f"item_counts must have {samples.num_items + 1} places, padding and {samples.num_items} items, "
             f"got {len(item_counts)}"
         )
-    values = {"history length": _before(samples), "target popularity": item_counts.cpu()[_targets(samples)]}
+    length = samples.end - samples.sequences.offsets[samples.user]
+    values = {"history length": length.cpu(), "target popularity": item_counts.cpu()[_targets(samples)]}
     return tuple(
         _subgroup(by, value, ranks, group, tuple(cutoffs))
         for by, value in values.items()
         for group in _quartiles(value)
     )
-
-
-def _before(samples: Samples) -> Int64[Tensor, " S"]:
-    """How many items each sample's user had before."""
-    return (samples.end - samples.sequences.offsets[samples.user]).cpu()
 
 
 def _targets(samples: Samples) -> Int64[Tensor, " S"]:

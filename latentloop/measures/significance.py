@@ -129,13 +129,23 @@ def user_differences(first: Evaluation, second: Evaluation, metric: str = "ndcg@
         raise InputError(
             f"evaluations are of different samples ({len(first.user)} and {len(second.user)}); evaluate both on one set"
         )
-    if first.asked is not None and second.asked is not None and not torch.equal(first.asked, second.asked):
+    if not _ask_alike(first, second):
         raise InputError("evaluations ask for different items of the same users; evaluate both on one set")
     score = parse_metric(metric)
     users, place, samples = torch.unique(first.user, return_inverse=True, return_counts=True)
     sums = torch.zeros(len(users), dtype=torch.float64).index_add_(0, place, score(first.ranks) - score(second.ranks))
     means: Tensor = sums / samples
     return means
+
+
+def _ask_alike(first: Evaluation, second: Evaluation) -> bool:
+    """Whether the targets are the same items, as far as both say."""
+    if first.target is None or second.target is None or torch.equal(first.target, second.target):
+        return True
+    if first.item_ids is None or second.item_ids is None:
+        return False
+    names = zip(first.target.tolist(), second.target.tolist(), strict=True)
+    return all(str(first.item_ids[one - 1]) == str(second.item_ids[other - 1]) for one, other in names)
 
 
 def paired_t(

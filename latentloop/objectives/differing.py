@@ -8,8 +8,7 @@ import torch
 
 from latentloop.depth import varies
 from latentloop.errors import InputError
-from latentloop.modes.dropout import dropout_off, may_drop
-from latentloop.randomness import keyed_normal, row_keys
+from latentloop.modes.dropout import may_drop
 
 if TYPE_CHECKING:
     from latentloop.recommender import Recommender
@@ -44,30 +43,6 @@ def check_rollouts(model: Recommender, *, dropout: bool, own_depth: bool) -> Non
             f"{no_rate} or own_depth=True{other}",
             settings=("state_std", "rollout_dropout", "own_depth"),
         )
-    if not (dropped or depths_differ) and not _reads_state(model):
-        raise InputError(
-            "RPT needs rollouts that differ, but the aggregate reads no T_0: no thought follows from it; combine the state "
-            "with H, or pass dropout=True or own_depth=True",
-            settings=("aggregate", "rollout_dropout", "own_depth"),
-        )
-
-
-def _reads_state(model: Recommender) -> bool:
-    """Whether the answer follows from T_0, whatever the weights are now."""
-    slots = torch.arange(min(2, model.max_length), device=model.device)
-    history, rows = torch.ones_like(slots)[None], torch.zeros_like(slots)
-    with dropout_off(model), torch.inference_mode(False), torch.enable_grad():
-        one, other = (keyed_normal(row_keys(key, rows), slots, model.dim)[None] for key in (0, 1))
-        state = one.to(model.position_table.dtype).requires_grad_()
-        answer = model.think(history, depth=1, state=state).final
-        if not torch.equal(answer, model.think(history, depth=1, state=other.to(state.dtype)).final):
-            return True
-        if not answer.requires_grad:
-            return False
-        try:  # weights that start at 0 may hide it yet
-            return torch.autograd.grad(answer.sum(), state, allow_unused=True)[0] is not None
-        except RuntimeError:  # a checkpoint that is entered anew does not say
-            return True
 
 
 def _has_state(model: Recommender) -> bool:

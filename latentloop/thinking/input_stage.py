@@ -144,7 +144,7 @@ def _start(model: Recommender, slots: Tensor, rows: Tensor, state_keys: Tensor |
     if state_keys is not None:
         return model.encoder.draw_state(state_keys[rows], slots)
     if model.inference_state == "fresh":
-        if exporting():  # the draw would become a constant, the same at each call
+        if exporting() and model.inference_noise.shape[1]:  # the draw would become a constant, the same at each call
             raise InputError(
                 "inference_state 'fresh' draws T_0 at each call, which an exported graph cannot: set "
                 "model.inference_state = 'shared' or 'zero' before the export"

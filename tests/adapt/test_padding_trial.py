@@ -20,6 +20,7 @@ from latentloop.data.batch import Batch
 from latentloop.depth import FixedDepth
 from latentloop.errors import InputError
 from latentloop.objectives.views import encode_views
+from latentloop.stacked import Stacked
 from tests.adapt.zoo import TOLERANCE, D, Rows, every_padding, rows, seeds
 
 KINDS = ("filled", "added", "added, then nan_to_num", "logarithm")
@@ -301,6 +302,10 @@ def test_what_zeros_make_nan_is_refused_in_a_loop_and_nowhere_else(make: type[Un
         first_gradients(RecurrentDepth(nn.Linear(D, D), make(), depth_law=FixedDepth(3)))
     assert first_gradients(RecurrentDepth(make(), nn.Linear(D, D), depth_law=FixedDepth(3)))
     assert first_gradients(make())
+    block = adapt(make())
+    for looped in (RecurrentDepth(block, block, depth_law=FixedDepth(3)), Stacked(nn.Linear(D, D), make())):
+        with pytest.raises(InputError, match=f"^{make.__name__} gives NaN .* at padded positions"):
+            first_gradients(looped)
     # nothing is zero there: the bias of the aggregate, or T_0 before the only thought
     assert first_gradients(RecurrentDepth(nn.Linear(D, D), make(), "concat", depth_law=FixedDepth(3)))
     assert first_gradients(RecurrentDepth(nn.Linear(D, D), make(), depth_law=FixedDepth(1)))

@@ -109,3 +109,6 @@ def test_a_draw_at_each_call_is_not_frozen_in_a_graph(how: str) -> None:
             torch.export.export(model, (HISTORY,))
         else:
             torch.jit.trace(model, (HISTORY,), check_trace=False)
+    plain = model_of("own", loop=False)
+    plain.inference_state = "fresh"  # of a T_0 that it does not have
+    assert torch.export.export(plain, (HISTORY,)).module()(HISTORY).shape == (4, 8)

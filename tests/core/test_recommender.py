@@ -441,9 +441,13 @@ def test_an_inference_state_set_later_is_checked_too() -> None:
         (
             lambda state, hidden: state.double(),
             InputTypeError,
-            "aggregate must return torch.float32 .* got torch.float64",
+            "aggregate must return torch.float32 like the loop's norm, got torch.float64",
         ),
-        (lambda state, hidden: state.long(), InputTypeError, "aggregate must return torch.float32 .* got torch.int64"),
+        (
+            lambda state, hidden: state.long(),
+            InputTypeError,
+            "aggregate must return floating-point numbers .* got torch.int64",
+        ),
         (lambda state, hidden: state[:1], InputError, r"aggregate must return \(2, 5, 8\)"),
     ],
 )

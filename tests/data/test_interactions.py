@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from typing import Any
 
@@ -241,9 +242,11 @@ def test_a_table_says_how_large_it_is() -> None:
         ([1, 0], [1, 2, 3], None, InputError, "user, item and timestamp differ in length: 2, 3"),
         ([0, 1], [1, 2, 3], None, InputError, "user, item and timestamp differ in length: 2, 3"),
         ([1, 0], [1, 2], [1], InputError, "user, item and timestamp differ in length: 2, 2, 1"),
-        ([0, 0.9], [1, 2], None, InputTypeError, "user: float64, expected whole numbers"),
-        ([0, 1], [1, 2.7], None, InputTypeError, "item: float64, expected whole numbers"),
-        ([True, False], [1, 2], None, InputTypeError, "user: bool, expected whole numbers"),
+        ([0, 0.9], [1, 2], None, InputTypeError, "user: float64 with fractions .* expected whole numbers"),
+        ([0, 1], [1, 2.7], None, InputTypeError, "item: float64 with fractions .* expected whole numbers"),
+        ([0, math.nan], [1, 2], None, InputTypeError, "user: float64 with fractions .* expected whole numbers"),
+        ([0, 2**64 - 1], [1, 2], None, InputTypeError, "user: .* more than 63 bits, expected whole numbers"),
+        (["a", "b"], [1, 2], None, InputTypeError, "user: expected whole numbers, invalid literal"),
     ],
 )
 def test_numbers_that_are_no_numbers_of_rows_are_refused(
@@ -252,6 +255,12 @@ def test_numbers_that_are_no_numbers_of_rows_are_refused(
     times = None if time is None else np.array(time)
     with pytest.raises(error, match=f"^{said}"):
         Interactions.from_numbers(np.array(user), np.array(item), times, ["a", "b"], ["x", "y", "z"])
+
+
+@pytest.mark.parametrize("kind", [np.uint64, np.int8, np.float64, object])
+def test_whole_numbers_of_any_kind_are_numbers_of_rows(kind: Any) -> None:
+    table = Interactions.from_numbers(np.array([1, 0], kind), np.array([1, 2], kind), None, ["a", "b"], ["x", "y"])
+    assert (table.user.tolist(), table.item.tolist()) == ([0, 1], [2, 1])
 
 
 def test_whole_numpy_times_beside_fractions_are_kept_exactly_or_refused() -> None:

@@ -153,6 +153,9 @@ def test_a_bonus_that_says_how_far_back_it_reads_is_given_no_more() -> None:
     ranks(model, split.test, depths=[1], bonus=asked)
     model.recommend(users=list(data.user_ids), data=data, k=3, bonus=asked)
     assert asked.shapes == [(30, 3), (30, 3)]
+    asked.newest = 0
+    with pytest.raises(InputError, match="^newest of a bonus must be a whole number of at least 1, got 0"):
+        ranks(model, split.test, depths=[1], bonus=asked)
 
 
 def test_the_weight_is_the_best_on_validation_and_the_smallest_of_equal_ones() -> None:

@@ -207,4 +207,8 @@ def test_other_targets_of_the_same_users_are_other_samples() -> None:
     for wrong in tests[2:]:
         with pytest.raises(InputError, match="^evaluations ask for different items of the same users"):
             compare(tests[0], wrong)
-    assert compare(tests[0], replace(tests[2], asked=None)).users == 30  # nobody said
+    assert compare(tests[0], replace(tests[2], target=None)).users == 30  # nobody said
+    numbered = replace(tests[0], target=21 - tests[0].target, item_ids=[*tests[0].item_ids][::-1])
+    assert compare(tests[0], numbered).difference == 0  # the same items under other numbers
+    with pytest.raises(InputError, match="^evaluations ask for different items"):
+        compare(tests[0], replace(numbered, item_ids=None))

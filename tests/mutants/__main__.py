@@ -64,10 +64,7 @@ TESTS: dict[str, list[str]] = {
         *(f"{OBJECTIVES}/test_{name}.py" for name in ("policy", "rpt")),
         "-k=test_policy or mistakes_are_named",
     ],
-    "objectives.rewards": [
-        *(f"{OBJECTIVES}/test_{name}.py" for name in ("rewards", "rpt")),
-        "-k=reward and not raises",
-    ],
+    "objectives.rewards": [f"{OBJECTIVES}/test_rewards.py"],
     "objectives.rollouts": [f"{OBJECTIVES}/test_rpt.py", "-k=not raises_the_reward"],
     "objectives.rollout_terms": [f"{OBJECTIVES}/test_rpt.py", "-k=not raises_the_reward"],
     "objectives.rpt": [f"{OBJECTIVES}/test_rpt.py", "-k=not raises_the_reward"],

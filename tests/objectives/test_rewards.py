@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 from latentloop.objectives import NDCGReward, RecallReward, advantages
+from latentloop.objectives.rewards import check_reward, earned
 from tests.core.worlds import unchecked
 from tests.objectives.worlds import seeds
 
@@ -102,3 +103,33 @@ def test_ranks_of_any_shape() -> None:
 
 def test_rewards_are_shown_as_they_are_made() -> None:
     assert (repr(RecallReward(10)), repr(NDCGReward(k=5))) == ("RecallReward(10)", "NDCGReward(5)")
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_what_a_reward_earns_is_checked(rows: int) -> None:
+    greater, ties = torch.arange(2 * rows).view(rows, 2), torch.zeros(rows, 2, dtype=torch.int64)
+    given = earned(lambda greater, ties: (greater + ties).half(), greater, ties)
+    assert given.dtype == torch.float64 and torch.equal(given, greater.double())
+    for reward, found in (
+        (lambda greater, ties: greater[:, :1], rf"got \({rows}, 1\)"),
+        (lambda greater, ties: 1, "got int"),
+    ):
+        with unchecked(), pytest.raises(InputError, match=rf"^reward must return a tensor \({rows}, 2\) .*{found}$"):
+            earned(reward, greater, ties)
+
+
+def test_a_reward_is_tried_before_anything_is_trained() -> None:
+    seen = []
+
+    def reward(greater: torch.Tensor, ties: torch.Tensor) -> torch.Tensor:
+        seen.append((greater, ties))
+        return greater + ties
+
+    check_reward(reward, 3, torch.device("cpu"))
+    ((greater, ties),) = seen
+    assert greater.dtype == ties.dtype == torch.int64 and greater.shape[1] == ties.shape[1] == 3
+    assert not bool(greater.any()) and not bool(ties.any()) and greater is not ties
+    with unchecked(), pytest.raises(InputTypeError, match=r"^reward must be a callable of \(greater, ties\): too many"):
+        check_reward(lambda greater: greater, 3, torch.device("cpu"))  # type: ignore[arg-type, misc]
+    with unchecked(), pytest.raises(InputError, match="^reward must return a tensor"):
+        check_reward(lambda greater, ties: None, 3, torch.device("cpu"))  # type: ignore[arg-type, return-value]

@@ -13,7 +13,6 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from latentloop.across_ranks import Share
 from latentloop.backbones.sasrec import SASRec
@@ -585,39 +584,6 @@ def test_rollouts_without_a_start_state_are_refused_with_what_would_mend_them() 
 def test_a_group_of_one_is_refused() -> None:
     with pytest.raises(InputError, match="^rollouts must be a whole number of at least 2, got 1"):
         RPT(rollouts=1)
-
-
-class Starved(nn.Linear):
-    """A core-block that answers nothing yet."""
-
-    def reset_parameters(self) -> None:
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
-
-
-class Anew(Starved):
-    """One whose gradient torch gives only in a whole backward pass."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = checkpoint(super().forward, x, use_reentrant=True)
-        return out
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_an_aggregate_that_reads_no_start_state_is_refused_and_one_that_hides_it_is_not(frozen: bool) -> None:
-    def model_of(aggregate: Any, core: nn.Module) -> Recommender:
-        encoder = RecurrentDepth(nn.Linear(8, 8), core, aggregate=aggregate)
-        return Recommender(9, encoder, 8, 5).requires_grad_(not frozen)
-
-    model = model_of(lambda state, hidden: 2 * hidden, nn.Linear(8, 8))
-    with pytest.raises(InputError, match="^RPT needs rollouts that differ, but the aggregate reads no T_0"):
-        RPT().check(model)
-    RPT(dropout=True).check(model)
-    RPT(own_depth=True).check(model)
-    RPT().check(model_of("add", Starved(8, 8)))  # which learns to read it
-    for hidden_by in (nn.Identity(), nn.LayerNorm(8, elementwise_affine=False), nn.ReLU(), nn.Softmax(-1)):
-        RPT().check(model_of(lambda state, hidden, by=hidden_by: by(-state.detach()) + hidden, nn.Linear(8, 8)))
-    RPT().check(model_of("add", Anew(8, 8)))
 
 
 def test_an_encoder_that_tells_no_spread_of_its_start_state_is_taken_at_its_word() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from itertools import islice
@@ -93,7 +94,7 @@ def _check_exact(path: Path, name: str, times: np.ndarray) -> None:
     """Refuse whole numbers that float64 cannot hold: they would tie with others, and their order would be lost."""
     if not (np.abs(times) >= 2**53).any():
         return
-    for (line, value), time in zip(objects(path), times.tolist(), strict=True):
+    for (line, value), time in zip(_readable(path), times.tolist(), strict=False):
         found = value.get(name)
         if found is None or not math.isfinite(time):
             return  # `Log` tells of that
@@ -116,6 +117,12 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not isinstance(value, dict):
                 raise InputError(f"{path}: line {number}: a JSON {type(value).__name__}, expected one object a line")
             yield number, value
+
+
+def _readable(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`objects` up to a line that holds no single one, which arrow may read all the same."""
+    with contextlib.suppress(InputError):
+        yield from objects(path)
 
 
 def _line_of(path: Path, row: int) -> int:

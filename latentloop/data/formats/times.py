@@ -21,8 +21,9 @@ def parse_times(text: pa.ChunkedArray) -> np.ndarray | tuple[int, str]:
     seconds: different times would become the same.
 
     Dates are such as 2023-05-01, 2023-05-01T10:00:00Z or "2023-05-01 10:00:00.5"; without a zone they are UTC. Also
-    read are slashes (2023/05/01), months, days and hours of one digit (2023/5/1), up to nine digits of a fraction, and a space before the zone, which may be "UTC". A
-    column holds one kind: numbers, dates with a zone, or dates without one.
+    read are slashes (2023/05/01), months, days and hours of one digit (2023/5/1), up to nine digits of a fraction, and
+    a space before the zone, which may be "UTC". A column holds one kind: numbers, dates with a zone, or dates without
+    one.
 
     Args:
         text: a column of text.
