@@ -143,8 +143,8 @@ def _start(model: Recommender, slots: Tensor, rows: Tensor, state_keys: Tensor |
     """T_0 for each (row, slot)."""
     if state_keys is not None:
         return model.encoder.draw_state(state_keys[rows], slots)
-    if model.inference_state == "fresh":
-        if exporting() and model.inference_noise.shape[1]:  # the draw would become a constant, the same at each call
+    if model.inference_state == "fresh" and model.inference_noise.shape[1]:
+        if exporting():  # the draw would become a constant, the same at each call
             raise InputError(
                 "inference_state 'fresh' draws T_0 at each call, which an exported graph cannot: set "
                 "model.inference_state = 'shared' or 'zero' before the export"
