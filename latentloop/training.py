@@ -42,7 +42,7 @@ __all__ = ["Fitted", "NotFinite", "check_settings", "fit", "make_accelerator"]
 
 _BROKEN_FROM_THE_START = (
     "nothing was learned yet: look for a softmax over nothing, a division by zero or a logarithm of zero in the blocks "
-    "and the objective, or a learning rate beyond all measure"
+    "and the objective"
 )
 
 

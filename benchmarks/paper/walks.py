@@ -38,8 +38,6 @@ class Options:
     """Names of data sets."""
     folder: Path = Path("../shared/data")
     """Where their files lie."""
-    max_length: int = Cell.max_length
-    """L: older items are no part of a history."""
 
 
 def ranks_by_share(counts: Followers, samples: Samples) -> dict[float, Ranks]:
@@ -56,11 +54,11 @@ def ranks_by_share(counts: Followers, samples: Samples) -> dict[float, Ranks]:
     step = torch.sparse_coo_tensor(torch.stack([counts.items, origin]), chance, (size, size), check_invariants=False)
     found: dict[float, list[Tensor]] = {share: [] for share in SHARES}
     for index in torch.split(torch.arange(len(samples)), _ROWS):
-        history = samples.history(index)
+        history = samples.whole(index, counts.newest)
         row, item, count = counts.counted(history)
         known = torch.zeros(len(index), size, dtype=torch.float64)
         known[row, item] = count.double()
-        read = history[:, -counts.newest :].flip(1)
+        read = history.flip(1)
         weight = torch.pow(counts.fade, torch.arange(read.shape[1], dtype=torch.float64))
         start = torch.zeros(len(index), size, dtype=torch.float64)
         start.scatter_add_(1, read, weight.expand(len(index), -1))
@@ -76,7 +74,7 @@ def ranks_by_share(counts: Followers, samples: Samples) -> dict[float, Ranks]:
 def main(options: Options) -> None:
     """Choose the share on validation and print what it adds on test."""
     for data in options.data:
-        split = load_split(data, options.folder, options.max_length)
+        split = load_split(data, options.folder, Cell.max_length)
         counts = Followers.of(split)
         validation, test = (ranks_by_share(counts, part) for part in (split.validation, split.test))
         gains = {share: float(ndcg(ranks, 10).mean()) for share, ranks in validation.items()}

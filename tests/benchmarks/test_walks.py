@@ -30,7 +30,7 @@ def test_ranks_equal_a_loop_over_two_steps(seed: int) -> None:
     for share in walks.SHARES:
         for place, (past, target) in enumerate(pasts(split, 1)):
             scores = [0.0] * split.num_items
-            for age, item in enumerate(past[-split.max_length :][::-1][:3]):
+            for age, item in enumerate(past[::-1][:3]):
                 for middle, count in after.get(item, {}).items():
                     scores[middle - 1] += 0.5**age * count
                     to_middle = count / sum(after[item].values())
