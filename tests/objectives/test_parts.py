@@ -501,6 +501,7 @@ def test_objectives_are_shown_as_they_are_made() -> None:
     assert repr(total) == (
         "NextItem() + 0.5 * TrajectoryAlignment(positives='same_target', temperature=0.1) + StepAlignment(temperature=2.0)"
     )
+    assert repr(TrajectoryAlignment()) == "TrajectoryAlignment(positives='same_target', temperature=0.2)"
     weighted = 2.0 * (NextItem() + SampledNextItem(7)) + NextItem()
     assert repr(weighted) == "2 * (NextItem() + SampledNextItem(num_negatives=7)) + NextItem()"
 
