@@ -134,11 +134,10 @@ def _candidates(
         return None
     candidates = torch.full((len(ids),), allow is None, dtype=torch.bool)
     for name, listed, value in (("allow", allow, True), ("deny", deny, False)):
-        if isinstance(listed, str | bytes) or not (
-            listed is None or isinstance(listed, Iterable)
-        ):  # letters may be items
+        listed = () if listed is None else listed
+        if isinstance(listed, str | bytes) or not isinstance(listed, Iterable):  # the letters of a text may be items
             raise InputTypeError(f"{name} must be a list of item ids, got {listed!r}")
-        known, unknown = ids.numbers(() if listed is None else listed if hasattr(listed, "tolist") else list(listed))
+        known, unknown = ids.numbers(listed if hasattr(listed, "tolist") else list(listed))
         if unknown and strict:
             raise InputError(f"{name} names item {unknown[0]!r}, which the model does not know", settings=(name,))
         if unknown:

@@ -135,7 +135,7 @@ class RecurrentDepth(nn.Module):
 
     @property
     def zeros_at_padding(self) -> bool:
-        """Whether untrained, the core-block finds zeros at padded positions, from the second thought on."""
+        """Whether the core-block, before training, finds zeros at padded positions from the second thought on."""
         again = varies(self.depth_law) or self.depth_law.inference_depth > 1
         return again and isinstance(self.pre_block, Adapted) and isinstance(self.aggregate, Add | Mean | Gate)
 

@@ -129,9 +129,7 @@ class Samples:
         Args:
             index: (B,) positions of samples.
         """
-        end, start = self.end[index, None], self._start(self.user[index])[:, None]
-        places = end + torch.arange(-self.max_length, 0, device=self.device)
-        return self.sequences.items[places.clamp_min(0)].long().masked_fill_(places < start, 0)
+        return self._newest(index, self.max_length)
 
     def target(self, index: Int[Tensor, " B"]) -> Int64[Tensor, " B"]:
         """The item that follows each history.
@@ -175,11 +173,13 @@ class Samples:
             index: (B,) positions of samples.
             newest: at most so many items; None is all.
         """
-        end, start = self.end[index], self._start(self.user[index])
-        longest = int((end - start).max()) if len(index) else 0
-        longest = longest if newest is None else min(longest, newest)
-        places = end[:, None] + torch.arange(-max(1, longest), 0, device=self.device)
-        return self.sequences.items[places.clamp_min(0)].long().masked_fill_(places < start[:, None], 0)
+        longest = int((self.end[index] - self._start(self.user[index])).max()) if len(index) else 0
+        return self._newest(index, max(1, longest if newest is None else min(longest, newest)))
+
+    def _newest(self, index: Int[Tensor, " B"], length: int) -> Int64[Tensor, "B length"]:
+        end, start = self.end[index, None], self._start(self.user[index])[:, None]
+        places = end + torch.arange(-length, 0, device=self.device)
+        return self.sequences.items[places.clamp_min(0)].long().masked_fill_(places < start, 0)
 
     def locate(self, rows: Int[Tensor, " B"]) -> Int64[Tensor, " B"]:
         """Where the samples numbered `rows` stand in this object, the inverse of `samples.rows[index]`.

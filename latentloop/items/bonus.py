@@ -45,13 +45,14 @@ def check_bonus(bonus: Bonus | None, num_items: int, ids: Sequence[ItemId] | Non
 
     Raises:
         InputTypeError: for what cannot be called.
-        InputError: for another number of items, or ids of which some are these and not all have their numbers.
+        InputError: for another number of items, ids of which some are these and not all have their numbers, or a
+            `newest` below 1.
     """
     if bonus is None:
         return
     if not callable(bonus):
         raise InputTypeError(f"bonus must be a function of histories, got {type(bonus).__name__}")
-    looks_back(bonus)
+    looks_back(bonus)  # refuses what is no number of items
     known = getattr(bonus, "num_items", num_items)
     if known != num_items:
         raise InputError(f"bonus: of a catalog of {known} items, but the model knows {num_items}")
