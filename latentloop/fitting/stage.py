@@ -184,6 +184,14 @@ class TrainingStage:
         self.accelerator.wait_for_everyone()
         if main and line["epoch"]:
             logger.info("%s", _summary(line, self.metric, better))
+            if _has_rollouts(line) and line["zero_variance"] == 1:
+                logger.warning(
+                    "%s epoch %d: all rollouts of every sample earned the same, so rewards taught nothing. Does T_0 reach "
+                    "the answer? Rollouts differ in more with RPT(dropout=True) or own_depth=True (--rollout-dropout, "
+                    "--own-depth)",
+                    self.name,
+                    line["epoch"],
+                )
 
     def save(self) -> None:
         """Save what to continue from, where there is a run directory."""
@@ -217,10 +225,14 @@ class TrainingStage:
 def _summary(line: dict[str, Any], metric: str, better: bool) -> str:
     best = " *" if better else ""
     rollouts = ""
-    if "reward_mean" in line and "zero_variance" in line:
+    if _has_rollouts(line):
         rollouts = f", reward {line['reward_mean']:.4f}, ties {line['zero_variance']:.0%}"
     return (
         f"{line['stage']} epoch {line['epoch']}: loss {line['loss']:.4f}{rollouts}, validation {metric} "
         f"{line[metric]:.4f}{best}, "
         f"{line['train_seconds']:.1f} s, {line['samples_per_second']:.0f} samples/s"
     )
+
+
+def _has_rollouts(line: dict[str, Any]) -> bool:
+    return "reward_mean" in line and "zero_variance" in line

@@ -25,6 +25,7 @@ from typing import Any
 from latentloop.checks import is_whole
 from latentloop.errors import InputError
 from latentloop.files import is_leftover, json_text, read_json, remove_leftovers, write_together, writing
+from latentloop.runs.asked import asked, check_goes_on, same_budget
 from latentloop.runs.lock import LOCK, held
 from latentloop.runs.metric_lines import MetricLines
 
@@ -45,8 +46,6 @@ _OURS = (  # in the order in which they are removed: without its state a run sta
     "item_text.safetensors",
     "config.json",
 )
-_BUDGET = ("epochs", "rpt_epochs", "patience")
-"""Options that say only when to stop: a run that is continued with more ends as if it had been started with them."""
 
 
 class RunDirectory:
@@ -94,8 +93,7 @@ class RunDirectory:
             with writing(run.path):
                 run._sweep()
                 if there and resume:
-                    before = run._asked(defaults)
-                    if all(before.get(name) == value for name, value in _flat(config).items() if name in _BUDGET):
+                    if same_budget(run._asked(defaults), asked(config)):
                         return run
                 elif there:
                     run.clear()
@@ -134,7 +132,7 @@ class RunDirectory:
             raise InputError(f"{run.path} already exists: continue it with --resume, replace it with --overwrite")
         if there and resume:
             run._check_version()
-            run._check_same(config, defaults)
+            check_goes_on(run.path, run._asked(defaults), asked(config))
         return there
 
     @classmethod
@@ -265,23 +263,7 @@ class RunDirectory:
 
     def _asked(self, defaults: Mapping[str, Any] | None) -> dict[str, Any]:
         """The options that this run was started with, or continued with since."""
-        own = _flat({name: value for name, value in self.config().items() if name != MARK})
-        return _flat(json.loads(json.dumps(dict(defaults or {})))) | own
-
-    def _check_same(self, config: dict[str, Any], defaults: Mapping[str, Any] | None) -> None:
-        before, after = self._asked(defaults), _flat(json.loads(json.dumps(config)))
-        # a schedule is laid over all epochs: with more of them the steps so far would have been others
-        constant = after.get("schedule", "constant") == "constant"
-        budget = _BUDGET if constant else ("patience",)
-        for name in sorted(before.keys() | after.keys()):
-            old, new = before.get(name), after.get(name)
-            if old == new or (name in budget and isinstance(old, int) and isinstance(new, int) and new > old):
-                continue
-            or_more = " or more" if name in budget else ""
-            raise InputError(
-                f"{name} was {old!r} when {self.path} was started and is now {new!r}: a run goes on with its original "
-                f"options{or_more}; train --overwrite starts it over"
-            )
+        return asked({name: value for name, value in self.config().items() if name != MARK}, defaults)
 
 
 def _plain(stage: str) -> str:
@@ -294,11 +276,3 @@ def _plain(stage: str) -> str:
     if not isinstance(stage, str) or not re.fullmatch(r"\w[\w .-]*", stage) or stage in taken:
         raise InputError(f"stage must be a plain name, and not that of a run's other files, got {stage!r}")
     return stage
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Options by their own names, out of their groups: no two groups share one."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= value if isinstance(value, dict) else {name: value}
-    return flat

@@ -324,6 +324,25 @@ def test_an_epoch_of_post_training_tells_what_its_rollouts_earned(
     assert f", reward {reward:.4f}, ties {ties:.0%}, validation" in caplog.messages[-1]
 
 
+class OnlyHistory(nn.Module):
+    """f(T, H) = H: whatever the start state, the answer is the same."""
+
+    def forward(self, thought: Tensor, history_state: Tensor) -> Tensor:
+        return history_state
+
+
+def test_post_training_warns_where_all_rollouts_earn_the_same(split: Split, caplog: pytest.LogCaptureFixture) -> None:
+    deaf = small(split)
+    deaf.encoder.aggregate = OnlyHistory()
+    told = train(deaf, split, RPT(), epochs=1, stage="rpt").history[0]
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert told["zero_variance"] == 1
+    assert len(warned) == 1 and warned[0].startswith("rpt epoch 1: all rollouts of every sample earned the same")
+    caplog.clear()
+    train(small(split), split, RPT(), epochs=1, stage="rpt")
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_a_launchers_settings_change_no_gradient(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     """`accelerate launch --gradient_accumulation_steps` would divide each, and add up none."""
     plain, launched = small(split), small(split)
