@@ -12,6 +12,7 @@ The epoch is chosen by the same kind of ranking. Continues where it was stopped 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ def main(options: Options) -> dict[str, Any]:
     config = {"source": options.source, "backbone": options.backbone, "padding": options.padding, "dim": options.dim}
     config |= {"alpha": options.alpha, "cutoff": options.cutoff, "heads": options.heads}
     config |= {"init_std": options.init_std, "first_items": options.first_items, **settings}
+    if options.item_embeddings is not None:
+        config["item_embeddings"] = hashlib.blake2b(options.item_embeddings.read_bytes(), digest_size=8).hexdigest()
     train = _with_first_items(split.train) if options.first_items else split.train
     run = RunDirectory.create(options.out, config, resume=(options.out / "config.json").is_file())
     fitted = fit(model, train, split.validation, NextItem(), stage="base", run=run, **settings)

@@ -1,6 +1,7 @@
 """`python -m benchmarks.paper`: see `runner`. A worker process imports by name, and this module's name is not its own."""
 
 import logging
+import sys
 
 import tyro
 
@@ -11,4 +12,4 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with told():
-        main(tyro.cli(Options))
+        sys.exit(3 if main(tyro.cli(Options)) else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,32 +13,39 @@ from benchmarks.paper.costs import counted_flops
 from benchmarks.paper.grids import EXPERIMENTS
 from benchmarks.paper.matching import Found, find, most_common
 from benchmarks.paper.stored import Line
+from benchmarks.paper.tables import training_of
 
 __all__ = ["draw"]
 
 _COLOURS = ("C0", "C1", "C2", "C3", "C4")
 _EXPLAINED = (
-    "black: seeds; circle: their mean; bar: 95 % interval of the difference to the baseline (dashed), over users"
+    "black: seeds; circle: their mean; bar: 95 % interval of the difference to the baseline, over users, on the seeds\n"
+    "of both, counted from the baseline's mean (dashed), so that the line lies outside it where p < .05"
 )
+_APART = " (curves are drawn a little apart)"
 
 
 def draw(name: str, data: str, lines: Mapping[str, Line], folder: Path) -> Path | None:
-    """The figure of an experiment on one data set; None where there is nothing to compare."""
+    """The figure of an experiment on one data set; None, and none stays, where there is nothing to compare."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    found = most_common(find(EXPERIMENTS[name](data), lines))
+    every = find(EXPERIMENTS[name](data), lines)
+    found = [each for each in most_common(every) if not each.repeats(every)]
     drawings = {"figure3": _curves, "figure4": _epochs, "figure5": _curves, "table4": _by_flops}
     points = [each for each in found if each.row.cell.kind not in UNTRAINED]
-    if len(points) < 2:
+    of_curves = sum(each.row.label[-1].isdigit() for each in points) if drawings.get(name) is _curves else len(points)
+    path = folder / f"{name}-{data.replace(':', '-')}.png"
+    if min(of_curves, len(points)) < 2:
+        path.unlink(missing_ok=True)
         return None
     wide = max(6.0, 0.42 * len(points)) if name not in drawings else 6.0
-    figure, axes = plt.subplots(figsize=(wide, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(wide, 4.5), layout="constrained")
     drawings.get(name, _columns)(axes, points)
-    axes.set_title(f"{name}, {data}", fontsize="medium")
-    path = folder / f"{name}-{data.replace(':', '-')}.png"
+    training = textwrap.fill(training_of(points[0].lines[0]["cell"]), 70)
+    axes.set_title(f"{name}, {data}\n{training}", fontsize="small")
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
@@ -46,9 +54,11 @@ def draw(name: str, data: str, lines: Mapping[str, Line], folder: Path) -> Path 
 def _point(axes: Any, place: float, found: Found, others: Sequence[Found], colour: str) -> float:
     """A row's mean with the interval of its difference, and its seeds; returns the mean."""
     values = [line["test"]["ndcg@10"] for line in found.lines]
-    mean, difference = statistics.mean(values), found.against(others)
-    if difference is not None:
-        axes.vlines(place, *difference.interval, color=colour, alpha=0.4, linewidth=3)
+    mean, difference, rival = statistics.mean(values), found.against(others), found.rival(others)
+    if difference is not None and rival is not None:
+        whole = statistics.mean(line["test"]["ndcg@10"] for line in rival.lines)
+        ends = (whole + end - difference.mean for end in difference.interval)
+        axes.vlines(place, *ends, color=colour, alpha=0.4, linewidth=3)
     axes.plot([place], [mean], "o", color=colour, markersize=7)
     axes.plot([place] * len(values), values, ".", color="k", markersize=4, zorder=3)
     return mean
@@ -102,7 +112,7 @@ def _curves(axes: Any, found: Sequence[Found]) -> None:
             curves.setdefault(name, []).append((float(number), each))
     _draw_curves(axes, curves, found)
     _across(axes, [each for each in found if not each.row.label[-1].isdigit()])
-    axes.set_xlabel(" or ".join(curves))
+    axes.set_xlabel(" or ".join(curves) + _APART * (len(curves) > 1))
 
 
 def _by_flops(axes: Any, found: Sequence[Found]) -> None:
@@ -120,12 +130,13 @@ def _by_flops(axes: Any, found: Sequence[Found]) -> None:
             means = [statistics.mean(line["by_depth"][str(depth)] for line in each.lines) for depth in depths]
             axes.plot(places, means, ":", color="0.5", label="LR+SPT, depth 4, at fewer thoughts")
             axes.legend(fontsize=8)
-    axes.set_xlabel("MFLOPs of the encoder a history")
+    axes.set_xlabel("MFLOPs of the encoder a history" + _APART * (len(families) > 1))
 
 
 def _draw_curves(axes: Any, curves: Mapping[str, Sequence[tuple[float, Found]]], found: Sequence[Found]) -> None:
     places = [place for points in curves.values() for place, _ in points]
-    step = 0.012 * (max(places, default=0) - min(places, default=0))  # points of one place stand beside each other
+    # points of one place stand beside each other
+    step = 0.012 * (max(places, default=0) - min(places, default=0))
     for number, (name, points) in enumerate(curves.items()):
         colour, aside = _COLOURS[number % len(_COLOURS)], step * number
         means = [_point(axes, place + aside, each, found, colour) for place, each in points]

@@ -54,7 +54,8 @@ def followers_table(data: str, lines: Mapping[str, Line], *, exclude_history: bo
     text = []
     untrained = ranked(lines, exclude_history=exclude_history)
     for each in find([row for row in EXPERIMENTS["table1"](data) if row.cell.kind == "followers"], untrained):
-        text.append(line_of(["Followers alone", "", "", "", "", "", "", "", *_means(each), "", "", ""]))
+        told = training_of(each.lines[0]["cell"])
+        text.append(line_of(["Followers alone", told, "", "", "", "", "", "", *_means(each), "", "", ""]))
     for own, its in zip(alone, followed, strict=True):
         if own.repeats(alone):
             continue

@@ -115,12 +115,14 @@ def _of_row(row: Row, cells: Sequence[tuple[Cell, Line]]) -> list[Found]:
     fixed = (*row.own, *unread) if row.cell.backbone in CAUSAL else (*row.own, *unread, "positions")
     free = [name for name in TRAINING if name not in fixed]
     wanted = {name: value for name, value in vars(row.cell).items() if name not in (*free, *unread)}
-    if row.cell.kind in UNTRAINED:
-        free = []
+    if row.cell.kind in UNTRAINED:  # of which one seed tells all
+        free, wanted = ["max_length"], {"data": row.cell.data, "kind": row.cell.kind}
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for cell, line in cells:
         if all(getattr(cell, name) == value for name, value in wanted.items()):
-            groups.setdefault(tuple(getattr(cell, name) for name in free), []).append(line)
+            group = groups.setdefault(tuple(getattr(cell, name) for name in free), [])
+            if not group or row.cell.kind not in UNTRAINED:
+                group.append(line)
     return [
         Found(row, sorted(group, key=lambda line: line["cell"]["seed"]), dict(zip(free, values, strict=True)))
         for values, group in groups.items()

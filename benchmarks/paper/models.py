@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from latentloop.recipes import BACKBONES, build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 
-__all__ = ["build", "pre_training", "reads_texts", "text_path", "text_start", "texts"]
+__all__ = ["build", "pre_training", "reads_texts", "text_hash", "text_path", "text_start", "texts"]
 
 
 TEXT_STD = 0.3
@@ -111,6 +112,11 @@ def reads_texts(cell: Cell) -> bool:
 def text_path(cell: Cell, folder: Path) -> Path:
     """Where the items' texts lie, embedded."""
     return folder / f"{cell.data.replace(':', '-')}.text.npy"
+
+
+def text_hash(cell: Cell, folder: Path) -> str:
+    """Of the file of the items' texts."""
+    return hashlib.blake2b(text_path(cell, folder).read_bytes(), digest_size=8).hexdigest()
 
 
 def pre_training(cell: Cell) -> SPT:

@@ -44,7 +44,7 @@ def write_report(cells: Path = CELLS, out: Path = OUT, costs: Path = COSTS, step
                 text += tuning_tables(data, lines)
                 continue
             table = experiment_table(name, data, lines, measured)
-            path = draw(name, data, lines, out) if table else None
+            path = draw(name, data, lines, out)
             text += table + ([f"![{name} on {data}]({path.name})", ""] if path else [])
             if name == "study":
                 text += followers_table(data, lines) + followers_table(data, lines, exclude_history=True)

@@ -101,13 +101,12 @@ def main(options: Options) -> None:
             "data": data,
             "max_length": options.max_length,
             "data_hash": content_hash(split.interactions),
-            "shares": [round(float((found == place).mean()), 4) for place in range(len(CLASSES))],
             "classes": base64.b85encode(zlib.compress(found.tobytes(), 9)).decode(),
         }
         STEPS.parent.mkdir(parents=True, exist_ok=True)
         with STEPS.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        print(data, dict(zip(CLASSES, line["shares"], strict=True)), flush=True)
+        print(data, {name: f"{(found == place).mean():.2%}" for place, name in enumerate(CLASSES)}, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
-__all__ = ["CELLS", "Line", "finished", "gains", "unpack_ranks"]
+__all__ = ["CELLS", "Line", "finished", "gains", "keep", "unpack_ranks"]
 
 CELLS = Path("benchmarks/results/cells")
 
@@ -18,13 +20,55 @@ Line = dict[str, Any]
 
 
 def finished(folder: Path = CELLS) -> dict[str, Line]:
-    """Lines of the finished cells by key."""
+    """Lines of the finished cells by key.
+
+    A file's last line may have no end yet: it is being written, or was cut off, and is passed over.
+
+    Raises:
+        SystemExit: for a line that is no finished cell, or data or texts that other cells of their name did not have.
+    """
     lines: dict[str, Line] = {}
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
     for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            lines[entry["key"]] = entry
+        *whole, rest = path.read_text().split("\n")
+        if rest:
+            logging.warning("%s: the last line has no end and is passed over", path)
+        for number, text in enumerate(whole, 1):
+            place = f"{path}, line {number}"
+            try:
+                entry = json.loads(text)
+                lines[entry["key"]] = entry
+                data = entry["cell"]["data"]
+            except (ValueError, KeyError, TypeError):
+                raise SystemExit(f"{place}: this is no finished cell; remove the line") from None
+            for name in ("data_hash", "text_hash"):
+                own = entry.get(name)
+                known, first = seen.setdefault((data, name), (own, place)) if own else (own, place)
+                if own != known:
+                    raise SystemExit(
+                        f"{place}: {data} is not what it was in {first}: keep the cells of one of them only"
+                    )
     return lines
+
+
+def keep(experiment: str, line: Line, folder: Path = CELLS) -> None:
+    """Add a finished cell's line to the experiment's file, whole or not at all; commands take turns.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"), (folder / f"{experiment}.jsonl").open("a+b", buffering=0) as file:
+        file.seek(0)
+        end = file.read().rfind(b"\n") + 1  # beyond it lies what a killed process began
+        file.truncate(end)
+        left = json.dumps(line).encode() + b"\n"
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def unpack_ranks(text: str) -> np.ndarray:

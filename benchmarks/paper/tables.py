@@ -198,7 +198,7 @@ def steps_table(data: str, lines: Mapping[str, Line], steps: Steps) -> list[str]
             value = f"{gains[users].mean():.4f}" if users.any() else ""
             cells.append(value if difference is None else f"{value} {_change(difference)}")
         text.append(line_of(cells))
-        shares = ", ".join(f"{name}: {share:.1%}" for name, share in zip(CLASSES, held["shares"], strict=True))
+        shares = ", ".join(f"{name}: {(classes == number).mean():.1%}" for number, name in enumerate(CLASSES))
     if not text:
         return []
     about = (
@@ -275,7 +275,7 @@ def _pair(paper: tuple[float, float] | None) -> str:
 def training_of(cell: Mapping[str, Any]) -> str:
     """How a cell was trained, in words."""
     if cell["kind"] in UNTRAINED:
-        return ""
+        return "" if cell["max_length"] == Cell.max_length else f"max length {cell['max_length']}"
     epochs = f"up to {cell['epochs']}{' + ' + str(cell['rpt_epochs']) if cell['rpt'] else ''} epochs"
     told = f"{epochs}, {cell['positions']} positions, batch {cell['batch_size']}, lr {cell['learning_rate']:g}"
     default = vars(Cell(cell["data"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from benchmarks.paper.cell import UNTRAINED, Cell
 from benchmarks.paper.data import load_split
 from benchmarks.paper.gradients import gradient_norms
-from benchmarks.paper.models import build, pre_training, texts
+from benchmarks.paper.models import build, pre_training, reads_texts, text_hash, texts
 from benchmarks.paper.thinking import thinking
 from latentloop.baselines import chance, followers, popularity
 from latentloop.data.card import content_hash
@@ -39,11 +38,10 @@ _LARGEST = 254  # a rank beyond it adds nothing to any metric that is reported
 def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) -> dict[str, Any]:
     """Train a cell where it stands in `work`, test once, and return its line."""
     split = load_split(cell.data, folder, cell.max_length)
-    began = time.perf_counter()
     if cell.kind in UNTRAINED:
         make = {"chance": chance, "popularity": popularity, "followers": followers}[cell.kind]
         found = {name: make(split, part, name=name) for name, part in _parts(split)}
-        line = _line(cell, split, found, seconds=0.0)
+        line = _line(cell, split, found)
         apart = {name: make(split, part, name=name, exclude_history=True) for name, part in _parts(split)}
         line["excluded"] = {name: dict(evaluation.metrics) for name, evaluation in apart.items()}
         line["excluded"] |= _by_user(apart["test"].ranks)
@@ -75,7 +73,7 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
             name: evaluate(model, part, split=name, stage=cell.kind, depths=depths, seeds=(cell.seed,))
             for name, part in _parts(split)
         }
-        line = _line(cell, split, evaluations, seconds=time.perf_counter() - began)
+        line = _line(cell, split, evaluations)
         if cell.kind == "loop":
             line["thinking"] = thinking(model, split.validation.to(accelerator.device), seed=cell.seed)
         counts = Followers.of(split)
@@ -84,13 +82,22 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
         bonus = counts.tuned(model, split.validation, exclude_history=True)
         line["excluded"]["followed"] = _measured(model, split, bonus, exclude_history=True)
     kept = ("epoch", "loss", "ndcg@10", "reward_mean", "zero_variance", "kl")
+    if reads_texts(cell):
+        line["text_hash"] = text_hash(cell, folder)
     return line | {
         "parameters": sum(p.numel() for p in model.encoder.parameters()),
         "best_epoch": fitted.best_epoch,
         "epochs": fitted.epochs,
         "history": [{name: entry[name] for name in kept if name in entry} for entry in fitted.history],
+        # of all its epochs, in whichever session, and of neither validation nor tests
+        "train_seconds": round(sum(entry.get("train_seconds", 0.0) for entry in fitted.history), 1),
+        "made_with": {"torch": torch.__version__, "device": _name(accelerator.device)},
         "gradient_norms": norms,
     }
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def parts_of_training(train: Samples, held_out: bool) -> tuple[Samples, Samples]:
@@ -149,7 +156,7 @@ def _parts(split: Split) -> list[tuple[str, Any]]:
     return [("validation", split.validation), ("test", split.test)]
 
 
-def _line(cell: Cell, split: Split, evaluations: dict[str, Evaluation], *, seconds: float) -> dict[str, Any]:
+def _line(cell: Cell, split: Split, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
     """What every cell's line holds, as plain values."""
     test = evaluations["test"]
     return {
@@ -160,7 +167,6 @@ def _line(cell: Cell, split: Split, evaluations: dict[str, Evaluation], *, secon
         "validation": dict(evaluations["validation"].metrics),
         "test": dict(test.metrics),
         "by_depth": {str(depth): metrics["ndcg@10"] for depth, metrics in test.per_depth.items()},
-        "seconds": round(seconds, 1),
         **_by_user(test.ranks),
     }
 

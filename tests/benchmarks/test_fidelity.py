@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.fidelity import Options, main
 from latentloop.data.synthetic import synthetic_log
+from latentloop.errors import InputError
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "fmlprec", "bsarec", "tedrec"])
@@ -33,3 +34,7 @@ def test_a_backbone_is_trained_and_continues_to_the_same_numbers(tmp_path: Path,
     followed = [name for name in found if ", plus followers * " in name]
     assert [name.partition(",")[0] for name in followed] == ["history excluded", "history kept"]
     assert main(options) == found
+    if backbone == "tedrec":
+        np.save(embeddings, np.zeros((log.num_items, 8), dtype=np.float32))
+        with pytest.raises(InputError, match="item_embeddings was"):
+            main(options)

@@ -7,6 +7,8 @@ import gzip
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from benchmarks.paper.matching import find
 from benchmarks.paper.models import TEXT_STD, build
 from benchmarks.paper.report import write_report
 from benchmarks.paper.rows import Row
-from benchmarks.paper.stored import CELLS, finished, gains, unpack_ranks
+from benchmarks.paper.stored import CELLS, finished, gains, keep, unpack_ranks
 from benchmarks.paper.tables import experiment_table, training_of
 from benchmarks.paper.train import run_cell
 from latentloop.backbones.bsarec import BSARecLayer
@@ -122,6 +124,26 @@ def test_post_training_is_held_against_pre_training_that_goes_on() -> None:
             if row.cell.rpt and row is not rival and row.cell.held_out == bool(start):
                 assert row.baseline == rival.label, label
                 assert dataclasses.replace(row.cell, policy="none").pretrained == rival.cell.pretrained
+
+
+def test_what_is_only_counted_is_one_cell() -> None:
+    options = runner.Options("table1", data=("tiny",), seeds=(1, 2), epochs=5, max_length=50, only=("Popularity",))
+    assert options.cells() == [Cell("tiny", kind="popularity", max_length=50)]
+
+
+def test_a_row_whose_texts_are_not_there_is_an_error_where_it_was_asked_for(tmp_path: Path) -> None:
+    options = runner.Options("study", data=("tiny",), folder=tmp_path, only=("Base", "Base, items from texts"))
+    with pytest.raises(
+        SystemExit, match="--only: 'Base, items from texts' reads the items' texts, and there is no .*tiny.text"
+    ):
+        options.cells()
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"no other.txt.gz in {folder}: set --folder"):
+        runner.main(runner.Options("table1", data=("tiny", "other"), folder=folder))
+    with pytest.raises(SystemExit, match="tuned: no cell of `tuning` is finished for tiny"):
+        runner.Options("tuned", data=("tiny",), only=("Base",)).cells()
 
 
 def test_a_row_that_is_not_there_is_an_error() -> None:
@@ -341,7 +363,7 @@ def test_a_cell_that_an_older_harness_began_goes_on(folder: Path, tmp_path: Path
     assert run_cell(cell, folder, tmp_path, "cpu")["key"] == cell.key
 
 
-def test_what_another_command_trains_is_left_to_it(
+def test_what_another_command_trains_is_tried_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken, free = (Cell("tiny", kind="plain", alpha=0.0, dropout=p, **TINY) for p in (0.1, 0.2))  # type: ignore[arg-type]
@@ -349,9 +371,116 @@ def test_what_another_command_trains_is_left_to_it(
     monkeypatch.chdir(tmp_path)
     options = runner.Options("figure3", data=("tiny",), folder=folder, work=tmp_path / "runs", seeds=(0,), device="cpu")
     with held(options.work / taken.pretrained.key):
-        assert runner.main(options) == 1
+        assert runner.main(dataclasses.replace(options, budget="1m")) == 1
     assert set(finished()) == {free.key}
+    release = ExitStack()
+    release.enter_context(held(options.work / taken.pretrained.key))
+    monkeypatch.setattr(runner, "AGAIN", 0.1)
+    monkeypatch.setattr(
+        runner.time, "sleep", lambda seconds: release.close()
+    )  # the other command ends while this one waits
     assert runner.main(options) == 0 and set(finished()) == {taken.key, free.key}
+
+
+def test_a_cell_that_fails_ends_no_other(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (Cell("tiny", kind="plain", alpha=0.0, dropout=p, **TINY) for p in (0.1, 0.2))  # type: ignore[arg-type]
+    monkeypatch.setitem(EXPERIMENTS, "figure3", lambda data: [Row("first", first), Row("second", second)])
+    monkeypatch.chdir(tmp_path)
+    options = runner.Options("figure3", data=("tiny",), folder=folder, work=tmp_path / "runs", seeds=(0,), device="cpu")
+    options.work.mkdir()
+    (options.work / first.pretrained.key).touch()  # where its run belongs
+    with pytest.raises(SystemExit, match="^1 cells failed"):
+        runner.main(options)
+    assert set(finished()) == {second.key}
+
+
+def test_other_data_of_the_name_of_finished_cells_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = runner.Options("table1", data=("tiny",), folder=folder, seeds=(0,), only=("chance",))
+    assert runner.main(options) == 0
+    (line,) = finished().values()
+    other = tmp_path / "other"
+    other.mkdir()
+    text = gzip.decompress((folder / "tiny.txt.gz").read_bytes())
+    (other / "tiny.txt.gz").write_bytes(gzip.compress(text.rpartition(b"\n")[0]))
+    with pytest.raises(SystemExit, match=f"^tiny in {other} is not what the finished cells were trained on"):
+        runner.main(dataclasses.replace(options, folder=other))
+    cell = Cell(**line["cell"])
+    keep("table1", line | {"key": "made of other data", "data_hash": "0"})
+    with pytest.raises(SystemExit, match=f"table1.jsonl, line 2: {cell.data} is not what it was in .*line 1"):
+        finished()
+
+
+def test_other_texts_than_those_of_finished_cells_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with_texts = tmp_path / "with_texts"
+    with_texts.mkdir()
+    (with_texts / "tiny.txt.gz").write_bytes((folder / "tiny.txt.gz").read_bytes())
+    np.save(with_texts / "tiny.text.npy", np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32))
+    cell = Cell("tiny", kind="plain", alpha=0.0, items="texts", **TINY)  # type: ignore[arg-type]
+    keep("study", run_cell(cell, with_texts, tmp_path / "runs", "cpu"))
+    options = runner.Options("study", data=("tiny",), folder=with_texts, seeds=(0,), only=("Base, items from texts",))
+    assert runner.main(dataclasses.replace(options, budget="0")) == 1
+    np.save(with_texts / "tiny.text.npy", np.zeros((40, 8), dtype=np.float32))
+    with pytest.raises(SystemExit, match="tiny.text.npy is not what the finished cells were trained on"):
+        runner.main(options)
+
+
+def test_a_line_without_an_end_is_passed_over_and_written_over(tmp_path: Path) -> None:
+    cell = {"data": "tiny"}
+    keep("study", {"key": "first", "cell": cell}, tmp_path)
+    path = tmp_path / "study.jsonl"
+    path.write_text(path.read_text() + '{"key": "second", "ce')  # its process was killed
+    assert set(finished(tmp_path)) == {"first"}
+    keep("study", {"key": "third", "cell": cell}, tmp_path)
+    assert set(finished(tmp_path)) == {"first", "third"} and len(path.read_text().splitlines()) == 2
+    path.write_text(path.read_text() + "spoilt\n")
+    with pytest.raises(SystemExit, match="study.jsonl, line 3: this is no finished cell"):
+        finished(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of the operating system")
+def test_of_a_line_that_does_not_fit_nothing_is_left(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal\nfrom pathlib import Path\nfrom benchmarks.paper.stored import keep\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "keep('study', {'key': 'first', 'cell': {'data': 'tiny'}}, Path())\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
+        "try:\n    keep('study', {'key': 'second', 'cell': {'data': 'tiny'}, 'ranks': 'x' * 1000}, Path())\n"
+        "except OSError:\n    print('refused')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout == "refused\n" and set(finished(tmp_path)) == {"first"}
+    assert (tmp_path / "study.jsonl").read_text().endswith("}\n")
+
+
+def test_readers_and_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """Four threads write; whoever reads meanwhile finds whole lines only, and in the end all."""
+    cell, wide = {"data": "tiny"}, "x" * 200_000
+
+    def write(writer: int) -> None:
+        for number in range(10):
+            keep("study", {"key": f"{writer} {number}", "cell": cell, "ranks": wide}, tmp_path)
+
+    with ThreadPoolExecutor(4) as pool:
+        writing = [pool.submit(write, writer) for writer in range(4)]
+        while not all(future.done() for future in writing):
+            assert all(line["ranks"] == wide for line in finished(tmp_path).values())
+    assert [future.result() for future in writing] == [None] * 4
+    assert len(finished(tmp_path)) == 40
 
 
 def test_what_is_done_is_not_run_again_and_is_reported(
@@ -359,22 +488,21 @@ def test_what_is_done_is_not_run_again_and_is_reported(
 ) -> None:
     plain, loop = Cell("tiny", kind="plain", alpha=0.0, **TINY), Cell("tiny", **TINY)  # type: ignore[arg-type]
     rows = [Row("Base", plain), Row("LR+SPT", loop, "Base")]
-    monkeypatch.setitem(EXPERIMENTS, "figure3", lambda data: rows)
+    monkeypatch.setitem(EXPERIMENTS, "figure6", lambda data: rows)
     monkeypatch.chdir(tmp_path)
-    options = runner.Options("figure3", data=("tiny",), folder=folder, seeds=(0, 1), device="cpu")
+    options = runner.Options("figure6", data=("tiny",), folder=folder, seeds=(0, 1), device="cpu")
     lines = {cell.key: run_cell(cell, folder, tmp_path / "runs", "cpu") for cell in options.cells()}
-    CELLS.mkdir(parents=True)
     for line in lines.values():
-        runner._keep("figure3", line)
+        keep("figure6", line)
     assert finished() == lines
     assert runner.main(options) == 0  # no process starts: there is nothing to do
     (group,) = [found.lines for found in find(rows, lines) if found.row is rows[0]]
     assert [line["cell"]["seed"] for line in group] == [0, 1]
-    table = experiment_table("figure3", "tiny", lines)
+    table = experiment_table("figure6", "tiny", lines)
     assert len(table) == 7 and "Base: " in table[5]
     assert table[5].startswith("| LR+SPT | up to 1 epochs, newest positions, batch 256, lr 0.001 | 0, 1 |")
-    assert "figure3-tiny.png" in write_report()
-    assert (tmp_path / "benchmarks/results/figure3-tiny.png").is_file()
+    assert "figure6-tiny.png" in write_report()
+    assert (tmp_path / "benchmarks/results/figure6-tiny.png").is_file()
 
 
 def test_the_command_runs_cells_in_processes_of_their_own(folder: Path, tmp_path: Path) -> None:
@@ -386,6 +514,11 @@ def test_the_command_runs_cells_in_processes_of_their_own(folder: Path, tmp_path
     )  # fmt: skip
     lines = finished(tmp_path / CELLS)
     assert sorted(line["cell"]["kind"] for line in lines.values()) == ["chance", "popularity"]
+    left = subprocess.run(
+        [sys.executable, "-m", "benchmarks.paper", "table1", "--data", "tiny", "--folder", str(folder), "--budget", "0"],
+        cwd=tmp_path, env=environment, check=False, timeout=300,
+    )  # fmt: skip
+    assert left.returncode == 3
 
 
 @pytest.mark.parametrize(("budget", "expected"), [("9m", 540.0), ("2h", 7200.0), ("30", 30.0), (None, float("inf"))])

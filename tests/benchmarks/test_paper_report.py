@@ -255,7 +255,7 @@ def test_figures_are_cut_to_the_data(name: str, tmp_path: Path, monkeypatch: pyt
     assert 0.54 < low < high < 0.55
     points = [line for line in axes.lines if line.get_marker() == "."]
     across = [line for line in axes.lines if line.get_linestyle() == "--"]
-    on_curves = {"figure3": 6, "figure5": 10}.get(name, len(rows))
+    on_curves = {"figure3": 6, "figure5": 10, "study": len(rows) - 2}.get(name, len(rows))  # two are SPT again
     assert sum(len(line.get_ydata()) for line in points) == 2 * on_curves
     assert len(across) == {"table1": 2, "table4": 0, "figure2": 0, "figure5": 2, "study": 5}.get(name, 1)
     if name in ("figure3", "figure5"):
@@ -264,6 +264,49 @@ def test_figures_are_cut_to_the_data(name: str, tmp_path: Path, monkeypatch: pyt
         assert [list(line.get_xdata()) for line in curves] == [
             pytest.approx(places, abs=0.02) for places in wanted[name]
         ]
+
+
+def test_a_bar_lies_to_the_dashed_line_as_the_difference_does_to_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The baseline has a seed more, far below the others, and the row's difference is told on the seeds of both."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    first, second = EXPERIMENTS["figure6"]("tiny")[:2]
+    lines: dict[str, Line] = {}
+    for row, seed, value in ((first, 0, 0.5), (first, 1, 0.1), (second, 0, 0.5)):
+        lines |= stored(dataclasses.replace(row.cell, seed=seed), ndcg=value)
+    key = dataclasses.replace(second.cell, seed=0).key
+    lines[key]["ranks"] = base64.b85encode(zlib.compress(bytes([0, 0, 0]))).decode()
+    gained = torch.tensor([0, 1 - 1 / math.log2(3), 1], dtype=torch.float64)
+    wide = 4.303 * float(gained.std()) / math.sqrt(3)  # t of two degrees of freedom
+    drawn = []
+    monkeypatch.setattr(plt, "close", drawn.append)
+    draw("figure6", "tiny", lines, tmp_path)
+    (bar,) = drawn[0].axes[0].collections
+    ((_, low), (_, high)) = bar.get_segments()[0]
+    mean = float(gained.mean())
+    assert (low - 0.3, high - 0.3) == pytest.approx((mean - wide, mean + wide), rel=1e-3)
+
+
+def test_a_curve_of_one_point_is_not_drawn_and_an_older_one_goes(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    base, _, third = EXPERIMENTS["figure5"]("tiny")[:3]
+    older = tmp_path / "figure5-tiny.png"
+    older.touch()
+    assert draw("figure5", "tiny", stored(base.cell, third.cell), tmp_path) is None
+    assert not older.exists()
+
+
+def test_what_is_only_counted_is_told_once_for_each_length() -> None:
+    chance, followers = Cell("tiny", kind="chance"), Cell("tiny", kind="followers")
+    again = [dataclasses.replace(chance, seed=1), dataclasses.replace(chance, epochs=5)]  # as older releases stored it
+    lines = stored(chance, *again, followers, dataclasses.replace(followers, max_length=50), ndcg=0.1)
+    written = [line.split(" | ")[:4] for line in experiment_table("table1", "tiny", lines)[4:-1]]
+    assert written == [
+        ["| chance", "", "0", "0.1000"],
+        ["| Followers", "", "0", "0.1000"],
+        ["| Followers", "max length 50", "0", "0.1000"],
+    ]
 
 
 def test_a_row_is_held_against_rows_of_the_same_settings_and_not_against_itself() -> None:

@@ -79,7 +79,7 @@ def test_a_line_holds_the_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     stored = steps.stored_steps(steps.STEPS)
     assert set(stored) == {("tiny", 20)}
     entry = stored["tiny", 20]
-    assert len(steps.classes_of(entry)) == len(LOG) and sum(entry["shares"]) == pytest.approx(1, abs=1e-3)
+    assert len(steps.classes_of(entry)) == len(LOG)
     assert steps.stored_steps(tmp_path / "none.jsonl") == {}
 
 
@@ -88,7 +88,7 @@ def test_rows_are_told_apart_by_steps(tmp_path: Path) -> None:
     base, loop = Cell("tiny", kind="plain", alpha=0.0), Cell("tiny")
     ranks = {base: [0, 255, 0, 255], loop: [0, 0, 255, 255]}
     lines = {cell.key: _line(cell, found) for cell, found in ranks.items()}
-    entry: Line = {"classes": _packed([0, 0, 1, 3]), "shares": [0.5, 0.25, 0.0, 0.25]}
+    entry: Line = {"classes": _packed([0, 0, 1, 3])}
     text = steps_table("tiny", lines, {("tiny", 20): entry})
     plain, ours = (
         next(line for line in text if line.startswith(f"| {label} |")).split("|")[4:-1] for label in ("Base", "SPT")
