@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from latentloop.blocks.held import held_by
-from latentloop.errors import InputError, InputTypeError
+from latentloop.errors import InputTypeError
 
-__all__ = ["Add", "Aggregate", "Concat", "Gate", "Mean", "build_aggregate", "refuse_unseen_weights"]
+__all__ = ["Add", "Aggregate", "Concat", "Function", "Gate", "Mean", "build_aggregate"]
 
 
 @runtime_checkable
@@ -78,7 +77,7 @@ class Gate(nn.Module):
         return mixed
 
 
-class _Function(nn.Module):
+class Function(nn.Module):
     """A user's plain function as a module."""
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -103,7 +102,7 @@ def build_aggregate(aggregate: str | Aggregate) -> nn.Module:
     if callable(aggregate):
         if not getattr(aggregate, "_forward_pre_hooks", None):  # which may hand on other arguments
             _check_arguments(aggregate.forward if isinstance(aggregate, nn.Module) else aggregate)
-        return aggregate if isinstance(aggregate, nn.Module) else _Function(aggregate)
+        return aggregate if isinstance(aggregate, nn.Module) else Function(aggregate)
     known = ", ".join(repr(name) for name in _STANDARD)
     raise InputTypeError(f"aggregate must be one of {known}, or a callable of (state, hidden), got {aggregate!r}")
 
@@ -117,24 +116,3 @@ def _check_arguments(function: Callable[..., Any]) -> None:
         signature.bind(None, None)
     except TypeError as error:
         raise InputTypeError(f"aggregate must be a callable of (state, hidden): {error}") from None
-
-
-def refuse_unseen_weights(encoder: nn.Module) -> None:
-    """Refuse an aggregate that is a function around weights which the encoder does not have: nobody would train them.
-
-    Args:
-        encoder: with all its parts.
-
-    Raises:
-        InputError: naming the function and what it holds.
-    """
-    seen = {id(parameter) for parameter in encoder.parameters()}
-    for part in encoder.modules():
-        for held in held_by(part.function).values() if isinstance(part, _Function) else ():
-            weights = held.parameters() if isinstance(held, nn.Module) else [held]
-            if any(weight.requires_grad and id(weight) not in seen for weight in weights):
-                name = getattr(part.function, "__qualname__", type(part.function).__name__)
-                raise InputError(
-                    f"aggregate {name} uses a {type(held).__name__} that the encoder does not have, so its weights would "
-                    f"neither be trained nor saved: make the aggregate an nn.Module with it as an attribute"
-                )

@@ -268,3 +268,7 @@ def _let_threads_wait_briefly() -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

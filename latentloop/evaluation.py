@@ -101,8 +101,9 @@ def evaluate(
 
     Raises:
         InputError: for no samples, a depth the model cannot run at, a NaN score, or a catalog unlike the model's.
-        InputTypeError: for seeds that are no whole numbers.
+        InputTypeError: for seeds that are no whole numbers, or one number for `depths` or `cutoffs`.
     """
+    cutoffs, depths = _several("cutoffs", cutoffs), () if depths is None else _several("depths", depths)
     metric_names(cutoffs)  # before the work, not after it
     seeds = _seeds(seeds)
     if subgroups and item_counts is None:
@@ -111,7 +112,7 @@ def evaluate(
     by_depth = ranks(
         model,
         samples,
-        depths=[depth, *(() if depths is None else depths)],
+        depths=[depth, *depths],
         exclude_history=exclude_history,
         batch_size=batch_size,
         progress=progress,
@@ -271,6 +272,12 @@ def weighted_ranks(
         weight: {depth: Ranks(*processes.add_up(place)) for depth, place in sorted(by_depth.items())}
         for weight, by_depth in found.items()
     }
+
+
+def _several(name: str, numbers: Iterable[int]) -> tuple[int, ...]:
+    if not isinstance(numbers, Iterable):
+        raise InputTypeError(f"{name} must be several whole numbers, such as (5, 10), got {numbers!r}")
+    return tuple(numbers)
 
 
 def _seeds(seeds: int | Iterable[int] | None) -> tuple[int, ...]:

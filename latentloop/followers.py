@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float32, Int, Int64
 from torch import Tensor
 
-from latentloop.checks import at_least, zero_or_more
+from latentloop.checks import at_least, check_kind, zero_or_more
 from latentloop.data.interactions import Id
 from latentloop.errors import InputError
 from latentloop.evaluation import Thinker, weighted_ranks
@@ -94,7 +94,9 @@ class Followers:
 
         Raises:
             InputError: for a value out of range.
+            InputTypeError: for anything but a split.
         """
+        check_kind("split", split, "a split, such as leave_one_out(interactions)", "training")
         window = at_least("window", window, 1)
         _share("decay", decay)
         most = at_least("most", most, 1)
@@ -211,7 +213,7 @@ class Followers:
         Raises:
             InputError: for no weights, one that is no finite number of at least 0, or as `evaluate`.
         """
-        if not weights:
+        if not len(weights):
             raise InputError("weights: none given, expected at least one")
         depth = model.inference_depth if depth is None else depth
         measure = parse_metric(metric)

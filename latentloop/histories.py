@@ -160,7 +160,7 @@ def of_users(users: Sequence[ItemId], data: Interactions | Split | None, ids: It
     if isinstance(users, str | bytes) or not hasattr(users, "__iter__"):
         raise InputTypeError(f"users must be a list of user ids, got {users!r}")
     table = data if isinstance(data, Interactions) else data.interactions
-    known = ItemIds(table.user_ids, name="user_ids")
+    users, known = list(users), ItemIds(table.user_ids, name="user_ids")
     numbers = [known.number(user) for user in users]
     for user, number in zip(users, numbers, strict=True):
         if number is None:

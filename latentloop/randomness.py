@@ -40,6 +40,8 @@ def fold(key: int, *parts: int | str) -> int:
     try:
         whole = operator.index(key)
     except TypeError:
+        whole = None
+    if whole is None or isinstance(key, bool):
         raise InputTypeError(f"seed must be a whole number, got {key!r}") from None
     text = "\x1f".join([str(whole), *(f"{type(part).__name__}:{part}" for part in parts)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latentloop.adapt import Adapted
-from latentloop.aggregate import refuse_unseen_weights
+from latentloop.blocks.unseen import refuse_unseen_weights
 from latentloop.checks import as_deep, at_least, dropout_rate, zero_or_more
 from latentloop.depth import DepthLaw
 from latentloop.encoder import Encoder, Thoughts
@@ -20,9 +20,9 @@ from latentloop.modes.quick_dropout import QuickDropout
 from latentloop.per_step import PerStep
 from latentloop.randomness import fold, row_keys
 from latentloop.recurrence import RecurrentDepth
-from latentloop.saving.encoder_settings import encoder_settings, scorer_settings
+from latentloop.saving.encoder_settings import encoder_settings, scorer_settings, unchanged
 from latentloop.saving.pretrained import Pretrained
-from latentloop.scoring import Scorer, build_scorer
+from latentloop.scoring import Scorer, build_scorer, check_scorer
 from latentloop.single_pass import SinglePass
 from latentloop.stacked import Stacked
 from latentloop.thinking.everywhere import Everywhere, check_everywhere
@@ -87,9 +87,9 @@ class Recommender(nn.Module, Pretrained):
         self.num_items, self.dim, self.max_length = num_items, dim, max_length
         self.encoder: Encoder = encoder if isinstance(encoder, Encoder) else SinglePass(encoder)
         self.encoder.bind(dim)
-        refuse_unseen_weights(encoder)
+        before = encoder_settings(self.encoder)
         _try_out(self.encoder, dim, max_length)
-        self.built_with = encoder_settings(self.encoder)
+        self.built_with = unchanged(before, encoder_settings(self.encoder))
         self.scorer = build_scorer(scorer)
         self.scored_with = scorer_settings(self.scorer)
         self.init_std = init_std
@@ -104,6 +104,8 @@ class Recommender(nn.Module, Pretrained):
             nn.init.normal_(self.item_table.weight, std=init_std)
             self.item_table.weight[0] = 0
             nn.init.normal_(self.position_table, std=init_std)
+        refuse_unseen_weights(self, self.scorer)
+        check_scorer(self.scorer, self.item_table.weight[1:])
         self.item_ids = item_ids
 
     @property

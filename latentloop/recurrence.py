@@ -75,6 +75,7 @@ class RecurrentDepth(nn.Module):
         self.pre_block, self.core_block = adapt_both(pre_block, core_block)
         self.aggregate = build_aggregate(aggregate)
         self.depth_law: DepthLaw = LogNormalPoisson() if depth_law is None else depth_law
+        as_deep(f"inference_depth of {type(self.depth_law).__name__}", self.depth_law.inference_depth)
         self.state_std = zero_or_more("state_std", state_std)
         self.checkpoint_steps = checkpoint_steps
         self.grad_steps = None if grad_steps is None else at_least("grad_steps", grad_steps, 1)

@@ -173,6 +173,9 @@ def fit(
             "backbone": backbone_of(model),
             "inference_state": str(model.inference_state),
             "dropout of the input": str(float(model.input_dropout.p)),
+            "max_length of the samples": str(min(train.max_length, model.max_length)),
+            "max_length of the validation samples": str(min(validation.max_length, model.max_length)),
+            "grad_steps": str(getattr(model.encoder, "grad_steps", None)),
         } | {name: str(value) for name, value in (selection or {}).items()}
         few = touches_few_items(objective)
         optimizer = build_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay, few_items=few)

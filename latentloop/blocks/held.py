@@ -6,21 +6,37 @@ import dis
 import functools
 import inspect
 import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["held_by"]
+__all__ = ["held_by", "weights_in"]
+
+_DEEP, _MANY = 3, 1000
+"""How far into containers, and how many of what one holds, are looked at: what holds more is data."""
 
 
-def held_by(function: Any) -> dict[str, nn.Module | nn.Parameter]:
-    """The modules and parameters that a function has by default, in its closure, as globals, or bound to it, by name.
+def held_by(function: Any) -> dict[str, nn.Module | Tensor]:
+    """The modules and weights that a function has by default, in its closure, as globals, or bound to it, by name.
 
     Args:
         function: a function, a method, a partial one, or an object that can be called. Of a method's and an object's
             attributes those count that the method names.
     """
-    return {name: value for name, value in _names(function).items() if isinstance(value, nn.Module | nn.Parameter)}
+    return {inner: found for name, value in _names(function).items() for inner, found in weights_in(name, value)}
+
+
+def weights_in(name: str, value: Any, deep: int = _DEEP) -> Iterator[tuple[str, nn.Module | Tensor]]:
+    """What with weights stands under a name: a module, a tensor that is to be learned, or those in a container."""
+    if isinstance(value, nn.Module) or (isinstance(value, Tensor) and (value.requires_grad and value.is_leaf)):
+        yield name, value
+    elif deep and isinstance(value, Mapping):
+        for key, inner in itertools.islice(value.items(), _MANY):
+            yield from weights_in(f"{name}[{key!r}]", inner, deep - 1)
+    elif deep and isinstance(value, list | tuple | set):
+        for place, inner in enumerate(itertools.islice(value, _MANY)):
+            yield from weights_in(f"{name}[{place}]", inner, deep - 1)
 
 
 def _names(function: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +17,7 @@ from latentloop.commands.requests import SUFFIXES, read_requests
 from latentloop.errors import InputError
 
 if TYPE_CHECKING:
+    from latentloop.items.ids import ItemIds
     from latentloop.recommend import Recommendations
 
 __all__ = ["Recommend"]
@@ -95,8 +97,8 @@ class Recommend:
             k=self.k,
             depth=self.depth,
             exclude_history=not self.include_history,
-            allow=_lines(self.allow),
-            deny=_lines(self.deny),
+            allow=_ids(self.allow, items),
+            deny=_ids(self.deny, items),
             strict=self.strict,
             bonus=None if self.followers is None else Followers.of(split, weight=self.followers),
         )
@@ -133,13 +135,15 @@ def _write(path: Path, users: list[Any], found: Recommendations) -> None:
             parquet.write_table(table, temporary.absolute())
 
 
-def _lines(path: Path | None) -> list[str] | None:
+def _ids(path: Path | None, items: ItemIds) -> list[str] | None:
+    """The ids of a file, one a line: as they stand, or without the space around them where only that is known."""
     if path is None:
         return None
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text: save it as UTF-8, one item id a line") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in re.split("\r\n|\n|\r", text) if line.strip()]
+    return [line.strip() if items.number(line) is None else line for line in lines]

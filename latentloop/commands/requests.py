@@ -213,6 +213,7 @@ def _table(path: Path) -> tuple[list[str], dict[str, list[Any]]]:
     from latentloop.data.formats.delimited import explained, refuse_open_quote
 
     text = path.suffix == ".csv"
+    delimiter = _delimiter(path) if text else ","
     try:
         if text:
             table = arrow_csv.read_csv(
@@ -220,28 +221,40 @@ def _table(path: Path) -> tuple[list[str], dict[str, list[Any]]]:
                 # a row lies within one block, and a history may be long
                 read_options=arrow_csv.ReadOptions(block_size=min(max(path.stat().st_size, 1 << 20), 2**31 - 1)),
                 # an empty line is a row of its own: the answer keeps the rows' order
-                parse_options=arrow_csv.ParseOptions(ignore_empty_lines=False, newlines_in_values=True),
+                parse_options=arrow_csv.ParseOptions(
+                    delimiter=delimiter, ignore_empty_lines=False, newlines_in_values=True
+                ),
                 convert_options=arrow_csv.ConvertOptions(
-                    column_types=dict.fromkeys(_columns(path), pa.string()), strings_can_be_null=False
+                    column_types=dict.fromkeys(_columns(path, delimiter), pa.string()), strings_can_be_null=False
                 ),
             )
-            refuse_open_quote(path, ",")
+            refuse_open_quote(path, delimiter)
         else:
             table = parquet.read_table(path.absolute())
         names = [name.strip() for name in table.column_names]  # "user, history" is two columns as well
         return names, {name: table.column(place).to_pylist() for name, place in _places(path, names).items()}
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:  # overflow: a day too far
         if text:
-            raise explained(path, ",", True, None, error) from None
+            raise explained(path, delimiter, True, None, error) from None
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 
-def _columns(path: Path) -> list[str]:
+def _delimiter(path: Path) -> str:
+    """What separates fields; what cannot be read is told where the file is."""
+    from latentloop.data.formats.delimited import delimiter_of
+
+    try:
+        return delimiter_of(path)
+    except InputError:
+        return ","
+
+
+def _columns(path: Path, delimiter: str) -> list[str]:
     """The names of the CSV's columns that matter, as they stand there; without a header the reader says so itself."""
     from latentloop.data.formats.delimited import records
 
     try:
-        header = next(records(path, ","), (1, []))[1]
+        header = next(records(path, delimiter), (1, []))[1]
     except InputError:  # before Python 3.11 of a NUL; what is wrong is told where the file is read
         return []
     return [header[place] for place in _places(path, [name.strip() for name in header]).values()]
@@ -260,7 +273,7 @@ def _csv_lines(path: Path) -> Iterator[int]:
     limit = csv.field_size_limit(2**31 - 1)  # a history may be long; the limit is the whole process's
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, delimiter=_delimiter(path))
             next(reader)
             before = reader.line_num
             for _ in reader:

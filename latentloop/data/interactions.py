@@ -13,6 +13,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from latentloop.errors import InputError, InputTypeError
+from latentloop.items.ids import check_writable
 
 __all__ = ["Id", "Interactions"]
 
@@ -89,7 +90,8 @@ class Interactions:
             timestamps: n numbers, or None when the rows are in chronological order already.
 
         Raises:
-            InputError: columns of different lengths, or a time that is not finite, or that 64 bits do not hold exactly.
+            InputError: columns of different lengths, an id that no file can hold, or a time that is not finite, or that
+                64 bits do not hold exactly.
             InputTypeError: ids or times of another kind.
         """
         if len(users) != len(items) or (timestamps is not None and len(timestamps) != len(users)):
@@ -201,6 +203,11 @@ def _number(name: str, ids: Sequence[Id] | np.ndarray) -> tuple[list[Id], np.nda
         found = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise InputTypeError(f"{name}: ids of type {found}, expected all int or all str")
     distinct = sorted(set(ids), key=lambda i: i)
+    if int in kinds and not -(2**63) <= distinct[0] <= distinct[-1] < 2**63:
+        far = distinct[0] if abs(distinct[0]) > abs(distinct[-1]) else distinct[-1]
+        raise InputError(f"{name}: whole numbers of at most 64 bits, or text, expected, found {far}")
+    for each in distinct:
+        check_writable(each, name)
     place = {i: number for number, i in enumerate(distinct)}
     return distinct, np.fromiter((place[i] for i in ids), dtype=np.int64, count=len(ids))
 

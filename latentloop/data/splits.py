@@ -10,11 +10,14 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from latentloop.checks import check_kind
 from latentloop.data.interactions import Id, Interactions
 from latentloop.data.sequences import Samples, Sequences
 from latentloop.errors import InputError, InputTypeError
 
 __all__ = ["Split", "global_time", "leave_one_out"]
+
+_WANTED = "Interactions, such as load_interactions(path)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +94,9 @@ def leave_one_out(interactions: Interactions, max_length: int = 20) -> Split:
 
     Raises:
         InputError: no user has 3 items, or `max_length` is no whole number of at least 1.
+        InputTypeError: for anything but interactions.
     """
+    check_kind("interactions", interactions, _WANTED, "num_users", "num_items")
     sequences = Sequences.of(interactions)
     first, stop = sequences.offsets[:-1], sequences.offsets[1:]
     length = stop - first
@@ -128,8 +133,9 @@ def global_time(interactions: Interactions, max_length: int = 20, validation: fl
     Raises:
         InputError: no timestamps, shares that leave nothing, a part without samples, or `max_length` is no whole number
             of at least 1.
-        InputTypeError: a share that is no number.
+        InputTypeError: a share that is no number, or anything but interactions.
     """
+    check_kind("interactions", interactions, _WANTED, "num_users", "num_items")
     if not (isinstance(validation, Real) and isinstance(test, Real)):
         raise InputTypeError(
             f"validation, test: {validation!r} and {test!r}, expected two numbers, such as 0.1 and 0.1"

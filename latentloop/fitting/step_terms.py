@@ -48,7 +48,7 @@ class StepTerms:
         """The terms of the last step that has come to the host."""
         self._waiting: list[_Step] = []
         self._sums: dict[str, float] = {}
-        self._rows = 0
+        self._rows: dict[str, int] = {}
 
     @torch.no_grad()
     def add(self, step: int, terms: Mapping[str, Tensor], rows: int, share: Share | None = None) -> None:
@@ -69,7 +69,6 @@ class StepTerms:
         if values:
             weight = 1.0 if share is None else share.weight
             self._waiting.append(_Step(step, rows, tuple(terms), torch.stack(values), weight))
-        self._rows += rows
         if len(self._waiting) >= self.every:
             self.settle()
 
@@ -94,11 +93,12 @@ class StepTerms:
                 raise NotFinite(f"{named} is {self.latest[named]} at {where}", learned=step.number > 1)
             for name, value in self.latest.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value * step.rows
+                self._rows[name] = self._rows.get(name, 0) + step.rows
 
     def means(self) -> dict[str, float]:
-        """Means over the epoch's steps, weighted by their rows; settles first."""
+        """Of each term the mean over the epoch's steps that told it, weighted by their rows; settles first."""
         self.settle()
-        return {name: total / self._rows for name, total in self._sums.items()}
+        return {name: total / self._rows[name] for name, total in self._sums.items()}
 
     def _gathered(self, waiting: list[_Step], alone: bool) -> Tensor:
         """All waiting terms one behind the other, added up over processes."""

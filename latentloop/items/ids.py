@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from latentloop.errors import InputError, InputTypeError
 
-__all__ = ["ItemId", "ItemIds", "check_numbering"]
+__all__ = ["ItemId", "ItemIds", "check_numbering", "check_writable"]
 
 ItemId = str | int
 
@@ -24,7 +24,7 @@ class ItemIds:
 
     Raises:
         InputTypeError: for an id that is neither.
-        InputError: for an id that occurs twice.
+        InputError: for an id that occurs twice, or that no file can hold.
     """
 
     def __init__(self, ids: Iterable[ItemId], *, name: str = "item_ids") -> None:
@@ -58,22 +58,19 @@ class ItemIds:
         return self.ids[number - 1]
 
     def number(self, original: ItemId) -> int | None:
-        """The number 1..N of an original id, None where it is unknown; "7" also finds 7, and 7 finds "7"."""
-        try:
-            found = self._number.get(original)
-        except TypeError:  # what has no hash, such as a list
-            raise InputTypeError(f"an id must be a string or a whole number, got {original!r}") from None
-        if found is None and hasattr(original, "item"):  # a scalar of torch or NumPy
-            try:
-                plain = original.item()
-            except (RuntimeError, ValueError):
-                raise InputTypeError(f"an id must be a string or a whole number, got {original!r}") from None
-            return self._number.get(plain) if type(plain) is type(original) else self.number(plain)
+        """The number 1..N of an original id, None where it is unknown; "7" also finds 7, and 7 and 7.0 find "7".
+
+        What is no id, such as None, NaN or a bool, is unknown.
+        """
+        asked = original if type(original) is str or type(original) is int else _as_id(original)
+        if asked is None:
+            return None
+        found = self._number.get(asked)
         if found is None:
-            if not isinstance(original, str):
-                found = self._number.get(str(original))
-            elif _WHOLE.fullmatch(original):
-                found = self._number.get(int(original))
+            if isinstance(asked, int):
+                found = self._number.get(str(asked))
+            elif _WHOLE.fullmatch(asked):
+                found = self._number.get(int(asked))
         return found
 
     def numbers(self, originals: Sequence[ItemId]) -> tuple[list[int], list[ItemId]]:
@@ -88,7 +85,37 @@ class ItemIds:
         plain = original if item is None else item()
         if isinstance(plain, bool) or not isinstance(plain, str | int):
             raise InputTypeError(f"{name} must be strings or whole numbers, got {original!r}")
+        check_writable(plain, name)
         return plain
+
+
+def check_writable(original: ItemId, name: str) -> None:
+    """Refuse an id that no file can hold.
+
+    Raises:
+        InputError: for text with half of a pair of surrogates.
+    """
+    if isinstance(original, str) and not original.isascii():
+        try:
+            original.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{name} must be text that UTF-8 can write, got {original!r}") from None
+
+
+def _as_id(value: object) -> ItemId | None:
+    """A scalar of torch or NumPy, or a whole float, as the id that it stands for; None for what is none."""
+    try:
+        plain = value.item() if hasattr(value, "item") else value
+        hash(plain)
+    except (RuntimeError, ValueError, TypeError):  # several numbers, or what has no hash, such as a list
+        raise InputTypeError(f"an id must be a string or a whole number, got {value!r}") from None
+    if isinstance(plain, bool):
+        return None
+    if isinstance(plain, str):
+        return str(plain)
+    if isinstance(plain, int) or (isinstance(plain, float) and plain.is_integer()):
+        return int(plain)
+    return None
 
 
 def check_numbering(known: Sequence[ItemId], ids: Sequence[ItemId] | None, name: str) -> None:

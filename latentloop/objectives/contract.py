@@ -77,12 +77,14 @@ def call(part: Objective, views: Any, batch: Any) -> tuple[Tensor, Terms]:
     if not (isinstance(found, tuple) and len(found) == 2):
         raise _unlike(part, _described(found))
     loss, terms = found
-    if not (isinstance(loss, Tensor) and loss.numel() == 1 and isinstance(terms, Mapping)):
+    if not (isinstance(loss, Tensor) and loss.numel() == 1 and isinstance(terms, Mapping)) or loss.is_complex():
         raise _unlike(part, f"({_described(loss)}, {_described(terms)})")
     for name, value in terms.items():
-        if not (value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)):
+        if not isinstance(name, str):
+            raise _unlike(part, f"a term named {name!r}")
+        if not _is_number(value):
             raise _unlike(part, f"{_described(value)} as term {name!r}")
-    return loss, {name: torch.as_tensor(value) for name, value in terms.items()}
+    return loss, {name: _as_tensor(value) for name, value in terms.items()}
 
 
 def free_name(name: str, taken: Container[str]) -> str:
@@ -91,6 +93,17 @@ def free_name(name: str, taken: Container[str]) -> str:
     while free in taken:
         free, number = f"{name}_{number}", number + 1
     return free
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    return isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 1000)
+
+
+def _as_tensor(value: Tensor | float) -> Tensor:
+    # a whole number may have more bits than torch's
+    return value if isinstance(value, Tensor) else torch.as_tensor(float(value))
 
 
 def _unlike(part: Objective, found: str) -> InputTypeError:
@@ -102,6 +115,8 @@ def _unlike(part: Objective, found: str) -> InputTypeError:
 
 
 def _described(found: object) -> str:
+    if isinstance(found, Tensor) and found.is_complex():
+        return "a complex tensor"
     if isinstance(found, Tensor):
         return "a scalar tensor" if found.numel() == 1 else f"a tensor of shape {tuple(found.shape)}"
     if isinstance(found, tuple):

@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from latentloop.blocks.held import held_by
+from latentloop.blocks.held import held_by, weights_in
 from latentloop.errors import InputError
 from latentloop.objectives.compose import parts_of
 
@@ -22,8 +22,8 @@ __all__ = ["check_learnable"]
 def check_learnable(objective: Any, model: Recommender) -> None:
     """Refuse parameters that would stay as they are without a word: a projection head, say.
 
-    What counts is a module that the objective is, or modules and parameters that are its attributes, in sums and
-    weighted parts too, and those that a function finds elsewhere. The model's own do not, nor frozen ones, nor those of
+    What counts is a module that the objective is, or modules and parameters that are its attributes, or lie in lists or
+    dicts that are, in sums and weighted parts too, and those that a function finds elsewhere. The model's own do not, nor frozen ones, nor those of
     another recommender, which teaches.
 
     Raises:
@@ -38,9 +38,9 @@ def check_learnable(objective: Any, model: Recommender) -> None:
             )
 
 
-def _parameters(part: Any, teacher: type) -> Iterator[tuple[str, str, nn.Parameter]]:
+def _parameters(part: Any, teacher: type) -> Iterator[tuple[str, str, Tensor]]:
     """Every parameter that an objective holds, its name, and who holds it."""
-    held: dict[str, Any]
+    held: dict[str, nn.Module | Tensor]
     if isinstance(getattr(part, "__self__", None), teacher):  # a teacher's method
         return
     if isinstance(part, nn.Module):
@@ -48,11 +48,13 @@ def _parameters(part: Any, teacher: type) -> Iterator[tuple[str, str, nn.Paramet
     elif inspect.isroutine(part) or isinstance(part, functools.partial):
         holder, held = getattr(part, "__name__", "a partial function"), {**held_by(part)}
     else:
-        holder, held = type(part).__name__, dict(getattr(part, "__dict__", {}))
+        attributes = dict(getattr(part, "__dict__", {}))
+        holder = type(part).__name__
+        held = {inner: found for name, value in attributes.items() for inner, found in weights_in(name, value)}
     for name, value in held.items():
-        if isinstance(value, nn.Parameter):
+        if isinstance(value, Tensor):
             yield holder, name, value
-        elif isinstance(value, nn.Module) and not isinstance(value, teacher):
+        elif not isinstance(value, teacher):
             yield from ((holder, inner, parameter) for inner, parameter in value.named_parameters())
     for each in parts_of(part):
         yield from _parameters(each, teacher)

@@ -162,4 +162,5 @@ def _slots(history: Tensor) -> Tensor:
 def _padded_context(history: Tensor) -> dict[str, Any]:
     padding_mask = history == 0
     padding_mask[:, -1] = False  # a row without items still gets an answer
-    return {"padding_mask": padding_mask, "lengths": (~padding_mask).sum(1), "history": history}
+    # a block may write into what it is given, and the history is the caller's
+    return {"padding_mask": padding_mask, "lengths": (~padding_mask).sum(1), "history": history.clone()}

@@ -153,6 +153,48 @@ def test_recommend_for_histories_and_lists(run: Path, tmp_path: Path) -> None:
     assert {row["item"] for row in rows if row["user"] == "cold"} == {"item-2", "item-5", "item-7"}
 
 
+def test_lists_hold_ids_as_they_stand_and_without_space_where_only_that_is_known(tmp_path: Path) -> None:
+    odd = [" lead", "x\u0085y", "lead", "x", "y", "z"]
+    text = "user,item\n" + "".join(f"u{user},{odd[(user + step) % 6]}\n" for user in range(8) for step in range(5))
+    (tmp_path / "log.csv").write_text(text, encoding="utf-8", newline="")
+    run, out = tmp_path / "run", tmp_path / "out.csv"
+    options = [
+        "--k-core",
+        "1",
+        "--epochs",
+        "1",
+        "--rpt-epochs",
+        "0",
+        "--dim",
+        "8",
+        "--timestamp",
+        "none",
+        "--device",
+        "cpu",
+    ]
+    assert main(["train", str(tmp_path / "log.csv"), "--out", str(run), *options]) == 0
+    (tmp_path / "deny.txt").write_text(" lead\r\nx\u0085y\n z \n\n", encoding="utf-8", newline="")
+    question = ["--input", made(tmp_path / "q.csv", "user\nu0\n"), "--out", str(out), "--k", "6", "--include-history"]
+    assert main(["recommend", str(run), *question, "--deny", str(tmp_path / "deny.txt")]) == 0
+    assert {row["item"] for row in read(out)} == {"lead", "x", "y"}
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_requests_may_be_separated_as_logs_may(run: Path, tmp_path: Path, separator: str) -> None:
+    answers = []
+    for mark in (",", separator):
+        question = asked(tmp_path, mark.join(["user", "history\n"]) + mark.join(["a", '"item-1 item-2"\n']))
+        assert main(["recommend", str(run), *question, "--overwrite"]) == 0
+        answers.append(read(tmp_path / "answer.csv"))
+    assert answers[0] == answers[1] and answers[0]
+
+
+def test_the_module_of_the_command_line_is_the_command_line() -> None:
+    command = [sys.executable, "-m", "latentloop.cli", "train", "nowhere.csv", "--out", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2 and "nowhere.csv" in done.stderr
+
+
 def test_a_user_for_whom_nothing_is_left_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     question = asked(tmp_path, "user,history\na,item-1\nb,item-2\n")
     assert main(["recommend", str(run), *question, "--allow", made(tmp_path / "allow.txt", "item-2\n")]) == 0

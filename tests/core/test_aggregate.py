@@ -155,7 +155,7 @@ HOLDING: list[Callable[[nn.Module], Any]] = [
 @pytest.mark.parametrize("make", HOLDING)
 def test_weights_that_only_a_function_holds_are_refused(make: Callable[[nn.Module], Any]) -> None:
     with pytest.raises(
-        InputError, match=r"^aggregate \S+ uses a Linear that the encoder does not have, so its weights"
+        InputError, match=r"^aggregate \S+ uses a Linear that the model does not have \(.*\), so its weights"
     ):
         recommender(0, aggregate=make(nn.Linear(DIM, DIM)))
 

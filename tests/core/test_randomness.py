@@ -35,7 +35,7 @@ def test_row_keys_are_splitmix64(key: int, row: int) -> None:
     assert int(row_keys(key, torch.tensor([row, 0]))[0]) & MASK == wanted
 
 
-@pytest.mark.parametrize("seed", [1.5, 1.0, "1", None])
+@pytest.mark.parametrize("seed", [1.5, 1.0, "1", None, True])
 def test_a_seed_is_a_whole_number(seed: object) -> None:
     with unchecked(), pytest.raises(InputTypeError, match="seed must be a whole number, got"):
         fold(seed, "weights")  # type: ignore[arg-type]

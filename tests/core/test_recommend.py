@@ -258,6 +258,8 @@ def test_users_are_looked_up_in_data(form: str, numbered: str) -> None:
         model.item_ids = list(data.item_ids)
     assert found == model.recommend([history_of(data, user) for user in users], k=2)
     assert found.items[0] == found.items[2]
+    with unchecked():
+        assert model.recommend(users=iter(users), data=data, k=2) == found  # type: ignore[arg-type]
 
 
 def test_users_mistakes() -> None:

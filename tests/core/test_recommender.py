@@ -455,3 +455,16 @@ def test_what_an_aggregate_returns_is_checked(made: Any, error: type[Exception],
     model = Recommender(9, RecurrentDepth(nn.Identity(), nn.Identity(), aggregate=made), 8, 5)
     with unchecked(), pytest.raises(error, match=f"^{said}"):
         model.encode(torch.tensor([[1, 2, 3], [0, 1, 2]]))
+
+
+def test_a_block_that_writes_into_what_it_is_told_leaves_the_callers_history_alone() -> None:
+    class Writing(nn.Linear):
+        def forward(self, x: Tensor, history: Tensor | None = None) -> Tensor:
+            if history is not None:
+                history.clamp_(min=1)
+            return super().forward(x)
+
+    model = Recommender(NUM_ITEMS, Writing(DIM, DIM), DIM, MAX_LENGTH)
+    history = torch.tensor([[0, 0, 3, 1, 2, 5]])
+    model.encode(history)
+    assert history.tolist() == [[0, 0, 3, 1, 2, 5]]

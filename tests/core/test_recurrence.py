@@ -559,6 +559,15 @@ def test_what_is_no_depth_law_is_refused() -> None:
         RecurrentDepth(nn.Linear(DIM, DIM), "copy", depth_law=4)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("depth", [0, 2.0, True, "3", 10**6, None])
+def test_a_laws_inference_depth_is_looked_at_at_once(depth: Any) -> None:
+    class Mine(FixedDepth):
+        inference_depth = depth
+
+    with unchecked(), pytest.raises(InputError, match=f"^inference_depth of Mine must be .* got {depth!r}$"):
+        RecurrentDepth(nn.Linear(DIM, DIM), "copy", depth_law=Mine(4))
+
+
 class Unsaid(SASRecBlock):
     """Promises nothing of its own."""
 

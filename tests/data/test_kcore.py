@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentloop.data import Interactions, k_core
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 from tests.inputs.worlds import unchecked
 
 ROWS = st.lists(
@@ -65,6 +65,11 @@ def test_without_times_the_order_stays() -> None:
 def test_k_is_a_whole_number_of_at_least_one(k: Any) -> None:
     with unchecked(), pytest.raises(InputError, match=f"^k must be a whole number of at least 1, got {k!r}$"):
         k_core(Interactions.of([1, 1], [1, 1]), k)
+
+
+def test_only_interactions_have_a_core() -> None:
+    with unchecked(), pytest.raises(InputTypeError, match="^interactions must be Interactions, .*, got str$"):
+        k_core("log.csv", 2)  # type: ignore[arg-type]
 
 
 def test_k_may_be_numpys() -> None:

@@ -175,6 +175,12 @@ def test_max_length_is_a_whole_number(rule: Any, wrong: Any) -> None:
     assert type(split.max_length) is int and split.train.history(torch.tensor([0])).shape == (1, 3)
 
 
+@pytest.mark.parametrize("rule", [leave_one_out, global_time])
+def test_only_interactions_are_split(rule: Any) -> None:
+    with unchecked(), pytest.raises(InputTypeError, match="^interactions must be Interactions, .*, got dict$"):
+        rule({"user": [1], "item": [2]})
+
+
 @pytest.mark.parametrize("shares", [("0.1", 0.1), (0.1, None), (None, "0.1"), (0.1, [0.1])])
 def test_shares_are_numbers(shares: tuple[Any, Any]) -> None:
     with unchecked(), pytest.raises(InputTypeError, match="validation, test: .* expected two numbers"):

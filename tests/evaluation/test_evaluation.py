@@ -339,3 +339,17 @@ def test_a_bare_block_is_evaluated_at_depth_one_only() -> None:
     with pytest.raises(InputError, match="depth"):
         evaluate(model, split.test, depths=[1, 2])
     assert model.training
+
+
+def test_cutoffs_and_depths_may_come_one_by_one_and_are_several() -> None:
+    split = random_split(0)
+    model = WholeNumbers(split.num_items, 0)
+    wanted = evaluate(model, split.test, cutoffs=(1, 3), depths=[1, 2])
+    with unchecked():
+        found = evaluate(model, split.test, cutoffs=iter((1, 3)), depths=iter((1, 2)))  # type: ignore[arg-type]
+    assert found.metrics == wanted.metrics and set(found.metrics) == {"recall@1", "ndcg@1", "recall@3", "ndcg@3", "mrr"}
+    assert set(found.per_depth) == set(wanted.per_depth)
+    for wrong in ({"cutoffs": 10}, {"depths": 4}):
+        (name,) = wrong
+        with unchecked(), pytest.raises(InputTypeError, match=f"^{name} must be several whole numbers, .*, got"):
+            evaluate(model, split.test, **wrong)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from latentloop.baselines import followers_ranks, popularity
 from latentloop.data.interactions import Interactions
 from latentloop.data.splits import leave_one_out
 from latentloop.data.synthetic import synthetic_log
-from latentloop.errors import InputError
+from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate, ranks, weighted_ranks
 from latentloop.followers import WEIGHTS, Followers
 from latentloop.recipes import build_recommender
@@ -315,6 +315,11 @@ def test_settings_are_kept_as_plain_numbers() -> None:
     assert type(again.newest) is int
     assert again.newest == 3
     assert vars(again).keys() == vars(found).keys()
+
+
+def test_only_a_split_is_counted() -> None:
+    with unchecked(), pytest.raises(InputTypeError, match=r"^split must be a split, .*, got Interactions$"):
+        Followers.of(synthetic_log(num_users=9, num_items=20, seed=0))  # type: ignore[arg-type]
 
 
 def test_counts_of_another_catalog_are_refused() -> None:

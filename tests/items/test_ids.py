@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,29 @@ def test_the_exact_id_comes_first() -> None:
 @pytest.mark.parametrize("text", ["--7", "-", "", "007", "+7", " 7", "7.0", "\u0667", "1" * 5000, "-0"])
 def test_text_that_only_looks_like_a_number_is_unknown(text: str) -> None:
     assert ItemIds([7, 0, 1]).number(text) is None
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [None, True, False, math.nan, math.inf, 7.5, 1 + 0j, np.bool_(True), np.float64("nan"), torch.tensor(True)],
+)
+def test_what_only_reads_like_an_id_is_unknown(nothing: Any) -> None:
+    """Their texts and numbers are ids, and none of them is meant."""
+    table = ItemIds(["None", "True", "False", "nan", "inf", "7.5", "(1+0j)", 1, 0])
+    with unchecked():
+        assert table.number(nothing) is None
+        assert table.numbers([nothing, 1]) == ([8], [nothing])
+
+
+@pytest.mark.parametrize("seven", [7, 7.0, "7", np.int32(7), np.float32(7), np.str_("7"), torch.tensor(7)])
+def test_a_whole_number_is_found_in_any_type(seven: Any) -> None:
+    with unchecked():
+        assert ItemIds([7]).number(seven) == ItemIds(["7"]).number(seven) == 1
+
+
+def test_text_that_no_file_can_hold_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^item_ids must be text that UTF-8 can write, got '\\ud800'"):
+        ItemIds(["\u00e9", "\ud800"])
 
 
 def test_numpy_ids_become_plain_ones() -> None:

@@ -29,6 +29,10 @@ WRONG: list[tuple[Any, str]] = [
     ((ONE, ONE), r"got \(a scalar tensor, a scalar tensor\)"),
     ((ONE, {"size": torch.ones(5)}), r"got a tensor of shape \(5,\) as term 'size'"),
     ((ONE, {"size": "large"}), "got a str as term 'size'"),
+    ((ONE, {"size": torch.tensor(1j)}), "got a complex tensor as term 'size'"),
+    ((ONE, {"size": 10**400}), "got an int as term 'size'"),
+    ((ONE, {1: 2.0}), "got a term named 1"),
+    ((ONE * 1j, {}), r"got \(a complex tensor, a dict\)"),
 ]
 
 
@@ -67,10 +71,17 @@ def test_a_part_without_a_name_goes_by_its_class() -> None:
 
 def test_plain_numbers_are_terms_too() -> None:
     with unchecked():
-        loss, terms = call(returning((ONE, {"half": 0.5, "two": 2, "three": torch.full((1,), 3.0)})), None, None)
+        loss, terms = call(
+            returning((ONE, {"half": 0.5, "two": 2, "many": 2**70, "three": torch.full((1,), 3.0)})), None, None
+        )
     assert loss is ONE
     assert all(isinstance(value, Tensor) for value in terms.values())
-    assert {name: float(value) for name, value in terms.items()} == {"half": 0.5, "two": 2.0, "three": 3.0}
+    assert {name: float(value) for name, value in terms.items()} == {
+        "half": 0.5,
+        "two": 2.0,
+        "many": 2.0**70,
+        "three": 3.0,
+    }
 
 
 def test_a_nameless_function_is_shown_a_name_without_brackets() -> None:

@@ -123,6 +123,13 @@ def test_a_run_is_never_continued_on_other_data(split: Split, whole: tuple[TwoSt
             recipe(changed, RunDirectory.create(whole[1].path, {"seed": 0}, resume=True))
 
 
+def test_a_run_is_never_continued_on_histories_of_another_length(
+    split: Split, whole: tuple[TwoStage, RunDirectory]
+) -> None:
+    with pytest.raises(InputError, match="^max_length of the samples is 4, and .* was trained with 8: "):
+        recipe(leave_one_out(split.interactions, 4), RunDirectory.create(whole[1].path, {"seed": 0}, resume=True))
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

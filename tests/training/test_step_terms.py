@@ -32,6 +32,13 @@ def test_means_are_those_of_a_loop_whatever_waits(seed: int, every: int, steps: 
     assert terms.latest == {"loss": loss.item(), "kl": kl.item()}
 
 
+def test_a_term_that_some_steps_lack_has_the_mean_of_the_others() -> None:
+    terms = StepTerms(1)
+    for step, told in enumerate(({"a": 1.0, "loss": 3.0}, {"b": 2.0, "loss": 6.0}, {"a": 4.0, "loss": 3.0}), 1):
+        terms.add(step, {name: torch.tensor(value) for name, value in told.items()}, step)
+    assert terms.means() == {"a": 13 / 4, "b": 2.0, "loss": 4.0}
+
+
 @given(seed=seeds, every=st.integers(1, 7), value=st.sampled_from([math.nan, math.inf, -math.inf]))
 def test_the_first_number_that_broke_is_named_with_its_own_step(seed: int, every: int, value: float) -> None:
     rng = np.random.default_rng(seed)

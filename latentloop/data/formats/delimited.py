@@ -16,7 +16,7 @@ from latentloop.data.formats.log import Log
 from latentloop.data.formats.names import Wanted
 from latentloop.errors import InputError
 
-__all__ = ["explained", "read_delimited", "records", "refuse_open_quote"]
+__all__ = ["delimiter_of", "explained", "read_delimited", "records", "refuse_open_quote"]
 
 _BLOCK = 1 << 24
 _DELIMITERS = (",", ";", "|", "\t")
@@ -81,6 +81,16 @@ def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool =
         typed=False,
         where=lambda row: f"line {_line_of(path, delimiter, quoted, row)}",
     )
+
+
+def delimiter_of(path: Path) -> str:
+    """What separates the names of a file's header: a comma, or what else it has.
+
+    Raises:
+        InputError: where it may be several, or the header cannot be read.
+    """
+    header = next(records(path, ","), (1, []))[1]
+    return (_other_delimiter(path, header[0], ",") if len(header) == 1 else None) or ","
 
 
 def _other_delimiter(path: Path, header: str, delimiter: str) -> str | None:
