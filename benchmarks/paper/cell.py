@@ -73,7 +73,8 @@ class Cell:
         schedule: of the learning rate of pre-training.
         tied: whether one block is both pre- and core-block, which has `core_layers` then.
         own_depth: whether each rollout draws a depth of its own.
-        scorer: how a thought meets the items; None is the backbone's own, dot products where it has none.
+        scorer: how a thought meets the items; None is the backbone's own, dot products where it has none; "mapped" are
+            dot products of a linear map of the thought.
         items: what the item table starts from: "random" numbers; "texts", the principal components of the items' text
             embeddings; "shuffled texts", the same rows at other items, which say nothing.
         held_out: whether each user's newest training target is kept from pre-training and is what post-training learns
@@ -124,7 +125,7 @@ class Cell:
     schedule: Literal["constant", "cosine"] = "constant"
     tied: bool = False
     own_depth: bool = False
-    scorer: Literal["dot", "cosine"] | None = None
+    scorer: Literal["dot", "cosine", "mapped"] | None = None
     items: Literal["random", "texts", "shuffled texts"] = "random"
     held_out: bool = False
     choose_without_history: bool = False

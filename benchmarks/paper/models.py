@@ -39,6 +39,23 @@ class _NoBlock(nn.Module):
         return x
 
 
+class Mapped(nn.Module):
+    """Dot products of a linear map of the thought: it need not lie near the items that the history is made of."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, dim)
+
+    def queries(self, thoughts: Tensor) -> Tensor:
+        """(*n, d) -> (*n, d), mapped."""
+        mapped: Tensor = self.linear(thoughts)
+        return mapped
+
+    def keys(self, items: Tensor) -> Tensor:
+        """The items themselves."""
+        return items
+
+
 def build(cell: Cell, num_items: int, text: TextFeatures | None = None) -> Recommender:
     """The cell's model with its own seed's weights.
 
@@ -76,19 +93,20 @@ def _built(cell: Cell, num_items: int, text: TextFeatures | None) -> Recommender
     common: dict[str, Any] = {"dim": cell.dim, "max_length": cell.max_length, "dropout": cell.dropout}
     common["inference_state"] = cell.inference_state
     with dropout_seed(fold(cell.seed, "weights"), torch.device("cpu")):
+        scorer: Any = Mapped(cell.dim) if cell.scorer == "mapped" else cell.scorer
         if cell.kind == "loop" and (cell.pre_layers == 0 or cell.tied or cell.own != "nothing"):
             pre, core = backbone.blocks(cell.dim, cell.max_length)
             if cell.pre_layers == 0 or cell.tied:
                 pre = core if cell.tied else _NoBlock()
             if cell.own != "nothing":
                 core = _per_step(core, cell)
-            scorer = cell.scorer or getattr(backbone, "scorer", "dot")
+            scorer = scorer or getattr(backbone, "scorer", "dot")
             encoder = RecurrentDepth(pre, core, cell.aggregate, depth_law=cell.law, state_std=cell.state_std)
             return Recommender(num_items, encoder, seed=cell.seed, scorer=scorer, **common)
         loop = cell.kind == "loop"
         return build_recommender(
             backbone, num_items, loop=loop, depth_law=cell.law if loop else None, seed=cell.seed,
-            aggregate=cell.aggregate, state_std=cell.state_std, scorer=cell.scorer, **common,
+            aggregate=cell.aggregate, state_std=cell.state_std, scorer=scorer, **common,
         )  # fmt: skip
 
 

@@ -64,6 +64,18 @@ def study(data: str) -> list[Row]:
             "no alignment, cosine scores", replace(center, alpha=0.0, gamma=0.0, scorer="cosine"), "Base, cosine scores"
         ),
     ]
+    # what a model could need not to answer with what the history is made of: a way out of the items' own space
+    rows += [
+        Row("Base, mapped scores", replace(center, kind="plain", alpha=0.0, scorer="mapped"), "Base"),
+        Row(
+            "no alignment, mapped scores", replace(center, alpha=0.0, gamma=0.0, scorer="mapped"), "Base, mapped scores"
+        ),
+        Row(
+            "no alignment, aggregate concat",
+            replace(center, alpha=0.0, gamma=0.0, aggregate="concat"),
+            "Base, mapped scores",
+        ),
+    ]
     # what a loop could need beside its weights: to know how far it goes, and which thought it makes
     alone = replace(center, alpha=0.0, gamma=0.0)
     fixed = replace(alone, depth="fixed")

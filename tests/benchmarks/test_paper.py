@@ -203,6 +203,10 @@ def test_a_cells_scorer_is_the_models_and_else_the_backbones_own() -> None:
             cell = Cell("tiny", kind=kind, backbone=name, **TINY)  # type: ignore[arg-type]
             assert build(cell, 40).scorer == Dot()
             assert build(dataclasses.replace(cell, scorer="cosine"), 40).scorer == Cosine()
+            mapped = build(dataclasses.replace(cell, scorer="mapped"), 40)
+            thoughts, linear = torch.randn(3, cell.dim), dict(mapped.named_modules())["scorer.linear"]
+            torch.testing.assert_close(mapped.queries(thoughts), thoughts @ linear.weight.T + linear.bias)
+            assert torch.equal(mapped.keys(), mapped.item_table.weight[1:])
 
 
 def test_a_tied_block_is_the_backbones_own_and_is_used_twice() -> None:
@@ -283,7 +287,7 @@ def test_amazon_2023_has_the_papers_counts_or_is_refused(
         Cell("tiny", positions="all", norm="post", similarity="dot", temperature=1.0, **TINY),  # type: ignore[arg-type]
         Cell("tiny", rpt=True, policy="none", **TINY),  # type: ignore[arg-type]
         Cell("tiny", rpt=True, held_out=True, positions="all", **TINY),  # type: ignore[arg-type]
-        Cell("tiny", tied=True, schedule="cosine", scorer="cosine", **TINY),  # type: ignore[arg-type]
+        Cell("tiny", tied=True, schedule="cosine", scorer="mapped", **TINY),  # type: ignore[arg-type]
         Cell("tiny", positions="all", mean_depth=0, depth="fixed", **(TINY | {"pre_layers": 0})),  # type: ignore[arg-type]
     ],
     ids=[
@@ -313,6 +317,7 @@ def test_a_cell_is_run_and_tested(cell: Cell, folder: Path, tmp_path: Path) -> N
             more = alone["followed"]
             assert more["weight"] in WEIGHTS and more["validation"]["ndcg@10"] >= alone["validation"]["ndcg@10"]
             assert gains(line | more).mean() == pytest.approx(more["test"]["ndcg@10"], rel=1e-6)
+        assert 0 <= line["own"]["first"] <= 1 and line["own"]["first"] <= line["own"]["of 10"] <= 10
         terms = {"next item", *["trajectory"] * (cell.alpha > 0), *["step"] * (cell.kind == "loop")}
         assert {moment: set(norms) for moment, norms in line["gradient_norms"].items()} == {
             "as it came": terms, "best": terms,

@@ -257,7 +257,7 @@ def test_figures_are_cut_to_the_data(name: str, tmp_path: Path, monkeypatch: pyt
     across = [line for line in axes.lines if line.get_linestyle() == "--"]
     on_curves = {"figure3": 6, "figure5": 10, "study": len(rows) - 2}.get(name, len(rows))  # two are SPT again
     assert sum(len(line.get_ydata()) for line in points) == 2 * on_curves
-    assert len(across) == {"table1": 2, "table4": 0, "figure2": 0, "figure5": 2, "study": 5}.get(name, 1)
+    assert len(across) == {"table1": 2, "table4": 0, "figure2": 0, "figure5": 2, "study": 6}.get(name, 1)
     if name in ("figure3", "figure5"):
         curves = [line for line in axes.lines if line.get_linestyle() == "-"]
         wanted = {"figure3": [[1, 2, 3, 4, 6, 8]], "figure5": [[0, 0.1, 0.2, 0.3, 0.5], [0, 0.1, 0.3, 0.5, 0.7]]}
