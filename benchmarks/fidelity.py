@@ -121,7 +121,8 @@ def main(options: Options) -> dict[str, Any]:
     if options.item_embeddings is not None:
         config["item_embeddings"] = hashlib.blake2b(options.item_embeddings.read_bytes(), digest_size=8).hexdigest()
     train = _with_first_items(split.train) if options.first_items else split.train
-    run = RunDirectory.create(options.out, config, resume=(options.out / "config.json").is_file())
+    resume = (options.out / "config.json").is_file()
+    run = RunDirectory.create(options.out, config, resume=resume, defaults=config)  # older runs do not name all of it
     fitted = fit(model, train, split.validation, NextItem(), stage="base", run=run, **settings)
     found: dict[str, Any] = {"validation": fitted.best, "epoch": fitted.best_epoch, "epochs": fitted.epochs}
     for name, excluded in (("history excluded", True), ("history kept", False)):

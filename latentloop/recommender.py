@@ -20,9 +20,9 @@ from latentloop.modes.quick_dropout import QuickDropout
 from latentloop.per_step import PerStep
 from latentloop.randomness import fold, row_keys
 from latentloop.recurrence import RecurrentDepth
-from latentloop.saving.encoder_settings import encoder_settings, scorer_settings, unchanged
+from latentloop.saving.encoder_settings import encoder_settings, scorer_settings
 from latentloop.saving.pretrained import Pretrained
-from latentloop.scoring import Scorer, build_scorer, check_scorer
+from latentloop.scoring import Scorer, build_scorer, check_keys, check_queries
 from latentloop.single_pass import SinglePass
 from latentloop.stacked import Stacked
 from latentloop.thinking.everywhere import Everywhere, check_everywhere
@@ -87,9 +87,8 @@ class Recommender(nn.Module, Pretrained):
         self.num_items, self.dim, self.max_length = num_items, dim, max_length
         self.encoder: Encoder = encoder if isinstance(encoder, Encoder) else SinglePass(encoder)
         self.encoder.bind(dim)
-        before = encoder_settings(self.encoder)
         _try_out(self.encoder, dim, max_length)
-        self.built_with = unchanged(before, encoder_settings(self.encoder))
+        self.built_with = encoder_settings(self.encoder)
         self.scorer = build_scorer(scorer)
         self.scored_with = scorer_settings(self.scorer)
         self.init_std = init_std
@@ -105,7 +104,6 @@ class Recommender(nn.Module, Pretrained):
             self.item_table.weight[0] = 0
             nn.init.normal_(self.position_table, std=init_std)
         refuse_unseen_weights(self, self.scorer)
-        check_scorer(self.scorer, self.item_table.weight[1:])
         self.item_ids = item_ids
 
     @property
@@ -213,12 +211,22 @@ class Recommender(nn.Module, Pretrained):
         return self.queries(self.think(history, depth=depth).final)
 
     def queries(self, thoughts: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """Thoughts as the scorer wants them: score(thought, item i) = queries(thought) . keys()[i - 1]."""
-        return self.scorer.queries(thoughts)
+        """Thoughts as the scorer wants them: score(thought, item i) = queries(thought) . keys()[i - 1].
+
+        Raises:
+            InputError: where a scorer of one's own gives no query a thought.
+            InputTypeError: where it gives no tensor of real numbers.
+        """
+        return check_queries(self.scorer, self.scorer.queries(thoughts), thoughts)
 
     def keys(self) -> Float[Tensor, "N d"]:
-        """Items 1..N as the scorer wants them; the padding row is not among them."""
-        return self.scorer.keys(self.item_table.weight[1:])
+        """Items 1..N as the scorer wants them; the padding row is not among them.
+
+        Raises:
+            InputError: where a scorer of one's own gives no key an item.
+            InputTypeError: where it gives no tensor of real numbers.
+        """
+        return check_keys(self.scorer, self.scorer.keys(self.item_table.weight[1:]), self.num_items)
 
     def score(self, history: Int[Tensor, "B L"], *, depth: int | None = None) -> Float[Tensor, "B N"]:
         """Scores of all items for a few histories: column i - 1 is item i. For many, use `recommend` or `evaluate`."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from latentloop.checks import above_zero
 from latentloop.errors import InputError, InputTypeError
-from latentloop.modes.dropout import evaluating
 
-__all__ = ["Cosine", "Dot", "Scorer", "build_scorer", "check_scorer"]
+__all__ = ["Cosine", "Dot", "Scorer", "build_scorer", "check_keys", "check_queries"]
 
 
 @runtime_checkable
@@ -84,32 +81,44 @@ def build_scorer(scorer: str | Scorer) -> Scorer:
     return scorer
 
 
-@torch.no_grad()
-def check_scorer(scorer: Scorer, items: Float[Tensor, "N d"]) -> None:
-    """Try a scorer on the items and two thoughts.
-
-    Args:
-        scorer: anyone's; one that is a module is tried as it answers, and gets its mode back.
-        items: all of a model's.
+def check_keys(scorer: Scorer, keys: Tensor, num_items: int) -> Tensor:
+    """What a scorer made of the items, which is one key an item.
 
     Raises:
-        InputTypeError: where it gives no tensors of real numbers.
-        InputError: where these are not one key an item and one query a thought, of one width.
+        InputTypeError: where it is no tensor of real numbers.
+        InputError: for another shape than (N, any).
     """
-    if isinstance(scorer, Dot | Cosine):
-        return
-    thoughts = torch.ones(2, items.shape[1], dtype=items.dtype, device=items.device)
-    with evaluating(scorer) if isinstance(scorer, nn.Module) else nullcontext():
-        found = {"keys": scorer.keys(items), "queries": scorer.queries(thoughts)}
-    name = type(scorer).__name__
-    for method, tensor in found.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise InputTypeError(f"scorer: {name}.{method} must return a tensor of real numbers, got {kind}")
-    keys, queries = (tuple(tensor.shape) for tensor in found.values())
-    if len(keys) != 2 or keys[0] != len(items):
-        raise InputError(f"scorer: {name}.keys must return one row an item, ({len(items)}, any), got {keys}")
-    if queries != (2, keys[1]):
-        raise InputError(
-            f"scorer: {name}.queries must return (2, {keys[1]}) of two thoughts, as wide as keys, got {queries}"
+    if type(scorer) not in (Dot, Cosine):
+        _check_numbers(scorer, "keys", keys)
+        if keys.ndim != 2 or len(keys) != num_items:
+            name = type(scorer).__name__
+            raise InputError(
+                f"scorer: {name}.keys must return one row an item, ({num_items}, any), got {tuple(keys.shape)}"
+            )
+    return keys
+
+
+def check_queries(scorer: Scorer, queries: Tensor, thoughts: Float[Tensor, "*n d"]) -> Tensor:
+    """What a scorer made of thoughts, which is one query a thought.
+
+    Raises:
+        InputTypeError: where it is no tensor of real numbers.
+        InputError: for another shape than (*n, any).
+    """
+    if type(scorer) not in (Dot, Cosine):
+        _check_numbers(scorer, "queries", queries)
+        if queries.shape[:-1] != thoughts.shape[:-1]:
+            name, wanted = type(scorer).__name__, (*thoughts.shape[:-1], "any")
+            raise InputError(
+                f"scorer: {name}.queries must return one row a thought, ({', '.join(map(str, wanted))}), got "
+                f"{tuple(queries.shape)}"
+            )
+    return queries
+
+
+def _check_numbers(scorer: Scorer, method: str, found: object) -> None:
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
+        raise InputTypeError(
+            f"scorer: {type(scorer).__name__}.{method} must return a tensor of real numbers, got {kind}"
         )

@@ -31,7 +31,9 @@ def finished(folder: Path = CELLS) -> dict[str, Line]:
     seen: dict[tuple[str, str], tuple[str, str]] = {}
     for path in sorted(folder.glob("*.jsonl")):
         *whole, rest = path.read_text().split("\n")
-        if rest:
+        if _is_whole(rest):
+            whole.append(rest)
+        elif rest:
             logging.warning("%s: the last line has no end and is passed over", path)
         for number, text in enumerate(whole, 1):
             place = f"{path}, line {number}"
@@ -60,15 +62,25 @@ def keep(experiment: str, line: Line, folder: Path = CELLS) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"), (folder / f"{experiment}.jsonl").open("a+b", buffering=0) as file:
         file.seek(0)
-        end = file.read().rfind(b"\n") + 1  # beyond it lies what a killed process began
-        file.truncate(end)
+        before = file.read()
+        end = before.rfind(b"\n") + 1  # beyond it lies what a killed process began
         left = json.dumps(line).encode() + b"\n"
+        if _is_whole(before[end:]):  # or a line of which an editor took the end
+            end, left = len(before), b"\n" + left
+        file.truncate(end)
         try:
             while left:
                 left = left[file.write(left) :]
         except OSError:
             file.truncate(end)
             raise
+
+
+def _is_whole(text: str | bytes) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def unpack_ranks(text: str) -> np.ndarray:

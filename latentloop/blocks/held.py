@@ -6,18 +6,18 @@ import dis
 import functools
 import inspect
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 __all__ = ["held_by", "weights_in"]
 
 _DEEP, _MANY = 3, 1000
-"""How far into containers, and how many of what one holds, are looked at: what holds more is data."""
+"""How far into containers, and how many things in all, are looked at."""
 
 
-def held_by(function: Any) -> dict[str, nn.Module | Tensor]:
+def held_by(function: Any) -> dict[str, nn.Module | nn.Parameter]:
     """The modules and weights that a function has by default, in its closure, as globals, or bound to it, by name.
 
     Args:
@@ -27,16 +27,28 @@ def held_by(function: Any) -> dict[str, nn.Module | Tensor]:
     return {inner: found for name, value in _names(function).items() for inner, found in weights_in(name, value)}
 
 
-def weights_in(name: str, value: Any, deep: int = _DEEP) -> Iterator[tuple[str, nn.Module | Tensor]]:
-    """What with weights stands under a name: a module, a tensor that is to be learned, or those in a container."""
-    if isinstance(value, nn.Module) or (isinstance(value, Tensor) and (value.requires_grad and value.is_leaf)):
-        yield name, value
-    elif deep and isinstance(value, Mapping):
-        for key, inner in itertools.islice(value.items(), _MANY):
-            yield from weights_in(f"{name}[{key!r}]", inner, deep - 1)
-    elif deep and isinstance(value, list | tuple | set):
-        for place, inner in enumerate(itertools.islice(value, _MANY)):
-            yield from weights_in(f"{name}[{place}]", inner, deep - 1)
+def weights_in(name: str, value: Any, *, parameters: bool = True) -> list[tuple[str, nn.Module | nn.Parameter]]:
+    """What with weights stands under a name: a module or a parameter, or those in a list, tuple, set or dict.
+
+    Args:
+        name: what is told of it.
+        value: anything.
+        parameters: whether parameters count that lie in a container: a copy of some to compare with is no weight.
+    """
+    found: list[tuple[str, nn.Module | nn.Parameter]] = []
+    waiting, looked_at = [(name, value, 0)], 0
+    while waiting and looked_at < _MANY:  # what holds more is data
+        where, one, deep = waiting.pop(0)
+        looked_at += 1
+        if isinstance(one, nn.Module) or (isinstance(one, nn.Parameter) and (parameters or not deep)):
+            found.append((where, one))
+        elif deep < _DEEP and isinstance(one, Mapping):
+            waiting += [(f"{where}[{key!r}]", inner, deep + 1) for key, inner in itertools.islice(one.items(), _MANY)]
+        elif deep < _DEEP and isinstance(one, list | tuple | set):
+            waiting += [
+                (f"{where}[{place}]", inner, deep + 1) for place, inner in enumerate(itertools.islice(one, _MANY))
+            ]
+    return found
 
 
 def _names(function: Any) -> dict[str, Any]:
@@ -45,7 +57,8 @@ def _names(function: Any) -> dict[str, Any]:
         return _names(function.func) | given | function.keywords
     if inspect.isfunction(function):
         loaded = {step.argval for step in dis.get_instructions(function) if step.opname == "LOAD_GLOBAL"}
-        found = {name: value for name, value in function.__globals__.items() if name in loaded}
+        # a global container holds what others use too
+        found = {name: value for name, value in function.__globals__.items() if name in loaded and not _holds(value)}
         arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
         defaults = function.__defaults__ or ()
         found |= dict(zip(arguments[len(arguments) - len(defaults) :], defaults, strict=True))
@@ -57,6 +70,10 @@ def _names(function: Any) -> dict[str, Any]:
         attributes, named = _attributes(called.__self__), _read_of_self(called.__func__)
         return _names(called.__func__) | {name: attributes[name] for name in named if name in attributes}
     return {}  # written in C, of which nothing is seen
+
+
+def _holds(value: Any) -> bool:
+    return isinstance(value, Mapping | list | tuple | set)
 
 
 def _attributes(owner: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 
 from latentloop.aggregate import Function
 from latentloop.blocks.held import held_by, weights_in
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["refuse_unseen_weights"]
 
-_OF_TORCH = set(vars(nn.Module()))
-"""What torch keeps in a module itself."""
+_OF_TORCH = {*vars(nn.Module()), "_flat_weights"}
+"""What torch keeps in a module itself: of an RNN, weights that a parametrization has replaced since."""
 
 
 def refuse_unseen_weights(model: nn.Module, scorer: Scorer) -> None:
     """Refuse weights to be learned that no module of the model has.
 
-    They may lie in a list, a tuple, a dict or a set of a module, or be a plain tensor of one, or be what a function or a
-    scorer that is no module holds. Frozen ones may.
+    They may lie in a list, a tuple, a dict or a set of a module, or be what a function or a scorer that is no module
+    holds. Frozen ones may.
 
     Args:
         model: with all its parts.
@@ -39,11 +39,11 @@ def refuse_unseen_weights(model: nn.Module, scorer: Scorer) -> None:
         if any(weight.requires_grad and id(weight) not in seen for weight in weights):
             raise InputError(
                 f"{holder} uses a {type(held).__name__} that the model does not have ({name}), so its weights would "
-                f"neither be trained nor saved: {advice}"
+                f"neither be trained nor saved: {advice}, or freeze it (`requires_grad_(False)`)"
             )
 
 
-def _held(model: nn.Module, scorer: Scorer) -> Iterator[tuple[str, str, nn.Module | Tensor, str]]:
+def _held(model: nn.Module, scorer: Scorer) -> Iterator[tuple[str, str, nn.Module | nn.Parameter, str]]:
     """Who, the name there, what, and what to do instead."""
     for part in model.modules():
         if isinstance(part, Function):
@@ -53,7 +53,7 @@ def _held(model: nn.Module, scorer: Scorer) -> Iterator[tuple[str, str, nn.Modul
         for attribute, value in vars(part).items():
             if attribute not in _OF_TORCH and not isinstance(value, nn.Module):  # a module there is hidden on purpose
                 for name, held in weights_in(attribute, value):
-                    advice = "put it into an nn.ModuleList, nn.ModuleDict or nn.Parameter"
+                    advice = "keep it in an nn.ModuleList, nn.ModuleDict or nn.ParameterList"
                     yield type(part).__name__, name, held, advice
     if not isinstance(scorer, nn.Module):
         for method in (scorer.queries, scorer.keys):

@@ -203,9 +203,6 @@ def _number(name: str, ids: Sequence[Id] | np.ndarray) -> tuple[list[Id], np.nda
         found = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise InputTypeError(f"{name}: ids of type {found}, expected all int or all str")
     distinct = sorted(set(ids), key=lambda i: i)
-    if int in kinds and not -(2**63) <= distinct[0] <= distinct[-1] < 2**63:
-        far = distinct[0] if abs(distinct[0]) > abs(distinct[-1]) else distinct[-1]
-        raise InputError(f"{name}: whole numbers of at most 64 bits, or text, expected, found {far}")
     for each in distinct:
         check_writable(each, name)
     place = {i: number for number, i in enumerate(distinct)}

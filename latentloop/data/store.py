@@ -65,7 +65,14 @@ def _write(interactions: Interactions, card: DataCard, directory: Path) -> None:
             rows["timestamp"] = interactions.timestamp.numpy()
         pq.write_table(pa.table(rows), draft / "interactions.parquet")
         for name, ids in (("users", interactions.user_ids), ("items", interactions.item_ids)):
-            pq.write_table(pa.table({"id": pa.array(list(ids))}), draft / f"{name}.parquet")
+            try:
+                column = pa.array(list(ids))
+            except OverflowError:
+                far = max(map(int, ids), key=abs)
+                raise InputError(
+                    f"{name}: no file holds the id {far}, which is beyond 64 bits: write ids as text"
+                ) from None
+            pq.write_table(pa.table({"id": column}), draft / f"{name}.parquet")
         text = json.dumps({"version": _VERSION, **asdict(card)}, indent=2)
         (draft / _CARD).write_text(text + "\n", encoding="utf-8")
         draft.chmod(0o777 & ~umask())  # mkdtemp makes it private

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
+from numbers import Number
 
 from latentloop.errors import InputError, InputTypeError
 
@@ -103,7 +106,7 @@ def check_writable(original: ItemId, name: str) -> None:
 
 
 def _as_id(value: object) -> ItemId | None:
-    """A scalar of torch or NumPy, or a whole float, as the id that it stands for; None for what is none."""
+    """A scalar of torch or NumPy, a whole float or a UUID as the id that it stands for; None for what is none."""
     try:
         plain = value.item() if hasattr(value, "item") else value
         hash(plain)
@@ -111,11 +114,11 @@ def _as_id(value: object) -> ItemId | None:
         raise InputTypeError(f"an id must be a string or a whole number, got {value!r}") from None
     if isinstance(plain, bool):
         return None
-    if isinstance(plain, str):
-        return str(plain)
-    if isinstance(plain, int) or (isinstance(plain, float) and plain.is_integer()):
+    if isinstance(plain, int) or (isinstance(plain, float | Decimal) and math.isfinite(plain) and plain == plain // 1):
         return int(plain)
-    return None
+    if plain is None or isinstance(plain, Number | bytes | tuple) or type(plain).__name__ in ("NAType", "NaTType"):
+        return None
+    return str(plain)  # text of any class, and what is written as text, such as a UUID
 
 
 def check_numbering(known: Sequence[ItemId], ids: Sequence[ItemId] | None, name: str) -> None:

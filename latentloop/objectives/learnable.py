@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from latentloop.blocks.held import held_by, weights_in
 from latentloop.errors import InputError
@@ -22,8 +22,8 @@ __all__ = ["check_learnable"]
 def check_learnable(objective: Any, model: Recommender) -> None:
     """Refuse parameters that would stay as they are without a word: a projection head, say.
 
-    What counts is a module that the objective is, or modules and parameters that are its attributes, or lie in lists or
-    dicts that are, in sums and weighted parts too, and those that a function finds elsewhere. The model's own do not, nor frozen ones, nor those of
+    What counts is a module that the objective is, or modules and parameters that are its attributes, or modules in
+    lists or dicts that are, in sums and weighted parts too, and those that a function finds elsewhere. The model's own do not, nor frozen ones, nor those of
     another recommender, which teaches.
 
     Raises:
@@ -38,9 +38,9 @@ def check_learnable(objective: Any, model: Recommender) -> None:
             )
 
 
-def _parameters(part: Any, teacher: type) -> Iterator[tuple[str, str, Tensor]]:
+def _parameters(part: Any, teacher: type) -> Iterator[tuple[str, str, nn.Parameter]]:
     """Every parameter that an objective holds, its name, and who holds it."""
-    held: dict[str, nn.Module | Tensor]
+    held: dict[str, nn.Module | nn.Parameter]
     if isinstance(getattr(part, "__self__", None), teacher):  # a teacher's method
         return
     if isinstance(part, nn.Module):
@@ -50,9 +50,13 @@ def _parameters(part: Any, teacher: type) -> Iterator[tuple[str, str, Tensor]]:
     else:
         attributes = dict(getattr(part, "__dict__", {}))
         holder = type(part).__name__
-        held = {inner: found for name, value in attributes.items() for inner, found in weights_in(name, value)}
+        held = {
+            inner: found
+            for name, value in attributes.items()
+            for inner, found in weights_in(name, value, parameters=False)
+        }
     for name, value in held.items():
-        if isinstance(value, Tensor):
+        if isinstance(value, nn.Parameter):
             yield holder, name, value
         elif not isinstance(value, teacher):
             yield from ((holder, inner, parameter) for inner, parameter in value.named_parameters())

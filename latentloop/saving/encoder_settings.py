@@ -50,8 +50,7 @@ def encoder_settings(encoder: nn.Module) -> Settings:
 
     They are the public attributes that are a bool, a number, a short text, a tuple of those, a list of numbers, or a named
     function, of which the name is taken; those of a dict, of a dataclass, of a namespace, and of a Hugging Face
-    configuration, where it is met first; and a number for each buffer or tensor that no file keeps, such as a table of
-    rotations. A
+    configuration, where it is met first; and a number for each buffer that no file keeps, such as a table of rotations. A
     module without parameters or parts, such as an activation, is also told by its class, and an adapted one by whether it
     is called with a causal mask.
 
@@ -110,11 +109,6 @@ def _settings(module: nn.Module, met: set[int]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, attribute in vars(module).items():
         if name.startswith("_"):
-            continue
-        if isinstance(attribute, Tensor):
-            # what a hook sets, such as a normed weight, is made of what is saved
-            if not module._forward_pre_hooks and (number := _number(attribute)) is not None:
-                found[name] = number
             continue
         group = _group(attribute)
         if group is None:

@@ -443,8 +443,12 @@ def test_a_line_without_an_end_is_passed_over_and_written_over(tmp_path: Path) -
     assert set(finished(tmp_path)) == {"first"}
     keep("study", {"key": "third", "cell": cell}, tmp_path)
     assert set(finished(tmp_path)) == {"first", "third"} and len(path.read_text().splitlines()) == 2
+    path.write_text(path.read_text().rstrip("\n"))  # an editor took the end of a whole line
+    assert set(finished(tmp_path)) == {"first", "third"}
+    keep("study", {"key": "fourth", "cell": cell}, tmp_path)
+    assert set(finished(tmp_path)) == {"first", "third", "fourth"}
     path.write_text(path.read_text() + "spoilt\n")
-    with pytest.raises(SystemExit, match="study.jsonl, line 3: this is no finished cell"):
+    with pytest.raises(SystemExit, match="study.jsonl, line 4: this is no finished cell"):
         finished(tmp_path)
 
 

@@ -423,26 +423,6 @@ def test_a_buffer_that_no_file_keeps_is_a_setting(tmp_path: Path) -> None:
         Recommender.from_pretrained(tmp_path, encoder=around(Configured(table=rotations(1e2))))
 
 
-def test_a_plain_tensor_is_a_setting_but_for_what_is_made_of_weights_or_of_answers(tmp_path: Path) -> None:
-    class Tabled(Configured):
-        def __init__(self, base: float) -> None:
-            super().__init__()
-            self.angles, self.seen = rotations(base), torch.zeros(())
-            self.scaled = nn.utils.weight_norm(nn.Linear(DIM, DIM))  # type: ignore[no-untyped-call]
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.seen = x.detach().sum()
-            hidden: Tensor = self.scaled(x)
-            return hidden
-
-    torch.manual_seed(0)
-    Recommender(NUM_ITEMS, around(Tabled(1e4)), DIM, MAX_LENGTH).save_pretrained(tmp_path)
-    torch.manual_seed(1)
-    Recommender.from_pretrained(tmp_path, encoder=around(Tabled(1e4)))
-    with pytest.raises(InputError, match="angles of .* was '.*' and is '"):
-        Recommender.from_pretrained(tmp_path, encoder=around(Tabled(1e2)))
-
-
 def test_what_changes_no_answer_is_no_setting(attending: Path) -> None:
     other = Attention(p=0.3)
     other.folder, other.device, other._note, other.names, other.calls = "C:\\x", "cuda:1", "yours", ["b"], 7

@@ -1,4 +1,4 @@
-"""A scorer of one's own is tried when a model is made around it."""
+"""What a scorer of one's own gives is looked at where it is used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from latentloop.errors import InputError, InputTypeError
 from latentloop.recommender import Recommender
-from latentloop.scoring import Cosine, Dot, check_scorer
 from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, unchecked
 
 
@@ -37,13 +36,13 @@ class Scoring:
         (Scoring(keys=lambda items: items[:5]), rf"Scoring.keys must return one row an item, \({NUM_ITEMS}, any\), got \(5, {DIM}\)"),
         (Scoring(keys=lambda items: torch.cat([items, items[:3]])), rf"got \({NUM_ITEMS + 3}, {DIM}\)$"),
         (Scoring(keys=lambda items: items[:, 0]), rf"keys must return .*, got \({NUM_ITEMS},\)$"),
-        (Scoring(queries=lambda t: t[:, :2]), rf"Scoring.queries must return \(2, {DIM}\) of two thoughts, as wide as keys, got \(2, 2\)"),
-        (Scoring(queries=lambda t: t[0]), rf"queries must return .*, got \({DIM},\)$"),
+        (Scoring(queries=lambda t: t[0]), rf"Scoring.queries must return one row a thought, \(2, any\), got \({DIM},\)$"),
     ],
 )  # fmt: skip
 def test_other_shapes_are_refused(scorer: Scoring, message: str) -> None:
+    model = Recommender(NUM_ITEMS, nn.Linear(DIM, DIM), DIM, MAX_LENGTH, scorer=scorer)
     with pytest.raises(InputError, match=f"^scorer: .*{message}"):
-        Recommender(NUM_ITEMS, nn.Linear(DIM, DIM), DIM, MAX_LENGTH, scorer=scorer)
+        model.score(torch.tensor([[1, 2], [3, 4]]))
 
 
 @pytest.mark.parametrize(
@@ -55,26 +54,33 @@ def test_other_shapes_are_refused(scorer: Scoring, message: str) -> None:
     ],
 )
 def test_what_is_no_tensor_of_real_numbers_is_refused(scorer: Scoring, kind: str) -> None:
+    model = Recommender(NUM_ITEMS, nn.Linear(DIM, DIM), DIM, MAX_LENGTH, scorer=scorer)
     with (
         unchecked(),
         pytest.raises(InputTypeError, match=f"^scorer: .* must return a tensor of real numbers, got {kind}"),
     ):
-        Recommender(NUM_ITEMS, nn.Linear(DIM, DIM), DIM, MAX_LENGTH, scorer=scorer)
+        model.recommend([[1, 2]], k=3)
 
 
-class Dropping(nn.Module, Scoring):
-    """A module, in whose training mode random numbers are drawn."""
+class Caching(Scoring):
+    """Keeps its keys from the first time that they are asked for, and draws noise."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.of_thoughts = self.of_items = nn.Dropout(0.5)
+    cache: Tensor | None = None
+
+    def keys(self, items: Tensor) -> Tensor:
+        """Of the first items."""
+        torch.rand(1)
+        self.cache = items * 2 if self.cache is None else self.cache
+        return self.cache
 
 
-def test_a_scorer_is_tried_as_it_answers_and_draws_nothing() -> None:
-    scorer = Dropping()
-    before = torch.get_rng_state()
-    check_scorer(scorer, torch.ones(3, DIM))
-    assert torch.equal(torch.get_rng_state(), before) and scorer.training
-    wide = Scoring(lambda thoughts: torch.cat([thoughts, thoughts], 1), lambda items: torch.cat([items, items], 1))
-    for fits in (wide, Dot(), Cosine()):
-        check_scorer(fits, torch.ones(3, DIM))
+def test_a_scorer_is_not_asked_before_the_model_is() -> None:
+    torch.manual_seed(0)
+    Recommender(NUM_ITEMS, nn.Linear(DIM, DIM), DIM, MAX_LENGTH)
+    wanted = torch.rand(1)
+    torch.manual_seed(0)
+    model = Recommender(NUM_ITEMS, nn.Linear(DIM, DIM), DIM, MAX_LENGTH, scorer=Caching())
+    assert torch.equal(torch.rand(1), wanted)
+    with torch.no_grad():
+        model.item_table.weight.fill_(1.0)
+    assert torch.equal(model.keys(), torch.full((NUM_ITEMS, DIM), 2.0))

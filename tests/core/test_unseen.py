@@ -38,7 +38,6 @@ HIDDEN: list[tuple[Callable[[], Any], str, str]] = [
     (lambda: {"up": {"left": linear()}}, "Linear", r"mine\['up'\]\['left'\]"),
     (lambda: {linear()}, "Linear", r"mine\[0\]"),
     (lambda: [nn.Parameter(torch.ones(3))], "Parameter", r"mine\[0\]"),
-    (lambda: torch.ones(3, requires_grad=True), "Tensor", "mine"),
 ]
 
 
@@ -96,9 +95,21 @@ def test_weights_of_a_scorer_that_is_no_module_are_refused(held: Callable[[], An
 
 def test_what_the_model_has_or_nobody_trains_may_be_held_anywhere() -> None:
     shared = linear()
-    block = Holding([shared, linear().requires_grad_(False), torch.ones(3), "name", 3])
+    block = Holding([shared, linear().requires_grad_(False), torch.ones(3, requires_grad=True), "name", [3] * 10**6])
     block.layer = shared
     Recommender(NUM_ITEMS, block, DIM, MAX_LENGTH, scorer=Scoring(linear().requires_grad_(False)))
     model = Recommender(NUM_ITEMS, linear(), DIM, MAX_LENGTH, scorer=ScoringModule(linear()))
     assert "scorer.head.weight" in dict(model.named_parameters())
-    Recommender(NUM_ITEMS, nn.GRU(DIM, DIM, batch_first=True), DIM, MAX_LENGTH)  # has a list of its weights
+    normed = nn.GRU(DIM, DIM, batch_first=True)  # has a list of its weights, one of which is replaced
+    nn.utils.parametrizations.weight_norm(normed, "weight_ih_l0")
+    Recommender(NUM_ITEMS, normed, DIM, MAX_LENGTH)
+
+
+ELSEWHERE = {"scale": 2.0, "teacher": nn.Linear(DIM, DIM)}
+
+
+def test_what_else_lies_in_a_global_container_or_in_a_sparse_tensor_is_nobodys() -> None:
+    block = linear()
+    block.graph = torch.eye(4).to_sparse()
+    encoder = RecurrentDepth(block, linear(), lambda state, hidden: ELSEWHERE["scale"] * state + hidden)
+    Recommender(NUM_ITEMS, encoder, DIM, MAX_LENGTH)

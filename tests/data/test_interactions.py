@@ -108,10 +108,7 @@ def test_what_cannot_be_a_table_is_refused() -> None:
         dataclasses.replace(good, item=torch.tensor([1, 0, 1]))
 
 
-@pytest.mark.parametrize("far", [2**63, -(2**63) - 1, 10**30])
-def test_ids_that_no_file_can_hold_are_refused(far: int) -> None:
-    with pytest.raises(InputError, match=f"^items: whole numbers of at most 64 bits, or text, expected, found {far}$"):
-        Interactions.of([1, 1], [3, far])
+def test_ids_that_no_file_can_hold_are_refused() -> None:
     with pytest.raises(InputError, match=r"^users must be text that UTF-8 can write, got 'u\\udfff'$"):
         Interactions.of(["u", "u\udfff"], [1, 2])
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from hypothesis import given
@@ -49,7 +52,19 @@ def test_text_that_only_looks_like_a_number_is_unknown(text: str) -> None:
 
 @pytest.mark.parametrize(
     "nothing",
-    [None, True, False, math.nan, math.inf, 7.5, 1 + 0j, np.bool_(True), np.float64("nan"), torch.tensor(True)],
+    [
+        None,
+        True,
+        False,
+        math.nan,
+        math.inf,
+        7.5,
+        1 + 0j,
+        np.bool_(True),
+        np.float64("nan"),
+        torch.tensor(True),
+        Decimal("inf"),
+    ],
 )
 def test_what_only_reads_like_an_id_is_unknown(nothing: Any) -> None:
     """Their texts and numbers are ids, and none of them is meant."""
@@ -59,10 +74,17 @@ def test_what_only_reads_like_an_id_is_unknown(nothing: Any) -> None:
         assert table.numbers([nothing, 1]) == ([8], [nothing])
 
 
-@pytest.mark.parametrize("seven", [7, 7.0, "7", np.int32(7), np.float32(7), np.str_("7"), torch.tensor(7)])
+@pytest.mark.parametrize("seven", [7, 7.0, "7", np.int32(7), np.float32(7), np.str_("7"), torch.tensor(7), Decimal(7)])
 def test_a_whole_number_is_found_in_any_type(seven: Any) -> None:
     with unchecked():
         assert ItemIds([7]).number(seven) == ItemIds(["7"]).number(seven) == 1
+
+
+def test_what_is_written_as_text_is_found_by_it() -> None:
+    number = uuid.UUID(int=7)
+    with unchecked():
+        assert ItemIds(["a", str(number)]).number(number) == 2  # type: ignore[arg-type]
+        assert ItemIds(["<NA>", "NaT"]).numbers([pandas.NA, pandas.NaT]) == ([], [pandas.NA, pandas.NaT])  # type: ignore[list-item]
 
 
 def test_text_that_no_file_can_hold_is_refused() -> None:
