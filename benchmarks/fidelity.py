@@ -12,7 +12,6 @@ The epoch is chosen by the same kind of ranking. Continues where it was stopped 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
+from benchmarks.paper.models import text_hash
 from benchmarks.told import told
 from latentloop.backbones.bsarec import BSARec
 from latentloop.backbones.fmlprec import FMLPRec
@@ -119,7 +119,7 @@ def main(options: Options) -> dict[str, Any]:
     config |= {"alpha": options.alpha, "cutoff": options.cutoff, "heads": options.heads}
     config |= {"init_std": options.init_std, "first_items": options.first_items, **settings}
     if options.item_embeddings is not None:
-        config["item_embeddings"] = hashlib.blake2b(options.item_embeddings.read_bytes(), digest_size=8).hexdigest()
+        config["item_embeddings"] = text_hash(options.item_embeddings)
     train = _with_first_items(split.train) if options.first_items else split.train
     resume = (options.out / "config.json").is_file()
     run = RunDirectory.create(options.out, config, resume=resume, defaults=config)  # older runs do not name all of it

@@ -6,7 +6,7 @@ import math
 from numbers import Integral, Real
 from typing import TypeGuard
 
-from latentloop.errors import InputError, InputTypeError
+from latentloop.errors import InputError
 
 __all__ = [
     "DEEPEST",
@@ -14,7 +14,6 @@ __all__ = [
     "above_zero",
     "as_deep",
     "at_least",
-    "check_kind",
     "dropout_rate",
     "is_whole",
     "one_of",
@@ -66,12 +65,6 @@ def dropout_rate(value: object) -> float:
     if not _is_finite(value) or value < 0 or float(value) >= 1:
         raise InputError(f"dropout must lie in [0, 1), got {value!r}")
     return float(value)
-
-
-def check_kind(name: str, value: object, wanted: str, *attributes: str) -> None:
-    """Raise `InputTypeError` where `value` lacks one of the attributes of what is wanted."""
-    if not all(hasattr(value, attribute) for attribute in attributes):
-        raise InputTypeError(f"{name} must be {wanted}, got {type(value).__name__}")
 
 
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:

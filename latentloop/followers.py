@@ -17,16 +17,16 @@ import torch
 from jaxtyping import Float32, Int, Int64
 from torch import Tensor
 
-from latentloop.checks import at_least, check_kind, zero_or_more
+from latentloop.checks import at_least, zero_or_more
 from latentloop.data.interactions import Id
-from latentloop.errors import InputError
+from latentloop.data.splits import Split
+from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import Thinker, weighted_ranks
 from latentloop.items.bonus import Scores
 from latentloop.measures.metrics import parse_metric
 
 if TYPE_CHECKING:
     from latentloop.data.sequences import Samples
-    from latentloop.data.splits import Split
 
 __all__ = ["WEIGHTS", "Followers"]
 
@@ -96,7 +96,8 @@ class Followers:
             InputError: for a value out of range.
             InputTypeError: for anything but a split.
         """
-        check_kind("split", split, "a split, such as leave_one_out(interactions)", "training")
+        if not isinstance(split, Split):
+            raise InputTypeError(f"split must be a split, such as leave_one_out(log), got {type(split).__name__}")
         window = at_least("window", window, 1)
         _share("decay", decay)
         most = at_least("most", most, 1)

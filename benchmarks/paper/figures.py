@@ -38,7 +38,7 @@ def draw(name: str, data: str, lines: Mapping[str, Line], folder: Path) -> Path 
     points = [each for each in found if each.row.cell.kind not in UNTRAINED]
     of_curves = sum(each.row.label[-1].isdigit() for each in points) if drawings.get(name) is _curves else len(points)
     path = folder / f"{name}-{data.replace(':', '-')}.png"
-    if min(of_curves, len(points)) < 2:
+    if of_curves < 2:
         path.unlink(missing_ok=True)
         return None
     wide = max(6.0, 0.42 * len(points)) if name not in drawings else 6.0

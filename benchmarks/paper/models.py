@@ -132,9 +132,9 @@ def text_path(cell: Cell, folder: Path) -> Path:
     return folder / f"{cell.data.replace(':', '-')}.text.npy"
 
 
-def text_hash(cell: Cell, folder: Path) -> str:
-    """Of the file of the items' texts."""
-    return hashlib.blake2b(text_path(cell, folder).read_bytes(), digest_size=8).hexdigest()
+def text_hash(path: Path) -> str:
+    """Of a file of the items' texts."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
 def pre_training(cell: Cell) -> SPT:

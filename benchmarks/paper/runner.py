@@ -204,8 +204,7 @@ def main(options: Options) -> int:
             for future in wait(running, timeout=min(AGAIN, left), return_when=FIRST_COMPLETED).done:
                 cell = running.pop(future)
                 try:
-                    keep(options.experiment, line := future.result())
-                    logging.info("%s %s: test ndcg@10 %.4f", cell.key, cell.kind, line["test"]["ndcg@10"])
+                    line = future.result()
                 except Taken as error:
                     if cell not in later:
                         logging.warning("%s: tried again from time to time", error)
@@ -217,6 +216,9 @@ def main(options: Options) -> int:
                     told = isinstance(error, InputError | SystemExit)
                     logging.error("%s %s failed: %s", cell.key, cell.kind, error, exc_info=None if told else error)
                     failed += 1
+                else:
+                    keep(options.experiment, line)  # where this fails no other cell could be kept either
+                    logging.info("%s %s: test ndcg@10 %.4f", cell.key, cell.kind, line["test"]["ndcg@10"])
     finally:
         _stop(pool)
     left_over = len(queue) + len(running)
@@ -235,8 +237,7 @@ def _check_same(options: Options, cells: Sequence[Cell], done: Mapping[str, Line
             raise SystemExit(f"{data} in {options.folder} is not what the finished cells were trained on: rename it")
         hashes = {line["text_hash"] for line in own if "text_hash" in line}
         reading = [cell for cell in cells if cell.data == data and reads_texts(cell)]
-        if hashes and reading and text_hash(reading[0], options.folder) not in hashes:
-            path = text_path(reading[0], options.folder)
+        if hashes and reading and text_hash(path := text_path(reading[0], options.folder)) not in hashes:
             raise SystemExit(f"{path} is not what the finished cells were trained on: rename it and the data")
 
 

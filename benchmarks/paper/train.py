@@ -13,7 +13,7 @@ import torch
 from benchmarks.paper.cell import UNTRAINED, Cell
 from benchmarks.paper.data import load_split
 from benchmarks.paper.gradients import gradient_norms
-from benchmarks.paper.models import build, pre_training, reads_texts, text_hash, texts
+from benchmarks.paper.models import build, pre_training, reads_texts, text_hash, text_path, texts
 from benchmarks.paper.own import own_items
 from benchmarks.paper.thinking import thinking
 from latentloop.baselines import chance, followers, popularity
@@ -85,7 +85,7 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
         line["excluded"]["followed"] = _measured(model, split, bonus, exclude_history=True)
     kept = ("epoch", "loss", "ndcg@10", "reward_mean", "zero_variance", "kl")
     if reads_texts(cell):
-        line["text_hash"] = text_hash(cell, folder)
+        line["text_hash"] = text_hash(text_path(cell, folder))
     return line | {
         "parameters": sum(p.numel() for p in model.encoder.parameters()),
         "best_epoch": fitted.best_epoch,

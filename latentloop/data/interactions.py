@@ -15,7 +15,7 @@ from torch import Tensor
 from latentloop.errors import InputError, InputTypeError
 from latentloop.items.ids import check_writable
 
-__all__ = ["Id", "Interactions"]
+__all__ = ["Id", "Interactions", "check_interactions"]
 
 Id = int | str
 
@@ -142,6 +142,14 @@ class Interactions:
                 user, item, timestamp = user[keep], item[keep], timestamp[keep]
         time = None if timestamp is None else torch.from_numpy(timestamp)
         return cls(torch.from_numpy(user), torch.from_numpy(item), time, user_ids, item_ids)
+
+
+def check_interactions(found: object) -> None:
+    """Raise `InputTypeError` for anything but interactions."""
+    if not isinstance(found, Interactions):
+        raise InputTypeError(
+            f"interactions must be Interactions, such as load_interactions(path), got {type(found).__name__}"
+        )
 
 
 def _check_range(name: str, numbers: Tensor, low: int, high: int) -> None:

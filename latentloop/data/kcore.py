@@ -7,8 +7,8 @@ from itertools import compress
 import numpy as np
 import torch
 
-from latentloop.checks import at_least, check_kind
-from latentloop.data.interactions import Interactions
+from latentloop.checks import at_least
+from latentloop.data.interactions import Interactions, check_interactions
 from latentloop.errors import InputError
 
 __all__ = ["k_core"]
@@ -27,7 +27,7 @@ def k_core(interactions: Interactions, k: int) -> Interactions:
         InputError: `k` is no whole number of at least 1, or no user is left.
         InputTypeError: for anything but interactions.
     """
-    check_kind("interactions", interactions, "Interactions, such as load_interactions(path)", "num_users", "num_items")
+    check_interactions(interactions)
     k = at_least("k", k, 1)
     user, item = interactions.user.numpy(), interactions.item.numpy()
     users = np.bincount(user, minlength=interactions.num_users)

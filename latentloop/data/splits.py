@@ -10,14 +10,11 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from latentloop.checks import check_kind
-from latentloop.data.interactions import Id, Interactions
+from latentloop.data.interactions import Id, Interactions, check_interactions
 from latentloop.data.sequences import Samples, Sequences
 from latentloop.errors import InputError, InputTypeError
 
 __all__ = ["Split", "global_time", "leave_one_out"]
-
-_WANTED = "Interactions, such as load_interactions(path)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +93,7 @@ def leave_one_out(interactions: Interactions, max_length: int = 20) -> Split:
         InputError: no user has 3 items, or `max_length` is no whole number of at least 1.
         InputTypeError: for anything but interactions.
     """
-    check_kind("interactions", interactions, _WANTED, "num_users", "num_items")
+    check_interactions(interactions)
     sequences = Sequences.of(interactions)
     first, stop = sequences.offsets[:-1], sequences.offsets[1:]
     length = stop - first
@@ -135,7 +132,7 @@ def global_time(interactions: Interactions, max_length: int = 20, validation: fl
             of at least 1.
         InputTypeError: a share that is no number, or anything but interactions.
     """
-    check_kind("interactions", interactions, _WANTED, "num_users", "num_items")
+    check_interactions(interactions)
     if not (isinstance(validation, Real) and isinstance(test, Real)):
         raise InputTypeError(
             f"validation, test: {validation!r} and {test!r}, expected two numbers, such as 0.1 and 0.1"

@@ -23,8 +23,8 @@ def check_learnable(objective: Any, model: Recommender) -> None:
     """Refuse parameters that would stay as they are without a word: a projection head, say.
 
     What counts is a module that the objective is, or modules and parameters that are its attributes, or modules in
-    lists or dicts that are, in sums and weighted parts too, and those that a function finds elsewhere. The model's own do not, nor frozen ones, nor those of
-    another recommender, which teaches.
+    lists or dicts that are, in sums and weighted parts too, and those that a function finds elsewhere. The model's own
+    do not, nor frozen ones, nor those of another recommender, which teaches.
 
     Raises:
         InputError: naming the parameter.
