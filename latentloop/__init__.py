@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from latentloop.per_step import PerStep
     from latentloop.recommender import Recommender
     from latentloop.recurrence import RecurrentDepth, Thoughts
+    from latentloop.repeats import repeats
     from latentloop.runs.directory import RunDirectory
     from latentloop.training import fit
     from latentloop.two_stage import two_stage
@@ -55,6 +56,7 @@ __all__ = [
     "k_core",
     "leave_one_out",
     "load_interactions",
+    "repeats",
     "two_stage",
 ]
 
@@ -83,6 +85,7 @@ _HOME = {
     "k_core": "data",
     "leave_one_out": "data",
     "load_interactions": "data",
+    "repeats": "repeats",
     "two_stage": "two_stage",
 }
 

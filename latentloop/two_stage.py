@@ -26,6 +26,7 @@ from latentloop.objectives import RPT, SPT, NextItem, NextItemEverywhere, Object
 from latentloop.objectives.compose import parts_of
 from latentloop.objectives.learnable import check_learnable
 from latentloop.randomness import dropout_seed, fold
+from latentloop.repeats import Repeats, repeats
 from latentloop.runs.directory import RunDirectory
 from latentloop.runs.lock import alone
 from latentloop.training import Fitted, fit
@@ -48,11 +49,14 @@ class Outcome:
         validation: metrics on validation, with their protocol.
         test: metrics on test, measured once.
         fitted: how the stage went; None where nothing was trained.
+        repeats: what of the answers on test the users already have; None where nothing was trained or the history is left
+            out.
     """
 
     validation: Evaluation
     test: Evaluation
     fitted: Fitted | None = None
+    repeats: Repeats | None = None
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,8 @@ class _Recipe:
             run=self.run,
             **(self.settings | own),
         )
-        self.outcomes[stage] = Outcome(
-            self._evaluate(model, "validation", stage), self._evaluate(model, "test", stage), fitted
-        )
+        validation, test = self._evaluate(model, "validation", stage), self._evaluate(model, "test", stage)
+        self.outcomes[stage] = Outcome(validation, test, fitted, self._repeats(model))
 
     def _evaluate(self, model: Recommender, split: str, stage: str) -> Evaluation:
         samples = self.split.validation if split == "validation" else self.split.test
@@ -130,6 +133,12 @@ class _Recipe:
                 data=self.data_hash,
                 processes=processes_of(self.settings["accelerator"]),
             )
+
+    def _repeats(self, model: Recommender) -> Repeats | None:
+        if self.settings["exclude_history"]:
+            return None
+        with dropout_seed(fold(self.seed, "evaluation"), model.device):
+            return repeats(model, self.split.test, processes=processes_of(self.settings["accelerator"]))
 
     def rival(self, name: str, make: Callable[..., Evaluation]) -> None:
         """A row that needs no training."""

@@ -14,7 +14,6 @@ from benchmarks.paper.cell import UNTRAINED, Cell
 from benchmarks.paper.data import load_split
 from benchmarks.paper.gradients import gradient_norms
 from benchmarks.paper.models import build, pre_training, reads_texts, text_hash, text_path, texts
-from benchmarks.paper.own import own_items
 from benchmarks.paper.thinking import thinking
 from latentloop.baselines import chance, followers, popularity
 from latentloop.data.card import content_hash
@@ -28,6 +27,7 @@ from latentloop.measures.results import Evaluation
 from latentloop.objectives import RPT, NDCGReward, RecallReward, select
 from latentloop.randomness import dropout_seed, fold
 from latentloop.recommender import Recommender
+from latentloop.repeats import repeats
 from latentloop.runs.directory import RunDirectory
 from latentloop.training import Fitted, fit
 
@@ -77,7 +77,7 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
         line = _line(cell, split, evaluations)
         if cell.kind == "loop":
             line["thinking"] = thinking(model, split.validation.to(accelerator.device), seed=cell.seed)
-        line["own"] = own_items(model, split.test)
+        line["repeats"] = repeats(model, split.test).to_dict()
         counts = Followers.of(split)
         line["followed"] = _measured(model, split, counts.tuned(model, split.validation))
         line["excluded"] = _measured(model, split, exclude_history=True)

@@ -69,6 +69,7 @@ class Evaluate:
         from latentloop.measures.metrics import metric_names
         from latentloop.measures.tables import Row, depth_table, results_table, subgroup_table
         from latentloop.randomness import dropout_seed, fold
+        from latentloop.repeats import repeats
         from latentloop.runs.directory import RunDirectory
         from latentloop.runs.report import say
 
@@ -100,6 +101,10 @@ class Evaluate:
         }
         with dropout_seed(fold(run.seed(), "evaluation"), device):  # a fresh T_0 is that of the run's own report
             result = evaluate(model, samples, depths=self.depths or None, **measured)
+        own = None
+        if not exclude:
+            with dropout_seed(fold(run.seed(), "evaluation"), device):
+                own = repeats(model, samples, batch_size=self.batch_size)
         models, counts, followed = {stage.upper(): result}, Followers.of(split), None
         if self.followers:
             with dropout_seed(fold(run.seed(), "followers"), device):
@@ -123,8 +128,12 @@ class Evaluate:
             say("\n" + depth_table(evaluation, rivals=rivals))
         if self.groups:
             say("\n" + subgroup_table(table))
+        if own is not None:
+            say(f"\n{stage.upper()}: {own}")
         if self.out is not None:
             found = result.to_dict() | {"rivals": {name: rival.to_dict() for name, rival in rivals.items()}}
+            if own is not None:
+                found["repeats"] = own.to_dict()
             if followed is not None:
                 found["with_followers"] = followed.to_dict()
             with folder_for(self.out):

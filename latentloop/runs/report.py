@@ -12,6 +12,8 @@ from latentloop.measures.significance import caveat, compare
 from latentloop.measures.tables import Row, results_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from latentloop.data.card import DataCard
     from latentloop.runs.directory import RunDirectory
     from latentloop.two_stage import Outcome, TwoStage
@@ -21,6 +23,9 @@ __all__ = ["print_report", "say", "verdicts", "write_report"]
 _TITLES = {
     "chance": "chance", "popularity": "Popularity", "followers": "Followers", "base": "Base", "spt": "SPT", "rpt": "RPT",
 }  # fmt: skip
+
+_APART = 0.05
+"""Difference of shares from which it is worth a word that models differ in it."""
 
 
 def say(text: str) -> None:
@@ -60,7 +65,7 @@ def verdicts(result: TwoStage) -> list[str]:
     answer = "rpt" if "rpt" in outcomes and not result.pretrained_won else "spt"
     against = f"Learning ({_TITLES[answer]} against Followers, which counts what follows what)"
     said.append(_compare(against, outcomes["followers"], outcomes[answer]))
-    return said
+    return said + _repeats(outcomes)
 
 
 def write_report(result: TwoStage, run: RunDirectory, card: DataCard, *, seed: int) -> None:
@@ -96,6 +101,22 @@ def _compare(what: str, before: Outcome, after: Outcome) -> str:
         f"{what}: test NDCG@10 {old:.4f} -> {new:.4f} ({change}{caveat(seeds, test.p_t)}; paired test over "
         f"{test.users:,} users, p = {test.p_t:.2g})."
     )
+
+
+def _repeats(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """How many first answers the users already have, and that this is compared too where it differs."""
+    found = {_TITLES[name]: outcome.repeats for name, outcome in outcomes.items() if outcome.repeats is not None}
+    if not found:
+        return []
+    shares = ", ".join(f"{repeats.first:.0%} by {title}" for title, repeats in found.items())
+    one, firsts = next(iter(found.values())), [repeats.first for repeats in found.values()]
+    differ = max(firsts) - min(firsts) >= _APART
+    return [
+        f"Repeats: the first answer is an item that the user already has for {shares}; so is {one.asked:.1%} of what "
+        f"is asked for ({one.samples:,} test samples)."
+        + " A ranking with the history kept compares this too, one with --exclude-history does not."
+        * differ
+    ]
 
 
 def _stages(result: TwoStage) -> list[str]:

@@ -317,7 +317,7 @@ def test_a_cell_is_run_and_tested(cell: Cell, folder: Path, tmp_path: Path) -> N
             more = alone["followed"]
             assert more["weight"] in WEIGHTS and more["validation"]["ndcg@10"] >= alone["validation"]["ndcg@10"]
             assert gains(line | more).mean() == pytest.approx(more["test"]["ndcg@10"], rel=1e-6)
-        assert 0 <= line["own"]["first"] <= 1 and line["own"]["first"] <= line["own"]["of 10"] <= 10
+        assert 0 <= line["repeats"]["first"] <= min(1, line["repeats"]["of_best"]) <= line["repeats"]["k"] == 10
         terms = {"next item", *["trajectory"] * (cell.alpha > 0), *["step"] * (cell.kind == "loop")}
         assert {moment: set(norms) for moment, norms in line["gradient_norms"].items()} == {
             "as it came": terms, "best": terms,

@@ -74,7 +74,7 @@ def test_followers_are_added_to_a_run_s_scores(
     assert main(command) == 0
     said = capsys.readouterr()
     assert "chosen on validation, where its gain is therefore flattered" in said.err
-    _, _, depths, _, with_followers, line = said.out.split("\n\n")
+    _, _, depths, _, with_followers, line, _ = said.out.split("\n\n")
     assert f"plus followers * {weight[1]}" in line
     result = json.loads(Path("v.json").read_text())
     for table, values in ((depths, result), (with_followers, result["with_followers"])):
@@ -97,7 +97,7 @@ def test_evaluate_from_another_directory(
     command = ["evaluate", str(run), "--split", "validation", "--depths", "1", "2", "8", "--groups", "--out", "e.json"]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    results, _, depths, _, groups, _ = printed.split("\n\n")
+    results, _, depths, _, groups, _, repeated = printed.split("\n\n")
     titles, _, *lines = (re.split(r" {2,}", line.strip()) for line in results.splitlines())
     chosen = [titles.index(f"validation {metric}@10") + 1 for metric in ("Recall", "NDCG")]
     rows = {line[0]: [line[place] for place in chosen] for line in lines}
@@ -114,6 +114,13 @@ def test_evaluate_from_another_directory(
     result = json.loads(Path("e.json").read_text())
     assert sorted(map(int, result["per_depth"])) == [1, 2, 4, 8]
     assert [f"{result['rivals'][n]['metrics']['recall@10']:.4f}" for n in rivals] == [rows[n][0] for n in rivals]
+    found = result["repeats"]
+    assert repeated.startswith(
+        f"{result['protocol']['stage'].upper()}: the first answer is an item that the user already"
+    )
+    assert f"for {found['first']:.1%} of {found['samples']:,} samples" in repeated and found["k"] == 10
+    assert main([*command, "--overwrite", "--exclude-history"]) == 0
+    assert "already has" not in capsys.readouterr().out and "repeats" not in json.loads(Path("e.json").read_text())
     assert main([*command, "--overwrite"]) == 0
     best = max(
         line["ndcg@10"]
