@@ -18,7 +18,8 @@ from latentloop.checks import as_deep, at_least
 from latentloop.data.sequences import Samples
 from latentloop.encoder import Thoughts
 from latentloop.errors import InputError, InputTypeError
-from latentloop.items.bonus import Bonus, Scores, bonus_of, check_bonus, looks_back, name_of, times
+from latentloop.histories import Histories
+from latentloop.items.bonus import Bonus, Scores, bonus_of, check_bonus, name_of, times
 from latentloop.items.ranks import count_ranks
 from latentloop.items.same_keys import same_keys
 from latentloop.measures.metrics import CUTOFFS, Ranks, metric_names
@@ -263,7 +264,7 @@ def weighted_ranks(
             with nullcontext() if fresh is None else dropout_seed(fold(fresh, number), keys.device):
                 steps = model.think(samples.history(index), depth=deepest).steps
             # as when recommending, a bonus may look further back than the model
-            more = None if bonus is None else bonus_of(bonus, samples.whole(index, looks_back(bonus)), len(keys))
+            more = None if bonus is None else bonus_of(bonus, Histories(*samples.past(index)), len(keys))
             for weight, by_depth in found.items():
                 own = None if more is None or not weight else times(more, weight)
                 for depth, place in by_depth.items():

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Histories:
-    """B histories, one after the other, on the CPU.
+    """B histories, one after the other, on the CPU unless moved.
 
     Args:
         items: (n,) int64 item numbers 1..N, each history's oldest first; history b's are `items[offsets[b]:offsets[b + 1]]`.
@@ -59,11 +59,15 @@ class Histories:
         """The newest items of each history, as long as the longest and at most `max_length`; 0 is padding."""
         longest = max(1, int(self.lengths.max()) if len(self) else 0)
         length = longest if max_length is None else min(max_length, longest)
-        back = torch.arange(length, 0, -1)  # how far before the history's end
+        back = torch.arange(length, 0, -1, device=self.offsets.device)  # how far before the history's end
         place = self.offsets[1:, None] - back
         if not len(self.items):
             return torch.zeros_like(place)
         return self.items[place.clamp(min=0)].masked_fill(back > self.lengths[:, None], 0)
+
+    def to(self, device: torch.device | str) -> Histories:
+        """The same histories on `device`."""
+        return Histories(self.items.to(device), self.offsets.to(device))
 
     def pairs(self) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
         """(history, item) of all items."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from latentloop.checks import at_least, is_whole
 from latentloop.errors import InputError, InputTypeError
 from latentloop.histories import from_ids, from_tensor, of_users
-from latentloop.items.bonus import Bonus, bonus_of, check_bonus, looks_back
+from latentloop.items.bonus import Bonus, bonus_of, check_bonus
 from latentloop.items.ids import ItemId, ItemIds
 from latentloop.items.top_k import top_k
 from latentloop.modes.dropout import evaluating
@@ -90,8 +90,7 @@ def recommend(
             row, item = part.pairs()
             exclude = (row.to(model.device), item.to(model.device)) if exclude_history else None
             # as in an evaluation, a bonus may look further back than the model
-            past = None if bonus is None else part.left_padded(looks_back(bonus)).to(model.device)
-            more = None if past is None else bonus_of(bonus, past, model.num_items)
+            more = None if bonus is None else bonus_of(bonus, part.to(model.device), model.num_items)
             best, chosen = top_k(queries, keys, k, exclude=exclude, candidates=candidates, bonus=more)
             kept = (best > -torch.inf).sum(1).tolist()
             scores += [found[:count] for found, count in zip(best.tolist(), kept, strict=True)]

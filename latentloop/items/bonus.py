@@ -14,10 +14,14 @@ from torch import Tensor
 
 from latentloop.checks import at_least
 from latentloop.errors import InputError, InputTypeError
+from latentloop.histories import Histories
 from latentloop.items.ids import ItemId, check_numbering
 from latentloop.items.scores import check_ids
 
 __all__ = ["Bonus", "Scores", "add_bonus", "bonus_of", "check_bonus", "looks_back", "name_of", "of_rows", "times"]
+
+_PLACES = 2**24
+"""Of padded histories at a time."""
 
 Scores = tuple[Tensor, Tensor, Tensor]
 """(row (n,) int64, item (n,) int64, score (n,) float): any pair at most once, in any order."""
@@ -72,8 +76,10 @@ def name_of(bonus: Bonus | None) -> str | None:
     return None if bonus is None else str(getattr(bonus, "__qualname__", bonus))
 
 
-def bonus_of(bonus: Bonus | None, history: Int[Tensor, "B L"], num_items: int) -> Scores | None:
+def bonus_of(bonus: Bonus | None, histories: Histories, num_items: int) -> Scores | None:
     """What a bonus gives these histories, rows rising, on their device; None without one.
+
+    It is asked for so many at a time that no padding to the longest of them takes more than 128 MiB, or for one.
 
     Raises:
         InputTypeError: for anything but three vectors, the first two of whole numbers.
@@ -81,6 +87,20 @@ def bonus_of(bonus: Bonus | None, history: Int[Tensor, "B L"], num_items: int) -
     """
     if bonus is None:
         return None
+    newest = looks_back(bonus)
+    longest = int(histories.lengths.max()) if len(histories) else 0
+    rows = max(1, _PLACES // max(1, longest if newest is None else min(longest, newest)))
+    if rows >= len(histories):
+        return _given(bonus, histories.left_padded(newest), num_items)
+    found = []
+    for start in range(0, len(histories), rows):
+        row, item, score = _given(bonus, histories.part(start, start + rows).left_padded(newest), num_items)
+        found.append((row + start, item, score))
+    row, item, score = (torch.cat(column) for column in zip(*found, strict=True))
+    return row, item, score
+
+
+def _given(bonus: Bonus, history: Int[Tensor, "B L"], num_items: int) -> Scores:
     found = bonus(history)
     if not (isinstance(found, tuple | list) and len(found) == 3 and all(isinstance(one, Tensor) for one in found)):
         raise InputTypeError("bonus must return three tensors: rows, items and scores")

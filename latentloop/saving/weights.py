@@ -71,9 +71,6 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     weights = _existing(folder)
     try:
         tensors = _compared(weights)
-        kinds = {tensor.dtype for tensor in tensors.values()} & _FLOATS
-        if len(kinds) == 1:  # or float64 would come back as float32
-            model.to(kinds.pop())
         _load(model, tensors)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(f"{weights} cannot be read as this model's weights: {one_line(error)}") from None
@@ -167,7 +164,24 @@ def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             set_by_hand = found is unknown and part != found[0] and not hasattr(model, part)
             hint = f": what was set on it by hand is given again, modules={{'{part}': ...}}" if set_by_hand else ""
             raise RuntimeError(f"the file {what} {found[0]}{more}, {other}{hint}")
+    _as_wide(model, tensors)
     model.load_state_dict({named[name]: tensor for name, tensor in tensors.items()}, strict=False)
+
+
+def _as_wide(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give floats of the model the types they were saved in, or float64 would come back as float32."""
+    kinds = {tensor.dtype for tensor in tensors.values()} & _FLOATS
+    if len(kinds) == 1:
+        model.to(kinds.pop())
+        return
+    saved = {
+        name: tensors[found].dtype for names in _names(model) for found in names if found in tensors for name in names
+    }
+    own = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in own:
+        wanted = saved.get(plain_name(name), tensor.dtype)
+        if wanted != tensor.dtype and {wanted, tensor.dtype} <= _FLOATS:
+            tensor.data = tensor.data.to(wanted)
 
 
 def _storage(tensor: Tensor) -> int:

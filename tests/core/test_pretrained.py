@@ -96,6 +96,23 @@ def test_other_precisions_load_to_the_same_bits(dtype: torch.dtype, tmp_path: Pa
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
+def test_precisions_that_differ_within_a_model_load_to_the_same_bits(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float64)  # its noise stays float32
+    try:
+        wide = built_in(3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    mixed = built_in(4)
+    mixed.encoder.to(torch.bfloat16)
+    for name, model in {"wide": wide, "mixed": mixed}.items():
+        assert len({tensor.dtype for tensor in model.state_dict().values()}) == 2
+        model.save_pretrained(tmp_path / name)
+        loaded = Recommender.from_pretrained(tmp_path / name)
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(loaded.state_dict()[key], tensor) and loaded.state_dict()[key].dtype == tensor.dtype, key
+    assert torch.equal(Recommender.from_pretrained(tmp_path / "wide").score(ragged(5)), wide.eval().score(ragged(5)))
+
+
 def test_a_fresh_process_loads_the_same_bits(tmp_path: Path) -> None:
     model = built_in(5)
     model.save_pretrained(tmp_path / "m")

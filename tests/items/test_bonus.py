@@ -11,9 +11,11 @@ import torch
 from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import evaluate, ranks
 from latentloop.followers import Followers
+from latentloop.items import bonus as bonuses
 from latentloop.items import scores as item_scores
-from latentloop.items.bonus import add_bonus, check_bonus
+from latentloop.items.bonus import Scores, add_bonus, check_bonus
 from latentloop.items.ranks import count_ranks
+from latentloop.recommender import Recommender
 from tests.core.worlds import unchecked
 from tests.evaluation.worlds import WholeNumbers, random_split
 
@@ -53,6 +55,43 @@ def test_what_is_no_bonus_is_refused() -> None:
         with pytest.raises(InputTypeError, match=said):
             with unchecked():
                 evaluate(WholeNumbers(split.num_items), split.test, bonus=wrong)
+
+
+@pytest.mark.parametrize("newest", [None, 2])
+@pytest.mark.parametrize("places", [1, 9, 20])
+def test_one_long_history_does_not_make_all_as_long(
+    newest: int | None, places: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = random_split(3)
+    model = WholeNumbers(split.num_items, 3)
+
+    class OldestFirst:
+        """More for what came earlier; it keeps the shapes that it was asked for."""
+
+        def __init__(self) -> None:
+            self.newest, self.asked = newest, list[torch.Size]()
+
+        def __call__(self, history: torch.Tensor) -> Scores:
+            self.asked.append(history.shape)
+            row, place = history.nonzero(as_tuple=True)
+            item = history[row, place]
+            pairs, at = torch.unique(row * 100 + item, return_inverse=True)
+            score = torch.zeros(len(pairs)).index_add_(0, at, (history.shape[1] - place).float())
+            return pairs // 100, pairs % 100, score
+
+    whole, parts = OldestFirst(), OldestFirst()
+    expected = ranks(model, split.test, depths=[2], bonus=whole)[2]
+    monkeypatch.setattr(bonuses, "_PLACES", places)
+    found = ranks(model, split.test, depths=[2], bonus=parts)[2]
+    assert torch.equal(found.greater, expected.greater) and torch.equal(found.ties, expected.ties)
+    assert len(whole.asked) == 1 < len(parts.asked) and sum(rows for rows, _ in parts.asked) == len(split.test)
+    assert all(rows == 1 or rows * length <= places for rows, length in parts.asked)
+    histories = [[1], [2, 1] * 9, [3, 2, 1], []]
+    monkeypatch.undo()
+    recommender = Recommender(split.num_items, torch.nn.Linear(4, 4), 4, 5, init_std=0.5)
+    wanted = recommender.recommend(histories, k=4, bonus=whole)
+    monkeypatch.setattr(bonuses, "_PLACES", places)
+    assert recommender.recommend(histories, k=4, bonus=parts) == wanted
 
 
 def test_rows_may_come_in_any_order_and_scores_of_any_precision() -> None:
