@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 
 import torch
 from torch import Tensor
@@ -16,19 +16,19 @@ from benchmarks.speed.options import Device, Options
 from benchmarks.speed.timing import Action, Pair
 from benchmarks.speed.twins import rpt_loss, spt_loss
 from benchmarks.speed.world import LENGTH, loop, padded_twin, random_split
-from latentloop.data.batch import Batch, at_once, batches
+from latentloop.data.batch import Batch, at_once, batches, num_batches
 from latentloop.data.counted import counted
 from latentloop.data.positives import SameTarget
 from latentloop.data.sequences import Samples
 from latentloop.data.splits import Split
-from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson
+from latentloop.depth import DepthLaw, FixedDepth, LogNormalPoisson, draw_depth
 from latentloop.fitting.accelerator import make_accelerator
 from latentloop.fitting.optimizer import build_optimizer
 from latentloop.fitting.step import StepModule, updates
 from latentloop.graphed_thinking import GraphedThinking
 from latentloop.objectives import RPT, SPT
 from latentloop.objectives.contract import Objective, views_of
-from latentloop.randomness import dropout_seed
+from latentloop.randomness import dropout_seed, fold
 from latentloop.recommender import Recommender
 from latentloop.training import fit
 
@@ -37,6 +37,7 @@ __all__ = ["depths", "epoch", "rpt", "spt"]
 MEAN_DEPTH = 4
 """Thoughts of an average step at k-bar 3: a step costs in proportion, so one at this depth stands for all."""
 ROLLOUTS = 4
+_STAGE = "spt"
 SPT_STEPS, RPT_STEPS, EPOCHS = 48, 5, 2
 """Of a call on CUDA: one step's time would be that of launching it, and graphs are made once for all epochs."""
 
@@ -51,6 +52,7 @@ class _Stretch:
         depth_law: thoughts of each.
         device: where.
         count: how many, or as many as there are in the epoch.
+        key: of their order and depths.
     """
 
     split: Split
@@ -58,6 +60,7 @@ class _Stretch:
     depth_law: DepthLaw
     device: Device
     count: int
+    key: int = 0
 
     @property
     def rows(self) -> int:
@@ -66,7 +69,7 @@ class _Stretch:
 
     def batches(self, samples: Samples, positives: SameTarget | bool) -> Iterable[Batch]:
         """The steps' batches, as `fit` makes them."""
-        every = islice(batches(samples, self.batch_size, key=0, epoch=1, same_target=positives), self.count)
+        every = islice(batches(samples, self.batch_size, key=self.key, epoch=1, same_target=positives), self.count)
         return counted(every, LENGTH, at_once(samples.device, self.batch_size)) if self.device == "cuda" else every
 
 
@@ -108,28 +111,41 @@ def _rpt_pair(case: str, steps: _Stretch, options: Options) -> Pair:
 def epoch(options: Options) -> Iterator[Pair]:
     """One epoch of `fit` with random depths and its validation, on a smaller log with the whole catalog.
 
-    On CUDA two epochs on the whole log, and no twin: each call of `fit` makes its graphs anew.
+    An epoch of so few steps may think twice as deep as the law does: the seed is the first whose depths average that of
+    the other cases, and the twin draws the same. On CUDA two epochs on the whole log, and no twin: each call of `fit`
+    makes its graphs anew.
     """
     size, on_cpu = options.sizes, options.device == "cpu"
     split = random_split(size.epoch_users if on_cpu else size.users, size.items, size.actions)
     validation = split.validation.select(torch.arange(min(256, len(split.validation))))
-    epochs = 1 if on_cpu else EPOCHS
+    epochs, law = 1 if on_cpu else EPOCHS, LogNormalPoisson(3)
+    seed = next(seed for seed in count(1) if abs(_depth(split, size.spt_batch, law, seed, epochs) - MEAN_DEPTH) < 0.1)
 
     def fast() -> Action:
         model, accelerator = loop(split.num_items, device=options.device), make_accelerator(device=options.device)
         return lambda: fit(
             model, split.train, validation, SPT(), epochs=epochs, batch_size=size.spt_batch, accelerator=accelerator,
-            progress_bar=False,
+            progress_bar=False, stage=_STAGE, seed=seed,
         )  # fmt: skip
 
-    rows = epochs * len(split.train)
-    count = len(split.train) // size.spt_batch + 1
-    steps = _Stretch(split, size.spt_batch, LogNormalPoisson(3), options.device, count)
+    rows, steps_of_epoch = epochs * len(split.train), num_batches(len(split.train), size.spt_batch)
+    steps = _Stretch(split, size.spt_batch, law, options.device, steps_of_epoch, fold(seed, _STAGE))
     yield Pair(
         "SPT epoch" if on_cpu else f"{epochs} SPT epochs, graphs made anew", "samples", rows, fast,
         partial(_twin_steps, steps, _spt_twin) if on_cpu else None, beside="padded, without validation",
         work=_spt_work(split, rows, MEAN_DEPTH), target=options.on_cpu(830, 200_000), turns=None if on_cpu else 2,
     )  # fmt: skip
+
+
+def _depth(split: Split, batch_size: int, law: DepthLaw, seed: int, epochs: int) -> float:
+    """How deep an average sample of `fit`'s epochs thinks."""
+    every = [
+        batch
+        for epoch in range(1, epochs + 1)
+        for batch in batches(split.train, batch_size, key=fold(seed, _STAGE), epoch=epoch)
+    ]
+    thoughts = sum(len(batch) * draw_depth(law, fold(batch.key, "depth")) for batch in every)
+    return thoughts / sum(map(len, every))
 
 
 def depths(options: Options) -> Iterator[Pair]:

@@ -18,6 +18,7 @@ from benchmarks.speed.flops import Work, ceilings, layer, score, shortest
 from benchmarks.speed.options import Options
 from benchmarks.speed.report import fallen, growth, load, row
 from benchmarks.speed.timing import Pair, Timing, summed_up, take_turns
+from latentloop.depth import LogNormalPoisson
 
 TOY = Options(size="toy", threads=1, repeats=2, memory=False)
 CASES = {
@@ -86,6 +87,29 @@ def test_every_case_runs_and_is_written_down(
             assert found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1, "the table's lines differ in their number of cells"
+
+
+def test_an_epoch_and_its_twin_think_as_deep_as_the_other_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed's few steps may be drawn twice as deep as the law's mean, and another seed's half as deep."""
+    drawn, draw = list[int](), LogNormalPoisson.sample
+
+    def spied(law: LogNormalPoisson, generator: torch.Generator) -> int:
+        drawn.append(draw(law, generator))
+        return drawn[-1]
+
+    (pair,) = speed.GROUPS["epoch"](TOY)
+    monkeypatch.setattr(LogNormalPoisson, "sample", spied)
+    fast, twin = list[int](), list[int]()
+    for action, found in ((pair.fast, fast), (pair.twin, twin)):
+        assert action is not None
+        action()()
+        found += drawn
+        drawn.clear()
+    assert fast == twin
+    samples, batch = int(pair.units), TOY.sizes.spt_batch
+    rows = [batch] * (len(fast) - 1) + [samples % batch or batch]
+    assert len(fast) > 1 and sum(rows) == samples
+    assert abs(sum(map(math.prod, zip(fast, rows, strict=True))) / samples - 4) < 0.1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
