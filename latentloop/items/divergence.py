@@ -30,12 +30,13 @@ class Divergence(NamedTuple):
     above: Tensor
     ref_highest: Tensor
     ref_above: Tensor
-    shares: Tensor
-    """(R, n) of each tile."""
+    scales: Tensor
+    """(R, n) what the numbers of each tile are to be multiplied by to be probabilities."""
     among: Tensor
     """(R, n) what log(p / p_ref) is more than the gap."""
     held: list[tuple[Tile, Tensor, Tensor]]
-    """Each tile with its probabilities among its items, (R, width), and these times the gap: of use where they are kept."""
+    """Each tile with numbers in proportion to its probabilities, (R, width), and these times the gap: of use where they are
+    kept."""
 
 
 class ChunkDivergence:
@@ -64,14 +65,14 @@ class ChunkDivergence:
             scores.sub_(highest[:, None])
             ref_scores.sub_(ref_highest[:, None])
             gap = torch.sub(scores, ref_scores, out=self._gaps.tile(rows, tile.items, self.keys))
-            norms.softmax_(scores, number, highest)
-            ref_norms.softmax_(ref_scores, number, ref_highest)
+            norms.exp_(scores, number, highest)
+            ref_norms.exp_(ref_scores, number, ref_highest)
             inside[:, number] = gap.mul_(scores).sum(1)
             held.append((tile, scores, gap))
         # less what log p - log p_ref among a tile's items is more than the gap of its scores
         more = norms.above - ref_norms.above
         highest, above, log_shares = norms.close()
         ref_highest, ref_above, ref_log_shares = ref_norms.close()
-        shares, among = log_shares.exp(), (log_shares - ref_log_shares) - more
-        kl = ((inside + among) * shares).sum(1)
-        return Divergence(kl, own, highest, above, ref_highest, ref_above, shares, among, held)
+        among, scales = (log_shares - ref_log_shares) - more, norms.scales(log_shares)
+        kl = (inside * scales + among * log_shares.exp()).sum(1)
+        return Divergence(kl, own, highest, above, ref_highest, ref_above, scales, among, held)

@@ -52,8 +52,8 @@ class _Weighed(torch.autograd.Function):
                     continue
                 # d log p_c / d score = onehot(c) - p,  d KL / d score = p (log p - log p_ref - KL)
                 towards, away = weight[part], kl_weight[part, None]
-                of_gap = found.shares * away
-                of_p = found.shares * (away * (found.among - found.kl[:, None]) - towards[:, None])
+                of_gap = found.scales * away
+                of_p = found.scales * (away * (found.among - found.kl[:, None]) - towards[:, None])
                 for number, (tile, p, p_gap) in enumerate(found.held):
                     p_gap.mul_(of_gap[:, number, None]).addcmul_(p, of_p[:, number, None])
                     tile.add_to_own_(p_gap, towards)

@@ -35,7 +35,7 @@ def _forward(queries: Tensor, keys: Tensor, column: Tensor) -> tuple[Tensor, Ten
         for number, tile in enumerate(tiles):
             scores = memory.scores(queries[part], keys, tile.items)
             tile.read_own(scores, log_p[part])
-            norms.softmax_(scores, number)
+            norms.exp_(scores, number)
         highest[part], above[part], _ = norms.close()
     return log_p.sub_(highest).sub_(above), highest, above
 
@@ -58,13 +58,13 @@ class _CrossEntropy(torch.autograd.Function):
                 for number, tile in enumerate(tiles):
                     scores = memory.scores(of_part, keys, tile.items)
                     tile.read_own(scores, own)
-                    held.append(norms.softmax_(scores, number))
+                    held.append(norms.exp_(scores, number))
                 highest, above, log_shares = norms.close()
-                losses[part], shares = (highest - own) + above, log_shares.exp_()
+                losses[part], scales = (highest - own) + above, norms.scales(log_shares)
                 for number, (tile, probabilities) in enumerate(zip(tiles, held, strict=True)):
                     # d loss / d score = (p - onehot) / rows
-                    if len(tiles) > 1:  # the only tile's share is 1
-                        probabilities.mul_(shares[:, number, None])
+                    if len(tiles) > 1 or not norms.scaled:  # else the scale is 1
+                        probabilities.mul_(scales[:, number, None])
                     tile.add_to_own_(probabilities, -torch.ones_like(own))
                     if grad_queries is not None:
                         grad_queries[part].addmm_(probabilities, keys[tile.items], alpha=1 / rows)

@@ -113,23 +113,32 @@ class RowNorms:
     """
 
     def __init__(self, like: Tensor, rows: int, tiles: int) -> None:
-        self.highest, self.above = like.new_empty(2, rows, tiles)
+        self.highest, self.above, self._sums = like.new_empty(3, rows, tiles)
+        # a CPU makes probabilities of a tile in more passes than exponentials; an accelerator in one kernel
+        self.scaled = like.device.type != "cpu"
 
-    def softmax_(self, scores: Tensor, number: int, highest: Tensor | None = None) -> Tensor:
-        """Turn the scores of a tile into probabilities among its items, in place.
+    def exp_(self, scores: Tensor, number: int, highest: Tensor | None = None) -> Tensor:
+        """Turn the scores of a tile into numbers in proportion to their items' probabilities, in place; see `scales`.
 
         Args:
             scores: (R, width).
             number: which tile it is.
             highest: what was taken off the scores before; nothing where not given.
         """
-        highest = scores.amax(1) if highest is None else highest
-        torch.softmax(scores, 1, out=scores)
-        # the highest probability is at least 1 / width, so its logarithm is safe
-        above = -scores.amax(1).log()
+        if highest is None and self.scaled:
+            highest = scores.amax(1)
+            torch.softmax(scores, 1, out=scores)
+            # the highest probability is at least 1 / width, so its logarithm is safe
+            above = -scores.amax(1).log()
+            log_sum = torch.zeros_like(above)
+        else:
+            if highest is None:
+                highest = scores.amax(1)
+                scores.sub_(highest[:, None])
+            above = log_sum = scores.exp_().sum(1).log_()  # of at least 1
         if self.highest.shape[1] > 1 and bool((nothing := highest == -torch.inf).any()):
-            scores[nothing], above[nothing] = 0.0, 0.0  # a tile that has no share, not a number by itself
-        self.highest[:, number], self.above[:, number] = highest, above
+            scores[nothing], above[nothing], log_sum[nothing] = 0.0, 0.0, 0.0  # it has no share, not a number by itself
+        self.highest[:, number], self.above[:, number], self._sums[:, number] = highest, above, log_sum
         return scores
 
     def close(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,3 +147,7 @@ class RowNorms:
         shares = self.above + (self.highest - highest[:, None])
         above = shares.logsumexp(1)
         return highest, above, shares.sub_(above[:, None])
+
+    def scales(self, log_shares: Tensor) -> Tensor:
+        """(R, tiles): what the numbers of each tile are to be multiplied by to be probabilities of all items."""
+        return (log_shares - self._sums).exp_()

@@ -85,20 +85,32 @@ def test_a_chunk_s_tiles_do_not_overlap_and_the_next_chunk_writes_over_them() ->
     assert one.tile(4, slice(0, 16), keys).data_ptr() == one.tile(4, slice(16, 30), keys).data_ptr()
 
 
-@given(seed=seeds, scale=st.sampled_from([0.1, 10.0, 1e4]))
-def test_norms_of_tiles_are_those_of_the_whole_to_float32_where_scores_are_large(seed: int, scale: float) -> None:
+@given(seed=seeds, scale=st.sampled_from([0.1, 10.0, 1e4]), scaled=st.booleans(), taken=st.booleans())
+def test_norms_of_tiles_are_those_of_the_whole_to_float32_where_scores_are_large(
+    seed: int, scale: float, scaled: bool, taken: bool
+) -> None:
+    """`scaled` is an accelerator's way; `taken` where the highest scores were taken off beforehand."""
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(5, 40, generator=generator) * scale
     scores[0, :16] = -torch.inf  # a tile without any share
     norms = RowNorms(scores, 5, 3)
-    parts = [norms.softmax_(part.clone(), number) for number, part in enumerate(scores.split(16, 1))]
+    norms.scaled = scaled
+    parts = []
+    for number, part in enumerate(scores.split(16, 1)):
+        top = part.amax(1)
+        parts.append(norms.exp_(*((part - top[:, None], number, top) if taken else (part.clone(), number))))
     highest, above, log_shares = norms.close()
+    scales = norms.scales(log_shares)
     assert torch.equal(highest, scores.amax(1))
     exact = scores.double()
     torch.testing.assert_close(above.double(), exact.logsumexp(1) - exact.amax(1), rtol=1e-5, atol=1e-6)
-    found = torch.cat([part * log_shares.exp()[:, number, None] for number, part in enumerate(parts)], 1)
+    found = torch.cat([part * scales[:, number, None] for number, part in enumerate(parts)], 1)
     torch.testing.assert_close(found.double(), exact.softmax(1), rtol=1e-5, atol=1e-6)
+    shares = torch.stack([part.sum(1) for part in exact.softmax(1).split(16, 1)], 1)
+    torch.testing.assert_close(log_shares.exp().double(), shares, rtol=1e-5, atol=1e-6)
     assert bool((above >= 0).all())
+    if scaled and not taken:
+        assert all(bool(((sums - 1).abs() < 1e-5)[sums != 0].all()) for sums in (part.sum(1) for part in parts))
 
 
 @pytest.mark.parametrize("items", [200, 9001])
