@@ -10,10 +10,9 @@ from contextlib import nullcontext
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from latentloop.across_ranks import ALONE, Processes
-from latentloop.catalog import check_catalog, warn_of_cut
+from latentloop.catalog import warn_of_cut
 from latentloop.checks import as_deep, at_least
 from latentloop.data.sequences import Samples
 from latentloop.encoder import Thoughts
@@ -25,11 +24,9 @@ from latentloop.items.same_keys import same_keys
 from latentloop.measures.metrics import CUTOFFS, Ranks, metric_names
 from latentloop.measures.results import Evaluation, Protocol, Subgroup
 from latentloop.modes.dropout import evaluating
-from latentloop.randomness import dropout_seed, fold
+from latentloop.thought_batches import check_asked, thought_batches
 
 __all__ = ["Evaluation", "Protocol", "Subgroup", "Thinker", "describe_protocol", "evaluate", "ranks", "weighted_ranks"]
-
-_THOUGHTS_AT_ONCE = 1 << 26  # 256 MiB of float32
 
 
 @typing.runtime_checkable
@@ -109,6 +106,7 @@ def evaluate(
     seeds = _seeds(seeds)
     if subgroups and item_counts is None:
         raise InputError("item_counts: needed for subgroups by popularity; pass split.item_counts")
+    check_asked(model, samples)
     depth = model.inference_depth if depth is None else depth
     by_depth = ranks(
         model,
@@ -238,31 +236,20 @@ def weighted_ranks(
     if not deepest:
         raise InputError("depths: none given, expected at least one")
     batch_size = at_least("batch_size", batch_size, 1)
-    if not isinstance(samples, Samples):
-        raise InputTypeError(f"samples must be samples such as split.test, got {type(samples).__name__}")
-    if not len(samples):
-        raise InputError("samples: none, there is nothing to evaluate")
-    check_catalog(model, samples)
+    check_asked(model, samples)
     check_bonus(bonus, samples.num_items, samples.sequences.item_ids)
     with evaluating(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
         keys = model.keys()
         same = same_keys(keys)
-        # thoughts of all depths are held at once: a deep curve goes through fewer rows at a time
-        batch_size = min(batch_size, max(1, _THOUGHTS_AT_ONCE // (deepest * keys.shape[1])))
         samples = samples.to(keys.device)
-        every = torch.arange(len(samples), device=samples.device)
-        # rows of like length together: what pads to a batch's longest row then pads least
-        order = torch.argsort(samples.lengths(every), stable=True)
         found = {
             weight: {depth: torch.zeros(2, len(samples), dtype=torch.int64) for depth in depths} for weight in weights
         }
-        mine = processes.mine(list(enumerate(torch.split(order, batch_size))))
-        # a fresh T_0 is the batch's own, whoever ranks the others
-        fresh = int(torch.randint(1 << 62, ())) if getattr(model, "inference_state", "") == "fresh" else None
-        for number, index in tqdm(mine, desc="evaluate", unit="batch", disable=not progress, leave=False):
+        for index, steps in thought_batches(
+            model, samples, depth=deepest, dim=keys.shape[1], batch_size=batch_size, progress=progress,
+            processes=processes,
+        ):  # fmt: skip
             target, exclude = samples.target(index), samples.past(index) if exclude_history else None
-            with nullcontext() if fresh is None else dropout_seed(fold(fresh, number), keys.device):
-                steps = model.think(samples.history(index), depth=deepest).steps
             # as when recommending, a bonus may look further back than the model
             more = None if bonus is None else bonus_of(bonus, Histories(*samples.past(index)), len(keys))
             for weight, by_depth in found.items():

@@ -13,13 +13,12 @@ import torch
 from torch import nn
 
 from latentloop.across_ranks import ALONE, Processes
-from latentloop.catalog import check_catalog
 from latentloop.checks import as_deep, at_least
 from latentloop.data.sequences import Samples
-from latentloop.errors import InputError, InputTypeError
 from latentloop.evaluation import Thinker
 from latentloop.items.top_k import top_k
 from latentloop.modes.dropout import evaluating
+from latentloop.thought_batches import check_asked, thought_batches
 
 __all__ = ["Repeats", "repeats"]
 
@@ -63,9 +62,9 @@ def repeats(
     batch_size: int = 1024,
     processes: Processes = ALONE,
 ) -> Repeats:
-    """Count the answers that repeat the past, all items being candidates.
+    """Count the answers that repeat the past, all items being candidates; these are of the thoughts that `evaluate` ranks.
 
-    Naive equivalent: `ranked = model.score(history).argsort(descending=True) + 1; ranked[0] in past,
+    The best items are those of `recommend`: scores are float32, and ties go to the smaller item number. Naive equivalent: `ranked = model.score(history).argsort(descending=True) + 1; ranked[0] in past,
     len(past & set(ranked[:k])), target in past` for each sample, and their means.
 
     Args:
@@ -78,23 +77,19 @@ def repeats(
 
     Raises:
         InputError: for no samples, samples without targets, a number out of range, or a catalog unlike the model's.
+        InputTypeError: for what does not think, or what are no samples.
     """
-    if not isinstance(samples, Samples):
-        raise InputTypeError(f"samples must be samples such as split.test, got {type(samples).__name__}")
-    if not len(samples):
-        raise InputError("samples: none, there is nothing to count")
+    check_asked(model, samples)
     k, batch_size = min(at_least("k", k, 1), samples.num_items), at_least("batch_size", batch_size, 1)
     depth = model.inference_depth if depth is None else as_deep("depth", depth)
-    check_catalog(model, samples)
     with evaluating(model) if isinstance(model, nn.Module) else nullcontext():
         keys = model.keys()
         samples, size = samples.to(keys.device), samples.num_items + 1
-        every = torch.arange(len(samples), device=samples.device)
-        order = torch.argsort(samples.lengths(every), stable=True)  # what pads to a batch's longest row then pads least
         found = torch.zeros(3, dtype=torch.int64, device=keys.device)
-        for index in processes.mine(torch.split(order, batch_size)):
-            thought = model.think(samples.history(index), depth=depth).final
-            _, best = top_k(model.queries(thought), keys, k)
+        for index, steps in thought_batches(
+            model, samples, depth=depth, dim=keys.shape[1], batch_size=batch_size, processes=processes
+        ):
+            _, best = top_k(model.queries(steps[-1]), keys, k)
             items, offsets = samples.past(index)
             row = torch.arange(len(index), device=samples.device)
             past = torch.repeat_interleave(row, offsets.diff()) * size + items
@@ -102,5 +97,5 @@ def repeats(
             found += torch.stack(
                 [own[:, 0].sum(), own.sum(), torch.isin(row * size + samples.target(index), past).sum()]
             )
-        first, of_best, asked = (processes.add_up(found).cpu() / len(samples)).tolist()
+        first, of_best, asked = (count / len(samples) for count in processes.add_up(found).tolist())
     return Repeats(first, of_best, k, asked, len(samples))

@@ -49,7 +49,7 @@ class Outcome:
         validation: metrics on validation, with their protocol.
         test: metrics on test, measured once.
         fitted: how the stage went; None where nothing was trained.
-        repeats: what of the answers on test the users already have; None where nothing was trained or the history is left
+        repeats: what of the answers on test the users already have; None for rows that count, or where the history is left
             out.
     """
 

@@ -94,4 +94,4 @@ def gains(line: Line) -> np.ndarray:
         return np.frombuffer(zlib.decompress(base64.b85decode(line["gains"])), dtype=np.float32).astype(np.float64)
     ranks = unpack_ranks(line["ranks"]).astype(np.float64)
     found: np.ndarray = np.where(ranks < 10, 1 / np.log2(ranks + 2), 0.0)
-    return found
+    return found.astype(np.float32).astype(np.float64)  # or a model would differ, and surely, from its own stored gains

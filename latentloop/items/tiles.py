@@ -150,4 +150,5 @@ class RowNorms:
 
     def scales(self, log_shares: Tensor) -> Tensor:
         """(R, tiles): what the numbers of each tile are to be multiplied by to be probabilities of all items."""
-        return (log_shares - self._sums).exp_()
+        scales: Tensor = log_shares - self._sums
+        return scales.exp_()

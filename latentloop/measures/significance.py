@@ -235,6 +235,8 @@ def _chunks(resamples: int, values: int) -> Iterator[int]:
 def _checked(differences: Tensor, confidence: float = 0.95, resamples: int = 1) -> int:
     if len(differences) < 2:
         raise InputError(f"differences: {len(differences)} user(s), a paired test needs at least 2")
+    if not bool(differences.abs().sum().isfinite()):
+        raise InputError("differences must be finite, and so must be their sum")
     if not 0 < confidence < 1:
         raise InputError(f"confidence must lie between 0 and 1, got {confidence!r}")
     if resamples < 1:

@@ -113,7 +113,7 @@ def _repeats(outcomes: Mapping[str, Outcome]) -> list[str]:
     differ = max(firsts) - min(firsts) >= _APART
     return [
         f"Repeats: the first answer is an item that the user already has for {shares}; so is {one.asked:.1%} of what "
-        f"is asked for ({one.samples:,} test samples)."
+        f"is asked for ({one.samples:,} test sample{'s' * (one.samples > 1)})."
         + " A ranking with the history kept compares this too, one with --exclude-history does not."
         * differ
     ]

@@ -6,9 +6,13 @@ import base64
 import dataclasses
 import zlib
 
+import numpy as np
+import torch
+
 from benchmarks.paper.cell import Cell
 from benchmarks.paper.followed import followers_table, ranked
 from benchmarks.paper.stored import Line, gains
+from latentloop.measures.metrics import Ranks, ndcg
 
 
 def packed(values: list[int]) -> str:
@@ -72,4 +76,16 @@ def test_lines_that_lack_a_ranking_are_left_out() -> None:
     assert ranked({"older": older}) == {"older": older}
     tied = LINES[LOOP.key] | {"gains": "of ties in the usual ranking"}
     (both,) = ranked({"new": tied}, exclude_history=True, with_followers=True).values()
-    assert both["weight"] == 2.0 and gains(both).tolist() == [1 / 1.584962500721156] * 4
+    assert both["weight"] == 2.0 and gains(both).tolist() == [float(np.float32(1 / 1.584962500721156))] * 4
+
+
+def test_stored_gains_are_those_of_the_ranks_to_the_last_bit() -> None:
+    """Older lines hold both: a model that is the same would differ from itself, by nothing and beyond doubt."""
+    greater = torch.arange(300)
+    stored = ndcg(Ranks(greater, torch.zeros_like(greater)), 10).float().numpy()
+    packed = {
+        name: base64.b85encode(zlib.compress(values.tobytes())).decode()
+        for name, values in (("ranks", np.minimum(np.arange(300), 255).astype(np.uint8)), ("gains", stored))
+    }
+    of_ranks = gains({"ranks": packed["ranks"]})
+    assert of_ranks.tolist() == gains(packed).tolist() and of_ranks[0] == 1 and of_ranks[9] > 0 == of_ranks[10]

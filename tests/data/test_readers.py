@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -695,3 +696,18 @@ def test_rows_that_repeat_are_counted_and_told(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level("INFO", "latentloop"):
         load_interactions(path)
     assert caplog.messages == []
+
+
+def test_spaces_after_the_separator_are_no_part_of_ids(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user, item, time\na, 2, 3\n a,2,1\nb , 10 , 2\n")
+    found = load_interactions(path)
+    assert found.user_ids == ["a", "b"] and found.item_ids == [2, 10]
+    assert found.item.tolist() == [1, 1, 2] and found.user.tolist() == [0, 0, 1]
+    path.write_text("user,item,time\na, 2,3\na,2,1\n")
+    with caplog.at_level(logging.WARNING):
+        assert load_interactions(path).item_ids == [" 2", "2"]
+    assert "column 'item' holds ids with spaces around them, such as ' 2', which are a part of them" in caplog.text
+    path.write_text("user, item, time\na, ,3\n")
+    with pytest.raises(InputError, match="line 2: no value in column ' item'"):
+        load_interactions(path)

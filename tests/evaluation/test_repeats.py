@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from latentloop.across_ranks import Processes
 from latentloop.data.splits import leave_one_out
 from latentloop.data.synthetic import synthetic_log
 from latentloop.errors import InputError, InputTypeError
+from latentloop.evaluation import evaluate, ranks
 from latentloop.recommender import Recommender
+from latentloop.recurrence import RecurrentDepth, Thoughts
 from latentloop.repeats import Repeats, repeats
 from tests.core.worlds import unchecked
 from tests.evaluation.worlds import WholeNumbers, pasts, random_split
@@ -55,17 +59,77 @@ def test_processes_count_a_part_each() -> None:
     model = WholeNumbers(split.num_items, 5)
     whole = repeats(model, split.test, batch_size=3)
 
-    class Half(Processes):
-        def add_up(self, values: torch.Tensor) -> torch.Tensor:
-            sums.append(values)
-            return values
-
-    sums: list[torch.Tensor] = []
+    SUMS.clear()
     for rank in (0, 1):
-        repeats(model, split.test, batch_size=3, processes=Half(rank, 2))
-    counted = (sums[0] + sums[1]) / len(split.test)
+        repeats(model, split.test, batch_size=3, processes=Half(rank))
+    counted = (SUMS[0] + SUMS[1]) / len(split.test)
     assert counted.tolist() == pytest.approx([whole.first, whole.of_best, whole.asked])
-    assert sums[0].sum() > 0 and sums[1].sum() > 0
+    assert SUMS[0].sum() > 0 and SUMS[1].sum() > 0
+
+
+@pytest.mark.parametrize("batch_size", [4, 100])
+def test_a_fresh_start_is_the_one_that_is_ranked_whoever_has_which_batch(
+    batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = leave_one_out(synthetic_log(num_users=30, num_items=20, seed=2), 6)
+    torch.manual_seed(1)
+    encoder = RecurrentDepth(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8), state_std=20.0)
+    model = Recommender(split.num_items, encoder, 8, 6, init_std=0.5, inference_state="fresh")
+    thoughts, think = list[torch.Tensor](), model.think
+
+    def spied(history: torch.Tensor, *, depth: int | None = None) -> Thoughts:
+        found = think(history, depth=depth)
+        thoughts.append(found.steps)
+        return found
+
+    monkeypatch.setattr(model, "think", spied)
+
+    def thought(ask: Callable[[], object], seed: int = 7) -> list[torch.Tensor]:
+        thoughts.clear()
+        torch.manual_seed(seed)
+        ask()
+        return list(thoughts)
+
+    ranked = thought(lambda: ranks(model, split.test, depths=[4], batch_size=batch_size))
+    alone = thought(lambda: repeats(model, split.test, batch_size=batch_size))
+    halves = [
+        thought(lambda rank=rank: repeats(model, split.test, batch_size=batch_size, processes=Half(rank)))
+        for rank in (0, 1)
+    ]  # fmt: skip
+    assert len(ranked) == -(-len(split.test) // batch_size)
+    together = [halves[number % 2][number // 2] for number in range(len(ranked))]
+    for found in (alone, together):
+        assert all(torch.equal(one, other) for one, other in zip(found, ranked, strict=True))
+    other = thought(lambda: repeats(model, split.test, batch_size=batch_size), seed=8)
+    assert not torch.equal(other[0], alone[0])
+
+
+class Half(Processes):
+    """One of two, whose sums are its own."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(rank, 2)
+
+    def add_up(self, values: torch.Tensor) -> torch.Tensor:
+        SUMS.append(values)
+        return values
+
+
+SUMS: list[torch.Tensor] = []
+
+
+def test_a_thinker_needs_no_more_than_its_contract() -> None:
+    split = random_split(1)
+    model = WholeNumbers(split.num_items, 1).eval()
+    plain = SimpleNamespace(
+        num_items=model.num_items, inference_depth=2, queries=model.queries, keys=model.keys,
+        think=lambda history, *, depth=None: SimpleNamespace(steps=model.think(history, depth=depth).steps),
+    )  # fmt: skip
+    with unchecked():
+        assert repeats(plain, split.test) == repeats(model, split.test)  # type: ignore[arg-type]
+        for ask in (repeats, evaluate):
+            with pytest.raises(InputTypeError, match="model must think and score as a Recommender does, got str"):
+                ask("x", split.test)  # type: ignore[operator]
 
 
 def test_it_reads_as_a_sentence() -> None:
@@ -79,7 +143,7 @@ def test_it_reads_as_a_sentence() -> None:
 def test_what_cannot_be_counted_is_refused() -> None:
     split = random_split(0)
     model = WholeNumbers(split.num_items)
-    with pytest.raises(InputError, match="samples: none, there is nothing to count"):
+    with pytest.raises(InputError, match="samples: none, there is nothing to evaluate"):
         repeats(model, split.test.select(torch.tensor([], dtype=torch.int64)))
     with pytest.raises(InputError, match="no item follows"):
         repeats(model, split.test.sequences.latest(5))

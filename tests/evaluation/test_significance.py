@@ -212,3 +212,10 @@ def test_other_targets_of_the_same_users_are_other_samples() -> None:
     assert compare(tests[0], numbered).difference == 0  # the same items under other numbers
     with pytest.raises(InputError, match="^evaluations ask for different items"):
         compare(tests[0], replace(numbered, item_ids=None))
+
+
+@pytest.mark.parametrize("wrong", [[math.nan, 1.0], [math.inf, 1.0], [1e308, 1e308, -1e308]])
+def test_differences_that_are_not_finite_have_no_p(wrong: list[float]) -> None:
+    for test in (sign_flip_p, paired_t, bootstrap_interval):
+        with pytest.raises(InputError, match="differences must be finite"):
+            test(torch.tensor(wrong, dtype=torch.float64))

@@ -42,6 +42,7 @@ class Log:
         typed: whether the source itself knows numbers from text; otherwise ids that are all written as plain
             integers ("12", not "012") become integers.
         where: says where row r (from 0) is, for people.
+        spaced: whether fields are separated by spaces too, as those of a header "user, item" are: these are no part of ids.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Log:
     names: tuple[str, str, str]
     typed: bool
     where: Callable[[int], str]
+    spaced: bool = False
 
     def interactions(self) -> Interactions:
         """Number the ids in sorted order and sort the rows.
@@ -95,6 +97,14 @@ class Log:
             if pc.any(blank).as_py():
                 written = "" if self.typed else " (nan means none)"
                 self._missing(pa.array(blank.to_numpy(zero_copy_only=False)[codes]), name, written)
+            if self.spaced:
+                encoded = pc.utf8_trim_whitespace(values).dictionary_encode()  # "2" and " 2" are one
+                values, codes = encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False)[codes]
+            elif not self.typed and (around := values.filter(pc.not_equal(pc.utf8_trim_whitespace(values), values))):
+                logger.warning(
+                    "%s: column %r holds ids with spaces around them, such as %r, which are a part of them",
+                    self.name, name, around[0].as_py(),
+                )  # fmt: skip
             if not self.typed:
                 values = _integers_if_all(values)
         order = pc.sort_indices(values).to_numpy()
