@@ -78,6 +78,8 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
         if cell.kind == "loop":
             line["thinking"] = thinking(model, split.validation.to(accelerator.device), seed=cell.seed)
         line["repeats"] = repeats(model, split.test).to_dict()
+        if depths is not None:
+            line["repeats_by_depth"] = {str(depth): repeats(model, split.test, depth=depth).first for depth in depths}
         counts = Followers.of(split)
         line["followed"] = _measured(model, split, counts.tuned(model, split.validation))
         line["excluded"] = _measured(model, split, exclude_history=True)

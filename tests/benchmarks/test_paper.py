@@ -318,6 +318,7 @@ def test_a_cell_is_run_and_tested(cell: Cell, folder: Path, tmp_path: Path) -> N
             assert more["weight"] in WEIGHTS and more["validation"]["ndcg@10"] >= alone["validation"]["ndcg@10"]
             assert gains(line | more).mean() == pytest.approx(more["test"]["ndcg@10"], rel=1e-6)
         assert 0 <= line["repeats"]["first"] <= min(1, line["repeats"]["of_best"]) <= line["repeats"]["k"] == 10
+        assert list(line.get("repeats_by_depth", ())) == ["1", "2", "3", "4", "6", "8"] * (cell.kind == "loop")
         terms = {"next item", *["trajectory"] * (cell.alpha > 0), *["step"] * (cell.kind == "loop")}
         assert {moment: set(norms) for moment, norms in line["gradient_norms"].items()} == {
             "as it came": terms, "best": terms,
