@@ -18,7 +18,7 @@ from latentloop.data.sequences import Samples
 from latentloop.encoder import Thoughts
 from latentloop.errors import InputError, InputTypeError
 from latentloop.histories import Histories
-from latentloop.items.bonus import Bonus, Scores, bonus_of, check_bonus, name_of, times
+from latentloop.items.bonus import Bonus, Scores, bonus_of, check_bonus, looks_back, name_of, times
 from latentloop.items.ranks import count_ranks
 from latentloop.items.same_keys import same_keys
 from latentloop.measures.metrics import CUTOFFS, Ranks, metric_names
@@ -251,7 +251,9 @@ def weighted_ranks(
         ):  # fmt: skip
             target, exclude = samples.target(index), samples.past(index) if exclude_history else None
             # as when recommending, a bonus may look further back than the model
-            more = None if bonus is None else bonus_of(bonus, Histories(*samples.past(index)), len(keys))
+            more = None
+            if bonus is not None:
+                more = bonus_of(bonus, Histories(*samples.past(index, looks_back(bonus))), len(keys))
             for weight, by_depth in found.items():
                 own = None if more is None or not weight else times(more, weight)
                 for depth, place in by_depth.items():

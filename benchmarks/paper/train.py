@@ -27,7 +27,7 @@ from latentloop.measures.results import Evaluation
 from latentloop.objectives import RPT, NDCGReward, RecallReward, select
 from latentloop.randomness import dropout_seed, fold
 from latentloop.recommender import Recommender
-from latentloop.repeats import repeats
+from latentloop.repeats import Repeats, repeats
 from latentloop.runs.directory import RunDirectory
 from latentloop.training import Fitted, fit
 
@@ -77,9 +77,9 @@ def run_cell(cell: Cell, folder: Path, work: Path, device: str | None = None) ->
         line = _line(cell, split, evaluations)
         if cell.kind == "loop":
             line["thinking"] = thinking(model, split.validation.to(accelerator.device), seed=cell.seed)
-        line["repeats"] = repeats(model, split.test).to_dict()
+        line["repeats"] = _repeats(cell, model, split).to_dict()
         if depths is not None:
-            line["repeats_by_depth"] = {str(depth): repeats(model, split.test, depth=depth).first for depth in depths}
+            line["repeats_by_depth"] = {str(depth): _repeats(cell, model, split, depth).first for depth in depths}
         counts = Followers.of(split)
         line["followed"] = _measured(model, split, counts.tuned(model, split.validation))
         line["excluded"] = _measured(model, split, exclude_history=True)
@@ -141,6 +141,12 @@ def _post_train(
         ratio=cell.ratio, updates=cell.updates, own_depth=cell.own_depth,
     )  # fmt: skip
     return fit(model, samples, validation, policy, batch_size=256, **settings)
+
+
+def _repeats(cell: Cell, model: Recommender, split: Split, depth: int | None = None) -> Repeats:
+    """From a start of its own, a fresh T_0's too: what is measured after it is not moved."""
+    with dropout_seed(fold(cell.seed, "evaluation"), model.device):
+        return repeats(model, split.test, depth=depth)
 
 
 def _measured(

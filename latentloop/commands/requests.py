@@ -233,7 +233,7 @@ def _table(path: Path) -> tuple[list[str], dict[str, list[Any]]]:
             table = parquet.read_table(path.absolute())
         names = [name.strip() for name in table.column_names]  # "user, history" is two columns as well
         found = {name: table.column(place).to_pylist() for name, place in _places(path, names).items()}
-        if text and names != table.column_names:  # as a log's ids are read
+        if text and any(name.startswith(" ") for name in table.column_names):  # as a log's ids are read
             found = {name: [value and value.strip() for value in values] for name, values in found.items()}
         return names, found
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:  # overflow: a day too far

@@ -162,6 +162,7 @@ def _delimited(path: Path, wanted: _Wanted, delimiter: str) -> Iterator[_Row]:
         refuse_open_quote(path, delimiter)
     width, places = len(first[1]), wanted.find(first[1])
     item, texts = places or (0, [1])
+    spaced = quoted and places is not None and any(name.startswith(" ") for name in first[1])  # as a log's ids are read
     for number, fields in lines if places else chain([first], lines):
         where = f"line {number}"
         if len(fields) != width:
@@ -171,7 +172,7 @@ def _delimited(path: Path, wanted: _Wanted, delimiter: str) -> Iterator[_Row]:
             "".join(values).encode()
         except UnicodeEncodeError:
             raise InputError(f"{path}: {where}: bytes that are not UTF-8; convert the file to UTF-8") from None
-        yield where, values[item], [values[text] for text in texts]
+        yield where, values[item].strip() if spaced else values[item], [values[text] for text in texts]
 
 
 def _jsonl(path: Path, wanted: _Wanted) -> Iterator[_Row]:

@@ -152,13 +152,18 @@ class Samples:
         """
         return (self.end[index] - self._start(self.user[index])).clamp_max(self.max_length)
 
-    def past(self, index: Int[Tensor, " B"]) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " B_and_one"]]:
+    def past(
+        self, index: Int[Tensor, " B"], newest: int | None = None
+    ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " B_and_one"]]:
         """The whole past before each target, however long, as (flat items, offsets); row b is `[o[b]:o[b + 1]]`.
 
         Args:
             index: (B,) positions of samples.
+            newest: at most so many items of each; None is all.
         """
         start = self._start(self.user[index])
+        if newest is not None:
+            start = torch.maximum(start, self.end[index] - newest)
         lengths = self.end[index] - start
         offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=self.device)
         torch.cumsum(lengths, 0, out=offsets[1:])

@@ -71,7 +71,11 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     weights = _existing(folder)
     try:
         tensors = _compared(weights)
-        _load(model, tensors)
+        saved = _under_all_names(model, tensors)
+        _widen(model, {name: tensor.dtype for name, tensor in saved.items()})  # or float64 would come back as float32
+        # what shared its numbers as built may not any more: then each is given them
+        apart = [names[0] for names in _names(model) if not tensors.keys() & set(names)]
+        _load(model, tensors | {name: saved[name] for name in apart if name in saved})
     except (SafetensorError, RuntimeError, OSError) as error:
         raise InputError(f"{weights} cannot be read as this model's weights: {one_line(error)}") from None
 
@@ -164,22 +168,30 @@ def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             set_by_hand = found is unknown and part != found[0] and not hasattr(model, part)
             hint = f": what was set on it by hand is given again, modules={{'{part}': ...}}" if set_by_hand else ""
             raise RuntimeError(f"the file {what} {found[0]}{more}, {other}{hint}")
-    _as_wide(model, tensors)
     model.load_state_dict({named[name]: tensor for name, tensor in tensors.items()}, strict=False)
 
 
-def _as_wide(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Give floats of the model the types they were saved in, or float64 would come back as float32."""
-    kinds = {tensor.dtype for tensor in tensors.values()} & _FLOATS
+def _under_all_names(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What was saved, of a tensor that several modules share under the name of each."""
+    found = dict(tensors)
+    for names in _names(model):
+        for saved in (name for name in names if name in tensors):
+            found = dict.fromkeys(names, tensors[saved]) | found
+    return found
+
+
+def _widen(module: nn.Module, saved: dict[str, torch.dtype]) -> None:
+    """Give floats the types that they were saved in: a part whose floats have one all of that, unsaved buffers too."""
+    kinds = set(saved.values()) & _FLOATS
     if len(kinds) == 1:
-        model.to(kinds.pop())
+        module.to(kinds.pop())
         return
-    saved = {
-        name: tensors[found].dtype for names in _names(model) for found in names if found in tensors for name in names
-    }
-    own = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    for name, tensor in own:
-        wanted = saved.get(plain_name(name), tensor.dtype)
+    for name, child in module.named_children():
+        inside = name if name != "_orig_mod" else ""
+        prefix = f"{inside}." if inside else ""
+        _widen(child, {key.removeprefix(prefix): kind for key, kind in saved.items() if key.startswith(prefix)})
+    for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        wanted = saved.get(name, tensor.dtype)
         if wanted != tensor.dtype and {wanted, tensor.dtype} <= _FLOATS:
             tensor.data = tensor.data.to(wanted)
 

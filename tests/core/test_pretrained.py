@@ -33,7 +33,7 @@ from latentloop.recipes import build_recommender
 from latentloop.recommender import Recommender
 from latentloop.recurrence import RecurrentDepth
 from latentloop.runs.directory import RunDirectory
-from latentloop.saving.weights import load_weights
+from latentloop.saving.weights import load_weights, write_weights
 from latentloop.scoring import Cosine
 from tests.core.worlds import DIM, MAX_LENGTH, NUM_ITEMS, built_in, encoder, ragged, recommender, seeds, unchecked
 
@@ -111,6 +111,59 @@ def test_precisions_that_differ_within_a_model_load_to_the_same_bits(tmp_path: P
         for key, tensor in model.state_dict().items():
             assert torch.equal(loaded.state_dict()[key], tensor) and loaded.state_dict()[key].dtype == tensor.dtype, key
     assert torch.equal(Recommender.from_pretrained(tmp_path / "wide").score(ragged(5)), wide.eval().score(ragged(5)))
+
+
+class Mixed(torch.nn.Module):
+    """What it shares lies in a buffer; what it makes of types, in one that is not saved."""
+
+    def __init__(self, scale: torch.Tensor) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(8, 8)
+        self.register_buffer("scale", scale)
+        self.register_buffer("eye", torch.eye(8), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.linear(x.to(self.linear.weight.dtype)) * self.scale @ self.eye).to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("whole", [True, False])
+def test_blocks_of_another_precision_answer_as_they_did(dtype: torch.dtype, whole: bool, tmp_path: Path) -> None:
+    """Wholly of it, which parts what its blocks share, or within a float32 model."""
+
+    def blocks() -> RecurrentDepth:
+        scale = torch.rand(8)
+        return RecurrentDepth(Mixed(scale), Mixed(scale))
+
+    model = Recommender(30, blocks(), 8, 8, init_std=0.5).eval()
+    for part in [model] if whole else [model.encoder.pre_block, model.encoder.core_block]:
+        part.to(dtype)
+    model.save_pretrained(tmp_path)
+    loaded = Recommender.from_pretrained(tmp_path, encoder=blocks())
+    history = torch.randint(1, 31, (4, 8), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded.score(history), model.score(history))
+    for name, tensor in model.state_dict().items():
+        assert loaded.state_dict()[name].dtype == tensor.dtype and torch.equal(loaded.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_numbers_that_two_parameters_share_are_loaded_into_both(mixed: bool, tmp_path: Path) -> None:
+    class Sharing(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = torch.nn.Parameter(torch.randn(3))
+            self.b = torch.nn.Parameter(self.a.data)
+            self.norm = torch.nn.LayerNorm(3)
+
+    saved, loaded = Sharing(), Sharing()
+    saved.double()
+    saved.b.data = saved.a.data
+    if mixed:
+        saved.norm.float()
+    write_weights(saved, tmp_path / "model.safetensors")
+    load_weights(loaded, tmp_path)
+    for name, tensor in saved.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor) and loaded.state_dict()[name].dtype == tensor.dtype, name
 
 
 def test_a_fresh_process_loads_the_same_bits(tmp_path: Path) -> None:

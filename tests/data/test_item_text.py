@@ -495,3 +495,11 @@ def test_real_texts_and_embeddings(name: str, real_data: Path) -> None:
     np.testing.assert_array_equal(by_number.features[1:].numpy(), array.astype(np.float32))
     hashed = load_text_features(catalog[::-1], item_text=paths[0], text_encoder="hashing")
     assert hashed.num_missing == 0 and hashed.features.shape == (len(catalog) + 1, 384)
+
+
+def test_spaces_after_the_separator_are_no_part_of_ids(tmp_path: Path) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text("title, item\nFoo, a\nBar,b \n")
+    assert load_item_text(path) == {"a": "Foo", "b": "Bar"}
+    path.write_text("title,item\nFoo, a\n")
+    assert load_item_text(path) == {" a": "Foo"}

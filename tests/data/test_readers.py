@@ -704,6 +704,16 @@ def test_spaces_after_the_separator_are_no_part_of_ids(tmp_path: Path, caplog: p
     found = load_interactions(path)
     assert found.user_ids == ["a", "b"] and found.item_ids == [2, 10]
     assert found.item.tolist() == [1, 1, 2] and found.user.tolist() == [0, 0, 1]
+    for other, content in {
+        "a.tsv": "user\titem\ttime\tnote \na\t 2\t3\tx\na\t2\t1\ty\n",
+        "a.csv": "user,item ,time, n\na, 2,3,x\na,2,1,y\n",
+    }.items():  # no space before what is read
+        (tmp_path / other).write_text(content)
+        assert load_interactions(tmp_path / other).item_ids == [" 2", "2"]
+    with caplog.at_level(logging.INFO):
+        path.write_text("user, item, time\na, 2, 3\na,2,1\n")
+        assert load_interactions(path).item_ids == [2]
+    assert "column ' item': 1 id(s) are others but for spaces around them" in caplog.text
     path.write_text("user,item,time\na, 2,3\na,2,1\n")
     with caplog.at_level(logging.WARNING):
         assert load_interactions(path).item_ids == [" 2", "2"]

@@ -67,6 +67,9 @@ def test_samples_equal_the_loop(histories: list[list[int]], max_length: int, dat
     assert samples.target(index).tolist() == [histories[u][p] for u, p in (pairs[c] for c in chosen)]
     assert samples.lengths(index).tolist() == [min(p, max_length) for _, p in (pairs[c] for c in chosen)]
     flat, offsets = samples.past(index)
+    few, of_few = samples.past(index, 2)
+    for row in range(len(index)):
+        assert few[of_few[row] : of_few[row + 1]].tolist() == flat[offsets[row] : offsets[row + 1]].tolist()[-2:]
     whole = samples.whole(index)
     assert whole.shape == (len(index), max([1, *offsets.diff().tolist()]))
     assert torch.equal(samples.whole(index, 3), whole[:, -3:])

@@ -80,7 +80,7 @@ def read_delimited(path: Path, wanted: Wanted, *, delimiter: str, quoted: bool =
         names=names,
         typed=False,
         where=lambda row: f"line {_line_of(path, delimiter, quoted, row)}",
-        spaced=any(column != column.strip() for column in columns),
+        spaced=quoted and delimiter != "\t" and any(name.startswith(" ") for name in names),
     )
 
 

@@ -42,7 +42,7 @@ class Log:
         typed: whether the source itself knows numbers from text; otherwise ids that are all written as plain
             integers ("12", not "012") become integers.
         where: says where row r (from 0) is, for people.
-        spaced: whether fields are separated by spaces too, as those of a header "user, item" are: these are no part of ids.
+        spaced: whether a space belongs to what separates fields, as in a header "user, item": it is no part of ids then.
     """
 
     name: str
@@ -98,7 +98,11 @@ class Log:
                 written = "" if self.typed else " (nan means none)"
                 self._missing(pa.array(blank.to_numpy(zero_copy_only=False)[codes]), name, written)
             if self.spaced:
-                encoded = pc.utf8_trim_whitespace(values).dictionary_encode()  # "2" and " 2" are one
+                encoded = pc.utf8_trim_whitespace(values).dictionary_encode()
+                if merged := len(values) - len(encoded.dictionary):
+                    logger.info(
+                        "%s: column %r: %d id(s) are others but for spaces around them", self.name, name, merged
+                    )
                 values, codes = encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False)[codes]
             elif not self.typed and (around := values.filter(pc.not_equal(pc.utf8_trim_whitespace(values), values))):
                 logger.warning(
