@@ -64,8 +64,9 @@ def repeats(
 ) -> Repeats:
     """Count the answers that repeat the past, all items being candidates; these are of the thoughts that `evaluate` ranks.
 
-    The best items are those of `recommend`: scores are float32, and ties go to the smaller item number. Naive equivalent: `ranked = model.score(history).argsort(descending=True) + 1; ranked[0] in past,
-    len(past & set(ranked[:k])), target in past` for each sample, and their means.
+    The best items are those of `recommend`: scores are float32, and ties go to the smaller item number. Naive equivalent:
+    `ranked = model.score(history).argsort(descending=True) + 1; ranked[0] in past, len(past & set(ranked[:k])), target in
+    past` for each sample, and their means.
 
     Args:
         model: what answers; it runs on its own device, in eval mode, and gets its mode back.

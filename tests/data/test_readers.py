@@ -713,7 +713,7 @@ def test_spaces_after_the_separator_are_no_part_of_ids(tmp_path: Path, caplog: p
     with caplog.at_level(logging.INFO):
         path.write_text("user, item, time\na, 2, 3\na,2,1\n")
         assert load_interactions(path).item_ids == [2]
-    assert "column ' item': 1 id(s) are others but for spaces around them" in caplog.text
+    assert "column ' item': 1 id(s) differ from others by spaces only, and count as these" in caplog.text
     path.write_text("user,item,time\na, 2,3\na,2,1\n")
     with caplog.at_level(logging.WARNING):
         assert load_interactions(path).item_ids == [" 2", "2"]

@@ -101,7 +101,10 @@ class Log:
                 encoded = pc.utf8_trim_whitespace(values).dictionary_encode()
                 if merged := len(values) - len(encoded.dictionary):
                     logger.info(
-                        "%s: column %r: %d id(s) are others but for spaces around them", self.name, name, merged
+                        "%s: column %r: %d id(s) differ from others by spaces only, and count as these",
+                        self.name,
+                        name,
+                        merged,
                     )
                 values, codes = encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False)[codes]
             elif not self.typed and (around := values.filter(pc.not_equal(pc.utf8_trim_whitespace(values), values))):
